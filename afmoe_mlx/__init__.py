@@ -1,0 +1,47 @@
+"""afmoe-mlx: AFMoE (Arcee's Trinity) and LFM2-MoE on MLX.
+
+    from afmoe_mlx import load, generate
+
+    model, tokenizer = load("trinity-nano")
+    print(generate(model, tokenizer, "Why is the sky blue?", max_tokens=100))
+
+Names are resolved when first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .device import preload_blas
+
+if TYPE_CHECKING:
+    from .api import load
+    from .checkpoint import load_model
+    from .conversion import convert
+    from .generation import generate, stream_generate
+
+__all__ = ["__version__", "convert", "generate", "load", "load_model", "stream_generate"]
+
+_HOMES = {
+    "load": "api",
+    "load_model": "checkpoint",
+    "convert": "conversion",
+    "generate": "generation",
+    "stream_generate": "generation",
+}
+
+# The one thing done at import: MLX looks for a BLAS only while it is itself imported.
+preload_blas()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("afmoe-mlx")
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,22 @@
+"""What joins the packages below into one call for Python."""
+
+from pathlib import Path
+
+import mlx.core as mx
+
+from .checkpoint import load_model, resolve
+from .models import CausalLM
+from .tokenizer import Tokenizer
+
+
+def load(
+    source: str | Path, *, dtype: mx.Dtype | str | None = None, revision: str | None = None
+) -> tuple[CausalLM, Tokenizer]:
+    """A model, ready to run, and its tokenizer, from a folder, a short name or a Hub id.
+
+    dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. revision: a branch, tag
+    or commit on the Hub. Raises ConfigError, CheckpointError, TokenizerError or HubError.
+    """
+    folder = resolve(str(source), revision=revision)
+    tokenizer = Tokenizer.from_folder(folder)
+    return load_model(folder, dtype=dtype)[0], tokenizer

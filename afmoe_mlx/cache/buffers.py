@@ -1,0 +1,151 @@
+"""What one layer remembers of a sequence: keys and values, or a convolution's inputs.
+
+Layouts: keys and values are (B, K, N, head_dim), convolution inputs (B, N, D); N, the second axis from the end, is time.
+Rows of a batch are aligned at the right: column `offset - 1` is the last token of every row.
+"""
+
+import mlx.core as mx
+
+from ..errors import CacheError
+
+
+class KVCache:
+    """Keeps every position, in a buffer that grows in steps. It can step back to any of them."""
+
+    step = 256
+
+    def __init__(self) -> None:
+        self.arrays: tuple[mx.array, ...] = ()
+        self.start = 0  # position of the buffer's first column
+        self.offset = 0  # position after the last one written
+
+    def update(self, *new: mx.array) -> tuple[mx.array, ...]:
+        """Append L columns to each array and return what those L tokens may need, ending with them."""
+        end = self.offset + new[0].shape[-2]
+        self._reserve(end - self.start, new)
+        self._write(new)
+        return self._columns(self.start, end)
+
+    @property
+    def rewindable(self) -> int:
+        """How many of the last tokens `rewind` can take back."""
+        return self.offset
+
+    def rewind(self, n: int) -> None:
+        """Take back the last `n` tokens; CacheError, and nothing changes, if that many cannot be."""
+        if not 0 <= n <= self.rewindable:
+            raise CacheError(f"cannot take back {n} tokens: between 0 and {self.rewindable} can be")
+        self.offset -= n
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def state(self) -> dict[str, mx.array]:
+        """Everything needed to continue elsewhere, as arrays: the content kept and its place."""
+        content = self._columns(self.start, self.offset) if self.arrays else ()
+        named = {f"array{i}": array for i, array in enumerate(content)}
+        return named | {"start": mx.array(self.start), "offset": mx.array(self.offset)}
+
+    @state.setter
+    def state(self, state: dict[str, mx.array]) -> None:
+        self.start, self.offset = int(state["start"]), int(state["offset"])
+        # writing is in place: a copy of the handle keeps the caller's state as it is
+        self.arrays = tuple(mx.array(state[f"array{i}"]) for i in range(len(state) - 2))
+
+    @property
+    def _capacity(self) -> int:
+        return self.arrays[0].shape[-2] if self.arrays else 0
+
+    def _reserve(self, columns: int, like: tuple[mx.array, ...], limit: int | None = None) -> None:
+        """Make room for `columns` columns, in steps, up to `limit`."""
+        if self.arrays and columns <= self._capacity:
+            return
+        capacity = -(-columns // self.step) * self.step
+        if limit is not None:
+            capacity = min(capacity, limit)
+        held = self._columns(self.start, self.offset) if self.arrays else ()
+        room = capacity - (self.offset - self.start)
+        empty = [mx.zeros((*a.shape[:-2], room, a.shape[-1]), a.dtype) for a in like]
+        self.arrays = (
+            tuple(mx.concatenate([h, e], axis=-2) for h, e in zip(held, empty, strict=True)) if held else tuple(empty)
+        )
+
+    def _write(self, new: tuple[mx.array, ...]) -> None:
+        first = self.offset - self.start
+        last = first + new[0].shape[-2]
+        for array, columns in zip(self.arrays, new, strict=True):
+            array[..., first:last, :] = columns
+        self.offset += last - first
+
+    def _columns(self, first: int, last: int) -> tuple[mx.array, ...]:
+        return tuple(a[..., first - self.start : last - self.start, :] for a in self.arrays)
+
+
+class RotatingKVCache(KVCache):
+    """Keeps what the next token may need and some more, so that it can step back past what has scrolled out.
+
+    `history` positions before a token are what it needs (window - 1). The buffer holds `history + slack` columns in
+    order; when it is full, the last `history + slack // 2` move to its front, at most once per `slack // 2` tokens. So
+    attention always reads one plain slice, and any position not older than the furthest reached less `slack // 2` can
+    be returned to.
+    """
+
+    def __init__(self, history: int, slack: int = 1024) -> None:
+        if history < 0 or slack < 0:
+            raise CacheError(f"history {history} and slack {slack}: both must be 0 or more")
+        super().__init__()
+        self.history = history
+        self.slack = slack
+
+    def update(self, *new: mx.array) -> tuple[mx.array, ...]:
+        length = new[0].shape[-2]
+        end = self.offset + length
+        first = max(self.start, self.offset - self.history)
+        capacity = self.history + self.slack
+        if end - self.start > capacity:
+            self._drop(self.offset - self.history - self.slack // 2)
+        if end - self.start > capacity:
+            return self._update_long(new, first)
+        self._reserve(end - self.start, new, capacity)
+        self._write(new)
+        return self._columns(first, end)
+
+    @property
+    def rewindable(self) -> int:
+        if self.start == 0:
+            return self.offset
+        return self.offset - self.start - self.history
+
+    def _drop(self, first: int) -> None:
+        """Move the columns from position `first` on to the front of the buffer."""
+        if first <= self.start:
+            return
+        kept = self._columns(first, self.offset)
+        spare = (mx.zeros((*a.shape[:-2], first - self.start + self._free, a.shape[-1]), a.dtype) for a in self.arrays)
+        self.arrays = tuple(mx.concatenate([k, s], axis=-2) for k, s in zip(kept, spare, strict=True))
+        self.start = first
+
+    @property
+    def _free(self) -> int:
+        return self._capacity - (self.offset - self.start)
+
+    def _update_long(self, new: tuple[mx.array, ...], first: int) -> tuple[mx.array, ...]:
+        """Append a chunk longer than the free room: attended from a temporary, only its end is kept."""
+        held = self._columns(self.start, self.offset) if self.arrays else tuple(a[..., :0, :] for a in new)
+        joined = tuple(mx.concatenate([h, n], axis=-2) for h, n in zip(held, new, strict=True))
+        visible = tuple(a[..., first - self.start :, :] for a in joined)
+        end = self.offset + new[0].shape[-2]
+        start = max(self.start, end - self.history - self.slack // 2)
+        # contiguous: a view would keep the whole chunk alive
+        self.arrays = tuple(mx.contiguous(a[..., start - self.start :, :]) for a in joined)
+        self.start, self.offset = start, end
+        return visible
+
+
+class ConvCache(RotatingKVCache):
+    """The last inputs of a short convolution of `kernel_size` taps, kept as RotatingKVCache keeps keys."""
+
+    def __init__(self, kernel_size: int, slack: int = 1024) -> None:
+        super().__init__(kernel_size - 1, slack)

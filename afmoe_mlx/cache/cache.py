@@ -1,0 +1,87 @@
+"""The memory of one batch of sequences, all layers together: what `model.make_cache()` returns."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from ..errors import CacheError, InputError
+from .buffers import KVCache
+
+
+class Cache:
+    """One object for all layers. Rows are aligned at the right; row b begins at column `left_padding[b]`."""
+
+    def __init__(self, layers: Sequence[KVCache]) -> None:
+        self.layers = list(layers)
+        self.left_padding: tuple[int, ...] = ()  # empty when no row is padded
+
+    @property
+    def offset(self) -> int:
+        """Columns seen, padding included. A step interrupted half-way does not count."""
+        return min(layer.offset for layer in self.layers)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows held; None before the first token."""
+        arrays = self.layers[0].arrays
+        return arrays[0].shape[0] if arrays else None
+
+    @property
+    def offsets(self) -> mx.array:
+        """(B,) int32: tokens seen by each row, without its padding."""
+        padding = self.left_padding or (0,) * (self.batch_size or 1)
+        return mx.array([self.offset - p for p in padding], mx.int32)
+
+    @property
+    def rewindable(self) -> int:
+        """How many of the last tokens of every row can be taken back exactly, now."""
+        offset = self.offset
+        reach = min(layer.rewindable - (layer.offset - offset) for layer in self.layers)
+        return min(reach, offset - max(self.left_padding, default=0))
+
+    def rewind(self, n: int) -> None:
+        """Take back the last `n` tokens of every row; CacheError, and nothing changes, if `n` > `rewindable`."""
+        if not 0 <= n <= self.rewindable:
+            raise CacheError(f"cannot take back {n} tokens: at most {max(self.rewindable, 0)} can be now")
+        position = self.offset - n
+        for layer in self.layers:
+            layer.rewind(layer.offset - position)
+
+    def begin(self, batch_size: int) -> None:
+        """Make ready for a chunk of `batch_size` rows; undoes what an interrupted step left behind."""
+        if any(layer.offset != self.offset for layer in self.layers):
+            if self.rewindable < 0:
+                raise CacheError("a step was interrupted and cannot be undone: make a new cache")
+            self.rewind(0)
+        if self.batch_size not in (None, batch_size):
+            raise InputError(f"the cache holds {self.batch_size} rows, the input has {batch_size}")
+
+    @property
+    def arrays(self) -> list[mx.array]:
+        """The buffers themselves, to evaluate them."""
+        return [array for layer in self.layers for array in layer.arrays]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all buffers."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def state(self) -> dict[str, mx.array]:
+        """All that is needed to continue later, as named arrays; assign it to a new cache of the same model."""
+        named = {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.state.items()}
+        return named | {"left_padding": mx.array(self.left_padding, mx.int32)}
+
+    @state.setter
+    def state(self, state: dict[str, mx.array]) -> None:
+        parts: list[dict[str, mx.array]] = [{} for _ in self.layers]
+        try:
+            for name, array in state.items():
+                index, _, part = name.partition(".")
+                if part:
+                    parts[int(index)][part] = array
+            for layer, part_state in zip(self.layers, parts, strict=True):
+                layer.state = part_state
+            self.left_padding = tuple(state["left_padding"].tolist())
+        except (KeyError, IndexError, ValueError) as error:
+            raise CacheError(f"this state is not one of a model with {len(self.layers)} layers") from error

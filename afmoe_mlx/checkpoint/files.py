@@ -1,0 +1,95 @@
+"""A checkpoint folder's files: JSON, the index, and safetensors opened without reading their weights."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from safetensors import SafetensorError, safe_open
+
+from ..errors import CheckpointError, ConfigError
+
+INDEX = "model.safetensors.index.json"
+DTYPES = ("BF16", "F16", "F32", "U32", "U8")
+
+
+def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str, Any]:
+    """The object in a JSON file; `error` names the file where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file: expected the folder of a model, with its {path.name}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: cannot be read: {problem}") from None
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{path}: not valid JSON: {problem}") from None
+    if not isinstance(value, dict):
+        raise error(f"{path}: holds a JSON {type(value).__name__}: expected an object")
+    return value
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """The parsed `config.json` of a model's folder."""
+    return read_json(folder / "config.json", ConfigError)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a safetensors header says of one tensor."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those its index names, else every `model*.safetensors`."""
+    if (index := folder / INDEX).exists():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+            raise CheckpointError(f"{index}: no weight_map: expected tensor names with their files")
+        names = sorted(set(weight_map.values()))
+        for name in names:
+            if Path(name).name != name:
+                raise CheckpointError(f"{index}: names {name!r}: expected a file beside it")
+            if not (folder / name).exists():
+                raise CheckpointError(f"{folder / name}: no such file, though {INDEX} names it: download it again")
+        return [folder / name for name in names]
+    if files := sorted(folder.glob("model*.safetensors")):
+        return files
+    others = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for p in folder.glob(pattern))
+    found = f"only {', '.join(others[:3])}" if others else "none"
+    raise CheckpointError(f"{folder}: {found}: expected model.safetensors; other formats are not read")
+
+
+def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """All tensors of some safetensors files by name, from their headers alone."""
+    tensors: dict[str, StoredTensor] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="mlx") as opened:
+                for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                    part = opened.get_slice(name)
+                    stored = StoredTensor(path, tuple(part.get_shape()), part.get_dtype())
+                    if name in tensors:
+                        raise CheckpointError(f"{path}: {name} is in {tensors[name].file.name} too: expected it once")
+                    tensors[name] = stored
+        except (SafetensorError, OSError) as problem:
+            raise CheckpointError(f"{path}: not a whole safetensors file ({problem}): download it again") from None
+    for name, stored in tensors.items():
+        if stored.dtype not in DTYPES:
+            raise CheckpointError(f"{stored.file}: {name} is {stored.dtype}: expected one of {', '.join(DTYPES)}")
+    return tensors
+
+
+def load_lazily(files: Iterable[Path]) -> dict[str, mx.array]:
+    """All tensors of some safetensors files, each read when it is first evaluated."""
+    tensors: dict[str, mx.array] = {}
+    for path in files:
+        try:
+            tensors |= mx.load(str(path))  # type: ignore[operator]
+        except (RuntimeError, ValueError) as problem:
+            raise CheckpointError(f"{path}: cannot be read: {problem}") from None
+    return tensors

@@ -1,0 +1,299 @@
+"""What a user typed for a model -> a local folder: a path, LM Studio's folders, a short name or the Hugging Face Hub.
+
+`huggingface_hub` is imported inside functions: it costs more than opening a model that is already here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import fnmatch
+import glob
+import json
+import logging
+import os
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from afmoe_mlx.checkpoint import names
+from afmoe_mlx.errors import AfmoeError, CheckpointError, HubError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HFCacheInfo
+
+INDEX = "model.safetensors.index.json"
+SHARDS = "model*.safetensors"
+NUMBERED = re.compile(r"(model.*-)(\d{5})-of-(\d{5})\.safetensors")
+LM_STUDIO = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
+MODEL_TYPES = ("afmoe", "lfm2_moe")
+CACHED_TIMEOUT = 3.0  # seconds to ask for a newer revision when the model could start without an answer
+
+log = logging.getLogger("afmoe_mlx")
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """A model in the Hub cache: `path` is its main (else newest) revision, `revisions` its commits, newest first."""
+
+    repo: str
+    bytes: int
+    path: Path
+    revisions: tuple[str, ...]
+    model_type: str
+
+
+def resolve(source: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> Path:
+    """The local folder of a model given as a folder, a short name or `owner/name`, fetched from the Hub if need be.
+
+    Without `weights` only the configuration and tokenizer files are fetched. A name on the Hub is also looked for in
+    LM Studio's folders unless a revision is given. Raises CheckpointError for what names no model, HubError when the
+    Hub does not give it.
+    """
+    text = os.fspath(source)
+    if not text.strip():
+        raise CheckpointError("no model given: expected a folder, owner/name on the Hub, or a short name")
+    folder = os.path.expanduser(text)
+    if os.path.isdir(folder):
+        if revision is not None:
+            raise CheckpointError(f"{text!r} is a local folder, and a local folder has no revisions: leave it out")
+        return Path(folder)
+    if os.path.isfile(folder):
+        raise CheckpointError(f"{text!r} is a file: give the folder that holds config.json and the safetensors")
+    if isinstance(source, os.PathLike) or _looks_like_path(text):
+        raise CheckpointError(f"no such folder: {text!r}; give an existing one, or owner/name on the Hub")
+    repo = names.repo_id(text)
+    if revision is None and (local := _lm_studio_folder(repo, weights)):
+        return local
+    return _fetch(repo, revision, weights)
+
+
+def cached_models() -> list[CachedModel]:
+    """The AFMoE and LFM2-MoE models in the local Hub cache, by repository; empty when there is no cache."""
+    found = []
+    info = _scan_cache()
+    for repo in info.repos if info else ():
+        newest_first = sorted(repo.revisions, key=lambda item: item.last_modified, reverse=True)
+        for item in sorted(newest_first, key=lambda item: "main" not in item.refs):
+            model_type = _model_type(item.snapshot_path)
+            if repo.repo_type == "model" and model_type in MODEL_TYPES:
+                commits = tuple(item.commit_hash for item in newest_first)
+                found.append(CachedModel(repo.repo_id, repo.size_on_disk, item.snapshot_path, commits, model_type))
+                break
+    return sorted(found, key=lambda model: model.repo)
+
+
+def remove_cached(name: str) -> int:
+    """Delete every revision of a model, a short name or `owner/name`, from the Hub cache; returns the bytes freed.
+
+    Raises HubError when the cache does not hold it or it cannot be deleted.
+    """
+    repo = names.repo_id(name)
+    info = _scan_cache()
+    held = [item for item in info.repos if item.repo_type == "model" and item.repo_id == repo] if info else []
+    if info is None or not held or not held[0].revisions:
+        raise HubError(f"{repo!r} is not in the Hub cache: nothing to remove")
+    # The library finds revisions by hash alone, and copies of a repository share theirs: show it this one only.
+    alone = dataclasses.replace(info, repos=frozenset(held))
+    strategy = alone.delete_revisions(*(item.commit_hash for item in held[0].revisions))
+    strategy.execute()
+    if held[0].repo_path.exists():
+        raise HubError(f"{repo!r} could not be removed from {held[0].repo_path}: check the folder's permissions")
+    return int(strategy.expected_freed_size)
+
+
+def _looks_like_path(text: str) -> bool:
+    return text.startswith(("./", "../", "/", "~")) or text.count("/") > 1 or text.endswith(("/", os.sep))
+
+
+def _lm_studio_folder(repo: str, weights: bool) -> Path | None:
+    for root in LM_STUDIO:
+        folder = Path(os.path.expanduser(root), *repo.split("/"))
+        if (folder / "config.json").is_file() and not _missing(folder, os.listdir(folder), weights):
+            return folder
+    return None
+
+
+def _fetch(repo: str, revision: str | None, weights: bool) -> Path:
+    """The snapshot of a repository in the Hub cache, brought up to date when the Hub can be reached."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    missing: list[str] = []
+    try:
+        cached = _cached_snapshot(repo, revision)
+        missing = _missing(cached, os.listdir(cached), weights) if cached else []
+        complete = cached if cached and not missing else None
+        if complete and complete.name == revision:  # a commit never changes: nothing to ask
+            return complete
+        timeout = CACHED_TIMEOUT if complete else float(constants.HF_HUB_ETAG_TIMEOUT)
+        try:
+            info = HfApi().model_info(repo, revision=revision, timeout=timeout)
+        except Exception as error:
+            if complete is None or isinstance(error, RevisionNotFoundError):
+                raise
+            log.info("using the cached copy of %s: %s", repo, _one_line(error))
+            return complete
+        listing = [item.rfilename for item in info.siblings or ()]
+        if cached and cached.name == info.sha and not _missing(cached, listing, weights):
+            return cached
+        _check_listing(repo, listing, weights)
+        return _download(repo, revision, str(info.sha), listing, weights)
+    except AfmoeError:
+        raise
+    except Exception as error:
+        raise HubError(_explain(error, repo, revision, missing)) from error
+
+
+def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        # One file is asked for, since the library cannot know which of the listed ones a model needs.
+        return Path(snapshot_download(repo, revision=revision, allow_patterns="config.json", local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _check_listing(repo: str, listing: Collection[str], weights: bool) -> None:
+    """Refuse a repository that cannot be a model for us before anything of it is fetched."""
+    if "config.json" not in listing:
+        raise HubError(f"{repo} has no config.json: expected a model in the layout of Transformers or MLX")
+    if weights and not fnmatch.filter(listing, SHARDS):
+        other = sorted({Path(name).suffix for name in listing} & {".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz"})
+        held = f"only {', '.join(other)} weights" if other else "no weights"
+        raise HubError(f"{repo} has {held}, expected {SHARDS}: convert to safetensors first")
+
+
+def _download(repo: str, revision: str | None, commit: str, listing: Collection[str], weights: bool) -> Path:
+    """Fetch the small files of a commit, then exactly the shards that the index among them names."""
+    from huggingface_hub import hf_hub_download
+
+    folder = _snapshot(repo, commit, _small_files(listing))
+    if weights:
+        shards = _shards(folder, listing)
+        if absent := [name for name in shards if name not in listing]:
+            raise HubError(f"{repo} lacks {_listed(absent)}: its upload is incomplete, pick another repo or revision")
+        _snapshot(repo, commit, shards)
+    if missing := _missing(folder, listing, weights):
+        raise HubError(f"the download of {repo} lacks {_listed(missing)}: run it again, finished files are kept")
+    if revision != commit:
+        # The cache's branch moves last: offline, a half-fetched update must not hide the copy before it.
+        hf_hub_download(repo, "config.json", revision=revision)
+    return folder
+
+
+def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        """The library's bar, where it forgets to ask as well: only on a terminal."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{"disable": None} | kwargs)
+
+    patterns = [glob.escape(name) for name in files]
+    return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar))
+
+
+def _small_files(listing: Iterable[str]) -> list[str]:
+    """Configuration, tokenizer and template files at the top level, without other formats' indexes."""
+    return [
+        name
+        for name in listing
+        if "/" not in name
+        and name.endswith((".json", ".jinja"))
+        and (name == INDEX or not name.endswith(".index.json"))
+    ]
+
+
+def _shards(folder: Path, listing: Iterable[str]) -> list[str]:
+    """The weight files: those the folder's index names, else those listed that match, with their numbered siblings."""
+    index = folder / INDEX
+    if not index.is_file():
+        shards = set(fnmatch.filter(listing, SHARDS))
+        for match in [match for name in shards if (match := NUMBERED.fullmatch(name))]:
+            prefix, _, total = match.groups()
+            shards.update(f"{prefix}{i:05}-of-{total}.safetensors" for i in range(1, int(total) + 1))
+        return sorted(shards)
+    try:
+        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is damaged ({_one_line(error)}): remove it and fetch it again") from error
+    for name in shards:
+        # The index is a stranger's: a shard outside the folder is not to be read.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names {name!r} as a shard: expected safetensors in the same folder")
+    return sorted(shards)
+
+
+def _missing(folder: Path, listing: Iterable[str], weights: bool) -> list[str]:
+    """What the folder still lacks of a model whose files are `listing`."""
+    listing = list(listing)
+    needed = ["config.json", *_small_files(listing)]
+    if weights:
+        needed += _shards(folder, listing) or [SHARDS]
+    return [name for name in dict.fromkeys(needed) if not (folder / name).is_file()]
+
+
+def _explain(error: Exception, repo: str, revision: str | None, missing: list[str]) -> str:
+    """One line for a failure of `huggingface_hub`: what was found and what to do."""
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the library's advice to look at the connection hides what happened
+    line = _one_line(error)
+    found = f"the local cache lacks {_listed(missing) or 'it'}"
+    match error:
+        case errors.HFValidationError():
+            return f"{repo!r} cannot be a repository on the Hub: expected owner/name"
+        case errors.GatedRepoError():
+            page = f"{constants.ENDPOINT}/{repo}"
+            return f"{repo} is gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
+        case errors.RepositoryNotFoundError():
+            return f"no model {repo} on the Hub, or it is private: check the name, `hf auth login` or set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"{repo} has no revision {revision!r}: expected a branch, a tag or a full commit hash"
+        case errors.OfflineModeIsEnabled():
+            return f"cannot fetch {repo}: {found} and HF_HUB_OFFLINE is set; unset it, or give a local folder"
+        case errors.HfHubHTTPError():
+            status = error.response.status_code
+            advice = "check HF_TOKEN or `hf auth login`" if status in (401, 403) else "try again later"
+            return f"cannot fetch {repo}: {found} and the Hub answered {status}; {advice}"
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in line:
+        cache = constants.HF_HUB_CACHE
+        return f"the disk is full while fetching {repo} into {cache}: free space or set HF_HOME, then run it again"
+    if isinstance(error, OSError) and error.errno and error.filename:
+        return f"cannot write {repo} into the Hub cache ({line}): check its permissions, or set HF_HOME"
+    return f"cannot fetch {repo}: {found} and the connection failed ({line}); run it again, finished files are kept"
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def _listed(files: list[str]) -> str:
+    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+
+
+def _scan_cache() -> HFCacheInfo | None:
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+
+    try:
+        return scan_cache_dir(constants.HF_HUB_CACHE)
+    except CacheNotFound:
+        return None
+    except (OSError, ValueError) as error:
+        raise HubError(f"cannot read the Hub cache ({_one_line(error)}): check HF_HOME and its permissions") from error
+
+
+def _model_type(folder: Path) -> str | None:
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None

@@ -1,0 +1,151 @@
+"""From a checkpoint on disk to a model in memory, a layer at a time."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from .. import device
+from ..errors import CheckpointError, InputError
+from ..models import CausalLM, ModelConfig, fuse_layer, make_model, read_config
+from . import files, layouts
+from .quantized import quantize_modules, read_quantization
+
+# Names listed in a message before "and N more".
+LISTED = 5
+
+
+def load_model(
+    source: str | Path, *, dtype: mx.Dtype | str | None = None, fuse: bool = True, revision: str | None = None
+) -> tuple[CausalLM, ModelConfig]:
+    """A model, ready to run, and its config, from a folder, a short name or a Hub id; no tokenizer is needed.
+
+    dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. fuse: merge projections
+    for inference. Raises ConfigError, CheckpointError or HubError.
+    """
+    from .hub import resolve
+
+    model = open_model(resolve(str(source), revision=revision), dtype=_dtype(dtype))
+    for path, part in _parts(model):
+        if fuse and path is not None:
+            fuse_layer(part)
+        mx.eval(part.parameters())
+    return model, model.config
+
+
+def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool = False) -> CausalLM:
+    """The model of a folder, unfused, its weights not yet read: each is when it is first evaluated.
+
+    keep_dtypes leaves every tensor in the dtype it is stored in, as a conversion needs.
+    """
+    raw = files.read_config_json(folder)
+    config = read_config(raw)
+    paths = files.find_weights(folder)
+    headers = files.read_headers(paths)
+    shapes = {name: stored.shape for name, stored in headers.items()}
+    groups = layouts.group(shapes, raw["model_type"], tied=config.tie_word_embeddings)
+    model = make_model(config)
+    if (quantization := read_quantization(raw)) is not None:
+        quantize_modules(model, quantization, groups)
+    expected = dict(tree_flatten(model.parameters()))
+    _check(folder, groups, shapes, {name: array.shape for name, array in expected.items()})
+    tensors = files.load_lazily(paths)
+    weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
+    if not keep_dtypes:
+        model.dtype = dtype or device.compute_dtype(_stored_dtype(weights))
+        weights = {name: _cast(name, array, model.dtype) for name, array in weights.items()}
+    model.update(tree_unflatten(list(weights.items())))
+    model.eval()
+    return model
+
+
+def _parts(model: CausalLM) -> Iterator[tuple[int | None, nn.Module]]:
+    """A model's parts in the order they are evaluated: each layer with its index, and what is around them."""
+    for i, layer in enumerate(model.model.layers):
+        yield i, layer
+    yield None, model
+
+
+def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
+    accepted = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+    if dtype is None or dtype in accepted.values():
+        return dtype  # type: ignore[return-value]
+    if dtype not in accepted:
+        raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(accepted)}")
+    return accepted[dtype]  # type: ignore[index]
+
+
+def _stored_dtype(weights: Mapping[str, mx.array]) -> mx.Dtype:
+    """The dtype a checkpoint is meant to be computed in: that of its embeddings, or of their scales."""
+    for key in ("weight", "scales"):
+        array = weights[f"model.embed_tokens.{key}"]
+        if mx.issubdtype(array.dtype, mx.floating):
+            return array.dtype
+    return mx.bfloat16  # mxfp4 and its like have 8-bit scales
+
+
+def _cast(name: str, array: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Floating weights in the model's dtype; norms lose no precision, what shifts a choice of experts has it all."""
+    if not mx.issubdtype(array.dtype, mx.floating) or name.endswith("global_scale"):
+        return array
+    if name.endswith("expert_bias"):
+        return array.astype(mx.float32)
+    if name.endswith("norm.weight") and dtype != mx.float32:
+        return array
+    return array.astype(dtype)
+
+
+def _assemble(
+    name: str, pieces: list[layouts.Piece], tensors: Mapping[str, mx.array], shape: tuple[int, ...]
+) -> mx.array:
+    """One of our parameters from its stored pieces."""
+    first = pieces[0]
+    if first.expert is not None:
+        return mx.stack([tensors[piece.stored] for piece in pieces])
+    array = tensors[first.stored]
+    if first.half is not None:
+        return mx.split(array, 2, axis=-2)[first.half]
+    if name.endswith("conv.conv.weight") and array.shape != shape:
+        return array.swapaxes(1, 2)
+    return array
+
+
+def _check(
+    folder: Path,
+    groups: Mapping[str, list[layouts.Piece]],
+    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+) -> None:
+    """CheckpointError naming tensors that are missing, unexpected or of the wrong shape."""
+    if missing := sorted(expected.keys() - groups.keys()):
+        raise CheckpointError(f"{folder}: missing {_listed(missing)}: the download may be incomplete")
+    if extra := sorted(piece.stored for name in groups.keys() - expected.keys() for piece in groups[name]):
+        raise CheckpointError(f"{folder}: unexpected {_listed(extra)}: not parameters of this config's model")
+    for name, want in expected.items():
+        pieces = groups[name]
+        _check_pieces(folder, name, pieces, shapes, want[0])
+        found = layouts.shape_of(pieces, shapes)
+        transposed = (found[0], found[2], found[1]) if name.endswith("conv.conv.weight") and len(found) == 3 else found
+        if want not in (found, transposed):
+            raise CheckpointError(f"{folder}: {name} has shape {found}: expected {want} by the config")
+
+
+def _check_pieces(
+    folder: Path, name: str, pieces: list[layouts.Piece], shapes: Mapping[str, tuple[int, ...]], experts: int
+) -> None:
+    """Each parameter comes whole from one tensor, or from exactly one a expert, alike in shape."""
+    indices = [piece.expert for piece in pieces]
+    if indices != [None] and indices != list(range(experts)):
+        absent = sorted(set(range(experts)) - {i for i in indices if i is not None})
+        if absent:
+            pattern = pieces[0].stored
+            raise CheckpointError(f"{folder}: {name}: expert {absent[0]} is missing ({pattern} and others are there)")
+        raise CheckpointError(f"{folder}: {name} is stored {len(pieces)} times: expected once for {experts} experts")
+    if len(different := {shapes[piece.stored] for piece in pieces}) > 1:
+        raise CheckpointError(f"{folder}: {name}: the experts' shapes differ: {sorted(different)}")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

@@ -1,0 +1,61 @@
+"""Short names for the models people ask for, so that nobody types a repository id from memory."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from afmoe_mlx.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """One row of the table: `parameters` counts weights, `download_bytes` estimates the repository's safetensors."""
+
+    name: str
+    repo: str
+    description: str
+    parameters: int
+    download_bytes: int
+    note: str = ""
+
+
+# Parameters follow from each config. A 4-bit download holds affine quantization in groups of 64: 4.5 bits for a weight
+# of a projection or embedding, and 16 for norms, routers and convolutions. tests/test_names.py derives every number.
+MODEL_NAMES = (
+    ModelName("trinity-nano", "mlx-community/Trinity-Nano-Preview-4bit", "6B, 1B active", 6_120_003_328, 3_453_038_080),
+    ModelName("trinity-mini", "mlx-community/Trinity-Mini-4bit", "26B, 3B active", 26_123_974_400, 14_706_437_632),
+    ModelName(
+        "trinity-large",
+        "arcee-ai/Trinity-Large-Preview",
+        "400B, 13B active",
+        398_635_286_016,
+        797_270_572_032,
+        note="bfloat16 as published: convert it before use (4 bits: 224 GB)",
+    ),
+    ModelName("lfm2-8b-a1b", "mlx-community/LFM2-8B-A1B-4bit", "8B, 1.5B active", 8_339_930_560, 4_693_588_864),
+)
+
+
+def find(name: str) -> ModelName | None:
+    """The row of a short name, in any case, or None."""
+    wanted = name.casefold()
+    return next((row for row in MODEL_NAMES if row.name == wanted), None)
+
+
+def suggest(word: str) -> str | None:
+    """The short name that `word` most resembles, or None when none is near."""
+    matches = difflib.get_close_matches(word.casefold(), [row.name for row in MODEL_NAMES], n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def repo_id(text: str) -> str:
+    """The Hub repository behind a short name, or `owner/name` itself; CheckpointError for any other word."""
+    if row := find(text):
+        return row.repo
+    if "/" in text:
+        return text
+    near = suggest(text)
+    hint = f"did you mean {near}? " if near else ""
+    known = ", ".join(row.name for row in MODEL_NAMES)
+    raise CheckpointError(f"no model called {text!r}: {hint}give a folder, owner/name on the Hub, or one of {known}")

@@ -1,0 +1,33 @@
+"""The errors a user may see: one line each, saying what was found, what was expected and what to do."""
+
+
+class AfmoeError(Exception):
+    """Base of every error that afmoe_mlx raises on purpose."""
+
+
+class ConfigError(AfmoeError):
+    """A model's config asks for something contradictory, unknown or not implemented."""
+
+
+class CheckpointError(AfmoeError):
+    """A checkpoint's files are missing, damaged or do not fit the config."""
+
+
+class HubError(AfmoeError):
+    """A model could not be found on, or fetched from, the Hugging Face Hub."""
+
+
+class TokenizerError(AfmoeError):
+    """A tokenizer or chat template is missing, damaged or refuses its input."""
+
+
+class CacheError(AfmoeError):
+    """A cache cannot do what was asked of it, such as stepping back too far."""
+
+
+class InputError(AfmoeError):
+    """An argument of a call makes no sense: a shape, a range, a combination."""
+
+
+class ConversionError(AfmoeError):
+    """A model cannot be converted as asked."""

@@ -1,0 +1,226 @@
+"""AFMoE, Arcee's Trinity models: reproduces Transformers' `AfmoeForCausalLM`.
+
+Every layer normalizes before and after attention and before and after its MLP. Attention is gated; sliding layers
+rotate queries and keys, full ones have no positions at all. The first `num_dense_layers` have a dense MLP, the others
+experts chosen by a sigmoid router, and shared experts that every token takes.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..cache import Cache, KVCache, RotatingKVCache
+from .attention import attend, attend_plain, merge_heads, split_heads
+from .causal_lm import CausalLM
+from .chunk import Chunk
+from .config import ACTIVATIONS, ModelConfig, require, require_positive
+from .layers import MLP, RMSNorm
+from .moe import Experts, route
+from .trace import Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class AfmoeConfig(ModelConfig):
+    """Transformers' `AfmoeConfig` with its defaults; `score_func` and `route_norm` as in Arcee's own code."""
+
+    vocab_size: int = 200192
+    hidden_size: int = 2048
+    intermediate_size: int = 6144
+    moe_intermediate_size: int = 1408
+    num_hidden_layers: int = 32
+    num_dense_layers: int = 1
+    num_attention_heads: int = 16
+    num_key_value_heads: int | None = None  # type: ignore[assignment]
+    head_dim: int | None = 128
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 16384
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = False
+    num_experts: int = 64
+    num_experts_per_tok: int = 6
+    num_shared_experts: int = 2
+    route_scale: float = 1.0
+    score_func: str = "sigmoid"
+    route_norm: bool = True
+    global_attn_every_n_layers: int = 4
+    sliding_window: int | None = 1024
+    mup_enabled: bool = False
+    attention_bias: bool = False
+
+    LAYER_TYPES: ClassVar = ("sliding_attention", "full_attention")
+
+    def __post_init__(self) -> None:
+        self._fill("num_key_value_heads", self.num_attention_heads)
+        self._fill("head_dim", self.hidden_size // max(self.num_attention_heads, 1))
+        if self.layer_types is None:
+            require_positive(self, "global_attn_every_n_layers")
+            kinds = (self.global_attn_every_n_layers - 1) * ["sliding_attention"] + ["full_attention"]
+            self._fill("layer_types", tuple(kinds[i % len(kinds)] for i in range(self.num_hidden_layers)))
+        self._validate()
+        if "sliding_attention" in (self.layer_types or ()):
+            window = self.sliding_window
+            require(window is not None and window >= 1, f"sliding_window is {window}", "1 or more")
+        require(self.num_shared_experts >= 0, f"num_shared_experts is {self.num_shared_experts}", "0 or more")
+        require(self.hidden_act in ACTIVATIONS, f"hidden_act is {self.hidden_act!r}", f"one of {', '.join(ACTIVATIONS)}")
+        scores = ("sigmoid", "softmax")
+        require(self.score_func in scores, f"score_func is {self.score_func!r}", f"one of {', '.join(scores)}")
+        require(self.rms_norm_eps >= 0, f"rms_norm_eps is {self.rms_norm_eps}", "0 or more")
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalized queries and keys and a sigmoid gate on its output."""
+
+    def __init__(self, config: AfmoeConfig, *, is_sliding: bool) -> None:
+        super().__init__()
+        assert config.head_dim is not None
+        self.head_dim = config.head_dim
+        self.window = config.sliding_window if is_sliding else None
+        hidden, bias = config.hidden_size, config.attention_bias
+        self.q_size = config.num_attention_heads * config.head_dim
+        self.kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(hidden, self.q_size, bias=bias)
+        self.k_proj = nn.Linear(hidden, self.kv_size, bias=bias)
+        self.v_proj = nn.Linear(hidden, self.kv_size, bias=bias)
+        self.o_proj = nn.Linear(self.q_size, hidden, bias=bias)
+        self.gate_proj = nn.Linear(hidden, self.q_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def project(self, x: mx.array) -> list[mx.array]:
+        """Queries, keys, values and the gate's logits; fused, from one product."""
+        if "qkvg_proj" in self:
+            q, kv = self.q_size, self.kv_size
+            return mx.split(self.qkvg_proj(x), [q, q + kv, q + 2 * kv], axis=-1)
+        return [self.q_proj(x), self.k_proj(x), self.v_proj(x), self.gate_proj(x)]
+
+    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
+        q, k, v, gate = self.project(x)
+        q = self.q_norm(split_heads(q, self.head_dim)).swapaxes(1, 2)
+        k = self.k_norm(split_heads(k, self.head_dim)).swapaxes(1, 2)
+        v = split_heads(v, self.head_dim).swapaxes(1, 2)
+        if self.window is not None:
+            q, k = chunk.rotate(q), chunk.rotate(k)
+        if cache is not None:
+            k, v = cache.update(k, v)
+        scale, mask = self.head_dim**-0.5, chunk.mask(self.window)
+        if trace is None:
+            y = attend(q, k, v, scale=scale, mask=mask)
+        else:
+            y, weights = attend_plain(q, k, v, scale=scale, mask=mask)
+            trace.attentions.append(weights)
+        return self.o_proj(merge_heads(y) * mx.sigmoid(gate))
+
+
+class Router(nn.Module):
+    def __init__(self, config: AfmoeConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.gate(x)
+
+
+class SparseMoe(nn.Module):
+    """Experts of a router's choice, plus shared ones. Fused, the shared ones stand behind the others in `experts`."""
+
+    def __init__(self, config: AfmoeConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden, width = config.hidden_size, config.moe_intermediate_size
+        self.router = Router(config)
+        self.expert_bias = mx.zeros((config.num_experts,))
+        self.experts = Experts(config.num_experts, hidden, width, config.hidden_act)
+        self.shared_in_experts = False
+        if config.num_shared_experts:
+            self.shared_experts = MLP(hidden, width * config.num_shared_experts, config.hidden_act)
+
+    def __call__(self, x: mx.array, trace: Trace | None) -> mx.array:
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.router(tokens)
+        weights, experts = self.route(logits)
+        if trace is not None:
+            trace.router_logits.append(logits.astype(mx.float32))
+            trace.selected_experts.append(experts)
+        if self.shared_in_experts:
+            weights, experts = self._add_shared(weights, experts)
+        y = self.experts(tokens, experts, weights)
+        if "shared_experts" in self:
+            y = y + self.shared_experts(tokens)
+        return y.reshape(x.shape)
+
+    def route(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        """Router logits (T, E) -> weights (T, k) and experts (T, k)."""
+        config = self.config
+        return route(
+            logits,
+            self.expert_bias,
+            k=config.num_experts_per_tok,
+            score_func=config.score_func,
+            normalize=config.route_norm and config.score_func == "sigmoid",
+            eps=1e-20,
+            scale=config.route_scale,
+        )
+
+    def _add_shared(self, weights: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
+        shape = (weights.shape[0], self.config.num_shared_experts)
+        first = self.config.num_experts
+        shared = mx.broadcast_to(mx.arange(first, first + shape[1], dtype=experts.dtype), shape)
+        return (
+            mx.concatenate([weights, mx.ones(shape, weights.dtype)], axis=-1),
+            mx.concatenate([experts, shared], axis=-1),
+        )
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: AfmoeConfig, layer_idx: int) -> None:
+        super().__init__()
+        assert config.layer_types is not None
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config, is_sliding=config.layer_types[layer_idx] == "sliding_attention")
+        self.is_dense = layer_idx < config.num_dense_layers
+        self.mlp = MLP(hidden, config.intermediate_size, config.hidden_act) if self.is_dense else SparseMoe(config)
+        self.input_layernorm = RMSNorm(hidden, eps)
+        self.post_attention_layernorm = RMSNorm(hidden, eps)
+        self.pre_mlp_layernorm = RMSNorm(hidden, eps)
+        self.post_mlp_layernorm = RMSNorm(hidden, eps)
+
+    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
+        r = self.self_attn(self.input_layernorm(x), chunk, cache, trace)
+        h = x + self.post_attention_layernorm(r)
+        r = self.pre_mlp_layernorm(h)
+        r = self.mlp(r) if self.is_dense else self.mlp(r, trace)
+        return h + self.post_mlp_layernorm(r)
+
+
+class AfmoeModel(nn.Module):
+    def __init__(self, config: AfmoeConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class AfmoeForCausalLM(CausalLM):
+    """The whole model; see `CausalLM.__call__` for its inputs."""
+
+    config: AfmoeConfig
+
+    def __init__(self, config: AfmoeConfig) -> None:
+        super().__init__(config, AfmoeModel(config))
+
+    def scale_embeddings(self, h: mx.array) -> mx.array:
+        return h * self.config.hidden_size**0.5 if self.config.mup_enabled else h
+
+    def final_norm(self, h: mx.array) -> mx.array:
+        return self.model.norm(h)
+
+    def make_cache(self, slack: int | None = None) -> Cache:
+        def layer(kind: str) -> Any:
+            if kind == "full_attention":
+                return KVCache()
+            assert self.config.sliding_window is not None
+            return RotatingKVCache(self.config.sliding_window - 1, 1024 if slack is None else slack)
+
+        return Cache([layer(kind) for kind in self.config.layer_types or ()])

@@ -1,0 +1,58 @@
+"""Attention over cached keys: what each token may see, the fast kernel, and its twin of plain operations.
+
+B batch, H heads, L new tokens, K keys (the last L of them belong to the new tokens).
+"""
+
+import mlx.core as mx
+
+Mask = mx.array | str | None
+
+
+def causal_mask(length: int, keys: int, *, window: int | None = None, valid: mx.array | None = None) -> Mask:
+    """What the last `length` of `keys` columns may attend to: themselves and, within `window`, those before.
+
+    `valid` is (B, keys) bool, false at padding. Returns None where everything may be seen, "causal" where the kernel
+    needs no array, else (1 or B, 1, length, keys) bool. A column that could see nothing sees itself, so that no
+    softmax is over nothing.
+    """
+    within = window is None or keys <= window
+    if valid is None and within:
+        return None if length == 1 else "causal"
+    columns = mx.arange(keys)
+    queries = mx.arange(keys - length, keys)[:, None]
+    mask = queries >= columns
+    if not within:
+        mask = mask & (columns > queries - window)
+    if valid is None:
+        return mask[None, None]
+    mask = mask & valid[:, None, None, :]
+    return mask | ((queries == columns) & ~mask.any(axis=-1, keepdims=True))
+
+
+def attend(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask) -> mx.array:
+    """softmax(q kᵀ · scale) v, softmax in float32: q (B, H, L, d), k and v (B, K heads, K, d) -> (B, H, L, d)."""
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
+
+def attend_plain(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Mask) -> tuple[mx.array, mx.array]:
+    """`attend` in plain operations; also returns the attention weights (B, H, L, K)."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = mx.repeat(k, groups, axis=1), mx.repeat(v, groups, axis=1)
+    scores = (q @ k.swapaxes(-1, -2)).astype(mx.float32) * scale
+    if isinstance(mask, str):
+        length, keys = scores.shape[-2:]
+        mask = mx.arange(keys - length, keys)[:, None] >= mx.arange(keys)
+    if mask is not None:
+        scores = mx.where(mask, scores, -mx.inf)
+    weights = mx.softmax(scores, axis=-1).astype(q.dtype)
+    return weights @ v, weights
+
+
+def split_heads(x: mx.array, head_dim: int) -> mx.array:
+    """(B, L, heads · head_dim) -> (B, L, heads, head_dim)."""
+    return x.reshape(*x.shape[:-1], -1, head_dim)
+
+
+def merge_heads(x: mx.array) -> mx.array:
+    """(B, heads, L, head_dim) -> (B, L, heads · head_dim)."""
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)

@@ -1,0 +1,121 @@
+"""What every causal language model here does around its layers: inputs, alignment, head and loss."""
+
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..cache import Cache
+from ..errors import InputError
+from .chunk import Chunk
+from .config import ModelConfig
+from .rope import Rope
+from .trace import Trace
+
+
+class CausalLM(nn.Module):
+    """Base of the model classes; a subclass provides `model` (embed_tokens, layers), `final_norm` and `make_cache`."""
+
+    def __init__(self, config: ModelConfig, model: nn.Module) -> None:
+        super().__init__()
+        assert config.head_dim is not None
+        self.config = config
+        self.dtype = mx.float32
+        self.model = model
+        self._rope = Rope(config.head_dim, config.rope)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def make_cache(self, slack: int | None = None) -> Cache:
+        """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512)."""
+        raise NotImplementedError
+
+    def embed(self, input_ids: mx.array) -> mx.array:
+        """(B, L) ids -> (B, L, D), what the first layer reads."""
+        return self.model.embed_tokens(input_ids).astype(self.dtype)
+
+    def final_norm(self, h: mx.array) -> mx.array:
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        input_ids: mx.array | None = None,
+        *,
+        attention_mask: mx.array | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: mx.array | None = None,
+        position_ids: mx.array | None = None,
+        logits_to_keep: int | mx.array = 0,
+        labels: mx.array | None = None,
+        trace: Trace | None = None,
+    ) -> Any:
+        """Logits (B, L, vocab) of the tokens `input_ids` (B, L), or of their embeddings (B, L, D).
+
+        attention_mask: (B, L), 0 at padding; with a cache, padding is allowed in the first chunk alone.
+        position_ids: (B, L) or (1, L) rotary positions, instead of those that follow from the cache.
+        logits_to_keep: the last n positions alone (0: all), or an array of columns.
+        labels: (B, L), -100 ignored; the result is then (loss, logits), the loss shifted by one and averaged.
+        Raises InputError for shapes that do not fit, CacheError for a cache that cannot go on.
+        """
+        h = self._inputs(input_ids, inputs_embeds)
+        chunk = Chunk(
+            *h.shape[:2],
+            self._rope,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+        )
+        self.check(chunk)
+        h = chunk.move(h)
+        for i, layer in enumerate(self.model.layers):
+            if trace is not None:
+                trace.hidden_states.append(h)
+            h = layer(h, chunk, cache.layers[i] if cache is not None else None, trace)
+        h = self.final_norm(h)
+        if trace is not None:
+            trace.hidden_states.append(h)
+        logits = self.logits(_keep(chunk.move(h, back=True), logits_to_keep))
+        return logits if labels is None else (causal_loss(logits, labels), logits)
+
+    def check(self, chunk: Chunk) -> None:
+        """Refuse a chunk that the reference itself does not compute consistently."""
+
+    def logits(self, h: mx.array) -> mx.array:
+        """(…, D) -> (…, vocab)."""
+        if "lm_head" in self:
+            return self.lm_head(h)
+        return self.model.embed_tokens.as_linear(h)
+
+    def _inputs(self, input_ids: mx.array | None, inputs_embeds: mx.array | None) -> mx.array:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("give either input_ids or inputs_embeds, and one of them")
+        if inputs_embeds is not None:
+            if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != self.config.hidden_size:
+                expected = f"(batch, length, {self.config.hidden_size})"
+                raise InputError(f"inputs_embeds has shape {inputs_embeds.shape}: expected {expected}")
+            return self.scale_embeddings(inputs_embeds.astype(self.dtype))
+        if input_ids.ndim != 2 or not mx.issubdtype(input_ids.dtype, mx.integer):
+            raise InputError(f"input_ids is {input_ids.dtype} {input_ids.shape}: expected integers (batch, length)")
+        return self.scale_embeddings(self.embed(input_ids))
+
+    def scale_embeddings(self, h: mx.array) -> mx.array:
+        """What is done to embeddings before the first layer."""
+        return h
+
+
+def _keep(h: mx.array, logits_to_keep: int | mx.array) -> mx.array:
+    if isinstance(logits_to_keep, int):
+        if logits_to_keep < 0:
+            raise InputError(f"logits_to_keep is {logits_to_keep}: expected 0 (all) or a number of last positions")
+        return h[:, -logits_to_keep:]
+    return h[:, logits_to_keep]
+
+
+def causal_loss(logits: mx.array, labels: mx.array) -> mx.array:
+    """Mean cross-entropy in float32 of each position's logits against the next label; -100 is ignored."""
+    if labels.shape != logits.shape[:2]:
+        raise InputError(f"labels has shape {labels.shape}: expected {logits.shape[:2]}, one for each position")
+    targets = labels[:, 1:]
+    counted = targets != -100
+    losses = nn.losses.cross_entropy(logits[:, :-1].astype(mx.float32), mx.where(counted, targets, 0))
+    return (losses * counted).sum() / counted.sum()

@@ -1,0 +1,116 @@
+"""One call's tokens: where they stand and what they may see.
+
+Without a cache, padding may be anywhere and positions are columns, as in Transformers. With one, padding is allowed in
+the first chunk alone: rows are moved to the right, so that all end at the same column, and from there on a row's
+positions count its own tokens.
+"""
+
+from functools import cache as memoize
+
+import mlx.core as mx
+
+from ..cache import Cache
+from ..errors import InputError
+from .attention import Mask, causal_mask
+from .rope import Rope
+
+
+class Chunk:
+    """Masks and positions of `length` new tokens in each of `batch_size` rows, shared by all layers."""
+
+    def __init__(
+        self,
+        batch_size: int,
+        length: int,
+        rope: Rope,
+        *,
+        attention_mask: mx.array | None = None,
+        position_ids: mx.array | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        if length == 0:
+            raise InputError("the input has no tokens: expected at least one")
+        self.length = length
+        self.cache = cache
+        self.left_padded = False  # in the caller's columns
+        self.valid: mx.array | None = None  # (B, L) bool, false at padding
+        self.shifts: mx.array | None = None  # (B, 1) columns each row is moved to the right
+        self._rope = rope
+        self._seen = 0
+        self._offset: int | mx.array = 0
+        if cache is not None:
+            cache.begin(batch_size)
+        if attention_mask is not None:
+            self._read_mask(attention_mask, batch_size)
+        if cache is not None:
+            self._seen = cache.offset
+            self._offset = cache.offsets if cache.left_padding else cache.offset
+        self._position_ids = None if position_ids is None else self._read_positions(position_ids, batch_size)
+        self.mask = memoize(self._mask)
+
+    def _read_mask(self, attention_mask: mx.array, batch_size: int) -> None:
+        seen = self.cache.offset if self.cache is not None else 0
+        columns = attention_mask.shape[-1] if attention_mask.ndim == 2 else -1
+        if attention_mask.ndim != 2 or attention_mask.shape[0] != batch_size or columns not in (self.length, seen + self.length):
+            raise InputError(
+                f"attention_mask has shape {attention_mask.shape}: expected {(batch_size, self.length)}, as the input"
+            )
+        valid = attention_mask[:, -self.length :].astype(mx.bool_)
+        rows: list[list[bool]] = valid.tolist()  # type: ignore[assignment]
+        if all(all(row) for row in rows):
+            return
+        if self.cache is None:
+            self.valid = valid
+            return
+        if seen:
+            raise InputError("attention_mask has padding after the first chunk: a cache allows it in the first alone")
+        self._align(rows)
+
+    def _align(self, rows: list[list[bool]]) -> None:
+        """Move every row to the right, so that its padding stands on the left."""
+        assert self.cache is not None
+        lengths = [sum(row) for row in rows]
+        ends = [self.length - row[::-1].index(True) if any(row) else self.length for row in rows]
+        for row, length, end in zip(rows, lengths, ends, strict=True):
+            if sum(row[end - length : end]) != length:
+                raise InputError("attention_mask has a gap within a row: with a cache, padding is at its ends alone")
+        self.left_padded = any(not row[0] for row in rows)
+        self.cache.left_padding = tuple(self.length - length for length in lengths)
+        if any(end != self.length for end in ends):
+            self.shifts = mx.array([[self.length - end] for end in ends])
+        padding = mx.array(self.cache.left_padding)[:, None]
+        self.valid = mx.arange(self.length) >= padding
+
+    def _read_positions(self, position_ids: mx.array, batch_size: int) -> mx.array:
+        positions = position_ids[None] if position_ids.ndim == 1 else position_ids
+        if positions.ndim != 2 or positions.shape[1] != self.length or positions.shape[0] not in (1, batch_size):
+            raise InputError(
+                f"position_ids has shape {position_ids.shape}: expected {(batch_size, self.length)}, as the input"
+            )
+        return self.move(mx.broadcast_to(positions, (batch_size, self.length)))
+
+    def move(self, x: mx.array, *, back: bool = False) -> mx.array:
+        """Bring rows (B, L, …) from the caller's columns to the aligned ones, or back."""
+        if self.shifts is None:
+            return x
+        columns = (mx.arange(self.length) + (self.shifts if back else -self.shifts)) % self.length
+        return mx.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1)
+
+    def rotate(self, x: mx.array) -> mx.array:
+        """Rotary embedding of queries or keys (B, heads, L, head_dim) at these tokens' positions."""
+        if self._position_ids is not None:
+            return self._rope.at(x, self._position_ids)
+        return self._rope(x, self._offset)
+
+    def _mask(self, window: int | None = None) -> Mask:
+        """The attention mask of layers that see the last `window` columns, or all."""
+        if self.cache is None:
+            return causal_mask(self.length, self.length, window=window, valid=self.valid)
+        keys = self._seen + self.length
+        if window is not None:
+            keys = min(self._seen, window - 1) + self.length
+        first = self._seen + self.length - keys
+        valid = None
+        if first < max(self.cache.left_padding, default=0):
+            valid = mx.arange(first, first + keys) >= mx.array(self.cache.left_padding)[:, None]
+        return causal_mask(self.length, keys, window=window, valid=valid)

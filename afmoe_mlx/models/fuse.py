@@ -1,0 +1,86 @@
+"""Rewriting a model for inference: fewer, larger products that compute the same numbers.
+
+Queries, keys, values and the attention gate become one projection, gate and up of an MLP or of the experts another, and
+the shared experts stand behind the routed ones. What is quantized differently stays apart. Training, calibration and
+saving use the unfused form.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .layers import MLP
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Fuse every layer of a model in place, and return it."""
+    for layer in model.model.layers:
+        fuse_layer(layer)
+    return model
+
+
+def fuse_layer(layer: nn.Module) -> None:
+    """Fuse one decoder layer in place."""
+    if "self_attn" in layer:
+        attention = layer.self_attn
+        if "gate_proj" in attention:
+            _join(attention, ("q_proj", "k_proj", "v_proj", "gate_proj"), "qkvg_proj")
+        else:
+            _join(attention, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
+    mlp = layer.mlp if "mlp" in layer else layer.feed_forward
+    if isinstance(mlp, MLP):
+        _join(mlp, ("gate_proj", "up_proj"), "gate_up_proj")
+        return
+    experts = mlp.experts if "experts" in mlp else mlp.switch_mlp
+    if "shared_experts" in mlp and not _move_shared(mlp):
+        _join(mlp.shared_experts, ("gate_proj", "up_proj"), "gate_up_proj")
+    _join(experts, ("gate_proj", "up_proj"), "gate_up_proj")
+
+
+def _quantization(module: Any) -> tuple[int, int, str] | None:
+    return (module.group_size, module.bits, module.mode) if "scales" in module else None
+
+
+def _join(parent: nn.Module, names: Sequence[str], fused_name: str) -> bool:
+    """Replace the maps `names` of `parent` by one whose outputs are theirs in order, if their quantization agrees."""
+    maps = [parent[name] for name in names]
+    if len({_quantization(m) for m in maps}) > 1 or any("global_scale" in m for m in maps):
+        return False
+    fused = maps[0]
+    if any("bias" in m for m in maps):
+        dtype = next(m.bias.dtype for m in maps if "bias" in m)
+        fused.bias = mx.concatenate([m.bias if "bias" in m else mx.zeros(m.weight.shape[:1], dtype) for m in maps])
+    for key in ("weight", "scales", "biases"):
+        if fused.get(key) is not None:
+            fused[key] = mx.concatenate([m[key] for m in maps], axis=-2)
+    for name in names:
+        del parent[name]
+    parent[fused_name] = fused
+    return True
+
+
+def _move_shared(mlp: nn.Module) -> bool:
+    """Put the shared experts, one MLP of n times an expert's width, behind the routed ones as n experts."""
+    n = mlp.config.num_shared_experts
+    names = ("gate_proj", "up_proj", "down_proj")
+    pairs = [(mlp.experts[name], mlp.shared_experts[name]) for name in names]
+    if any(_quantization(routed) != _quantization(shared) or "global_scale" in routed for routed, shared in pairs):
+        return False
+    down = pairs[-1][0]
+    if n > 1 and "scales" in down and mlp.config.moe_intermediate_size % down.group_size:
+        return False
+    for name, (routed, shared) in zip(names, pairs, strict=True):
+        for key in ("weight", "scales", "biases"):
+            if routed.get(key) is None:
+                continue
+            # an expert's width is the columns of down, the rows of gate and up
+            if name == "down_proj":
+                parts = shared[key].reshape(shared[key].shape[0], n, -1).swapaxes(0, 1)
+            else:
+                parts = shared[key].reshape(n, -1, shared[key].shape[-1])
+            routed[key] = mx.concatenate([routed[key], parts])
+    del mlp.shared_experts
+    mlp.shared_in_experts = True
+    return True

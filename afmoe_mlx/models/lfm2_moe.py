@@ -1,0 +1,219 @@
+"""LFM2-MoE, Liquid's LFM2-8B-A1B and successors: reproduces Transformers' `Lfm2MoeForCausalLM`.
+
+A layer mixes positions either by a short gated convolution or by grouped-query attention. The first `num_dense_layers`
+have a dense MLP, the others experts chosen by a sigmoid router. Module names are those of mlx-lm's files.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..cache import Cache, ConvCache, KVCache
+from ..errors import InputError
+from .attention import attend, attend_plain, merge_heads, split_heads
+from .causal_lm import CausalLM
+from .chunk import Chunk
+from .config import IGNORED, NEUTRAL, ModelConfig, require, require_positive
+from .layers import MLP, RMSNorm
+from .moe import Experts, route
+from .trace import Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lfm2MoeConfig(ModelConfig):
+    """Transformers' `Lfm2MoeConfig` with its defaults."""
+
+    vocab_size: int = 65536
+    hidden_size: int = 2048
+    intermediate_size: int = 7168
+    moe_intermediate_size: int = 1792
+    num_hidden_layers: int = 32
+    num_dense_layers: int = 2
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 8
+    head_dim: int | None = None
+    max_position_embeddings: int = 128_000
+    norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True
+    num_experts: int = 32
+    num_experts_per_tok: int = 4
+    use_expert_bias: bool = True
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float = 1.0
+    conv_L_cache: int = 3
+    conv_bias: bool = False
+
+    LAYER_TYPES: ClassVar = ("conv", "full_attention")
+    ROPE_THETA: ClassVar = 1000000.0
+    IGNORED: ClassVar = IGNORED | {"full_attn_idxs"}
+    NEUTRAL: ClassVar = NEUTRAL | {"hidden_act": ("silu",)}
+    ALIASES: ClassVar = {"tie_embedding": "tie_word_embeddings"}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        if raw.get("layer_types") is None and (indices := raw.get("full_attn_idxs")) is not None:
+            layers = raw.get("num_hidden_layers", cls.num_hidden_layers)
+            raw = dict(raw) | {"layer_types": ["full_attention" if i in indices else "conv" for i in range(layers)]}
+        return super().from_dict(raw)
+
+    def __post_init__(self) -> None:
+        self._fill("head_dim", self.hidden_size // max(self.num_attention_heads, 1))
+        require(self.layer_types is not None, "layer_types is missing", "one name a layer")
+        self._validate()
+        require_positive(self, "conv_L_cache")
+        require(self.norm_eps >= 0, f"norm_eps is {self.norm_eps}", "0 or more")
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with normalized, rotated queries and keys."""
+
+    def __init__(self, config: Lfm2MoeConfig) -> None:
+        super().__init__()
+        assert config.head_dim is not None
+        self.head_dim = config.head_dim
+        hidden = config.hidden_size
+        self.q_size = config.num_attention_heads * config.head_dim
+        self.kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(hidden, self.q_size, bias=False)
+        self.k_proj = nn.Linear(hidden, self.kv_size, bias=False)
+        self.v_proj = nn.Linear(hidden, self.kv_size, bias=False)
+        self.out_proj = nn.Linear(self.q_size, hidden, bias=False)
+        self.q_layernorm = RMSNorm(config.head_dim, config.norm_eps)
+        self.k_layernorm = RMSNorm(config.head_dim, config.norm_eps)
+
+    def project(self, x: mx.array) -> list[mx.array]:
+        """Queries, keys and values; fused, from one product."""
+        if "qkv_proj" in self:
+            return mx.split(self.qkv_proj(x), [self.q_size, self.q_size + self.kv_size], axis=-1)
+        return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+
+    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
+        q, k, v = self.project(x)
+        q = chunk.rotate(self.q_layernorm(split_heads(q, self.head_dim)).swapaxes(1, 2))
+        k = chunk.rotate(self.k_layernorm(split_heads(k, self.head_dim)).swapaxes(1, 2))
+        v = split_heads(v, self.head_dim).swapaxes(1, 2)
+        if cache is not None:
+            k, v = cache.update(k, v)
+        scale, mask = self.head_dim**-0.5, chunk.mask()
+        if trace is None:
+            y = attend(q, k, v, scale=scale, mask=mask)
+        else:
+            y, weights = attend_plain(q, k, v, scale=scale, mask=mask)
+            trace.attentions.append(weights)
+        return self.out_proj(merge_heads(y))
+
+
+class ShortConv(nn.Module):
+    """A causal convolution of a few taps, one filter a channel, gated on both sides."""
+
+    def __init__(self, config: Lfm2MoeConfig) -> None:
+        super().__init__()
+        hidden, bias = config.hidden_size, config.conv_bias
+        self.history = config.conv_L_cache - 1
+        self.in_proj = nn.Linear(hidden, 3 * hidden, bias=bias)
+        self.conv = nn.Conv1d(hidden, hidden, config.conv_L_cache, groups=hidden, bias=bias)
+        self.out_proj = nn.Linear(hidden, hidden, bias=bias)
+
+    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None) -> mx.array:
+        if chunk.valid is not None:
+            x = mx.where(chunk.valid[..., None], x, 0)
+        b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
+        x = b * x
+        if cache is not None:
+            if chunk.valid is not None:
+                # a row in a cache begins where its tokens do, so even a bias has not passed here before
+                x = mx.where(chunk.valid[..., None], x, 0)
+            (x,) = cache.update(x)
+        missing = self.history + chunk.length - x.shape[1]
+        return self.out_proj(c * self.conv(mx.pad(x, [(0, 0), (missing, 0), (0, 0)])))
+
+
+class SparseMoe(nn.Module):
+    """Experts of a router's choice."""
+
+    def __init__(self, config: Lfm2MoeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.switch_mlp = Experts(config.num_experts, config.hidden_size, config.moe_intermediate_size)
+        if config.use_expert_bias:
+            self.expert_bias = mx.zeros((config.num_experts,))
+
+    def __call__(self, x: mx.array, trace: Trace | None) -> mx.array:
+        tokens = x.reshape(-1, x.shape[-1])
+        logits = self.gate(tokens)
+        weights, experts = self.route(logits)
+        if trace is not None:
+            trace.router_logits.append(logits.astype(mx.float32))
+            trace.selected_experts.append(experts)
+        return self.switch_mlp(tokens, experts, weights).reshape(x.shape)
+
+    def route(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        """Router logits (T, E) -> weights (T, k) and experts (T, k)."""
+        return route(
+            logits,
+            self.get("expert_bias"),
+            k=self.config.num_experts_per_tok,
+            normalize=self.config.norm_topk_prob,
+            eps=1e-6,
+            scale=self.config.routed_scaling_factor,
+        )
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: Lfm2MoeConfig, layer_idx: int) -> None:
+        super().__init__()
+        assert config.layer_types is not None
+        self.is_attention = config.layer_types[layer_idx] == "full_attention"
+        if self.is_attention:
+            self.self_attn = Attention(config)
+        else:
+            self.conv = ShortConv(config)
+        self.is_dense = layer_idx < config.num_dense_layers
+        self.feed_forward = MLP(config.hidden_size, config.intermediate_size) if self.is_dense else SparseMoe(config)
+        self.operator_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.hidden_size, config.norm_eps)
+
+    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
+        r = self.operator_norm(x)
+        h = x + (self.self_attn(r, chunk, cache, trace) if self.is_attention else self.conv(r, chunk, cache))
+        r = self.ffn_norm(h)
+        return h + (self.feed_forward(r) if self.is_dense else self.feed_forward(r, trace))
+
+
+class Lfm2MoeModel(nn.Module):
+    def __init__(self, config: Lfm2MoeConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        self.embedding_norm = RMSNorm(config.hidden_size, config.norm_eps)
+
+
+class Lfm2MoeForCausalLM(CausalLM):
+    """The whole model; see `CausalLM.__call__` for its inputs."""
+
+    config: Lfm2MoeConfig
+
+    def __init__(self, config: Lfm2MoeConfig) -> None:
+        super().__init__(config, Lfm2MoeModel(config))
+
+    def final_norm(self, h: mx.array) -> mx.array:
+        return self.model.embedding_norm(h)
+
+    def check(self, chunk: Chunk) -> None:
+        if self.config.conv_bias and chunk.left_padded and chunk.cache is not None:
+            raise InputError(
+                "left padding with a cache and conv_bias: Transformers' own results differ from the row alone there;"
+                " pad on the right instead"
+            )
+
+    def make_cache(self, slack: int | None = None) -> Cache:
+        def layer(kind: str) -> KVCache:
+            if kind == "full_attention":
+                return KVCache()
+            return ConvCache(self.config.conv_L_cache, 1024 if slack is None else slack)
+
+        return Cache([layer(kind) for kind in self.config.layer_types or ()])

@@ -1,0 +1,128 @@
+"""Sparse mixture of experts: which experts a token goes to, and the product with their weights.
+
+T tokens, D hidden size, E experts, k experts a token, m an expert's intermediate size.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..device import gather_dtype
+from .layers import activation
+
+# From here on rows are sorted by expert, so that each expert's weights are read once.
+SORT_FROM = 64
+
+
+def route(
+    logits: mx.array,
+    bias: mx.array | None,
+    *,
+    k: int,
+    score_func: str = "sigmoid",
+    normalize: bool,
+    eps: float,
+    scale: float,
+) -> tuple[mx.array, mx.array]:
+    """Choose `k` experts for each token: logits (T, E) -> weights (T, k) float32 and experts (T, k).
+
+    The bias (E,) moves the choice alone; the weights are the unbiased scores.
+    """
+    logits = logits.astype(mx.float32)
+    scores = mx.sigmoid(logits) if score_func == "sigmoid" else mx.softmax(logits, axis=-1)
+    ranked = scores if bias is None else scores + bias
+    experts = mx.stop_gradient(mx.argpartition(-ranked, kth=k - 1, axis=-1)[..., :k])
+    weights = mx.take_along_axis(scores, experts, axis=-1)
+    if normalize:
+        weights = weights / (weights.sum(axis=-1, keepdims=True) + eps)
+    return weights * scale, experts
+
+
+class ExpertLinear(nn.Module):
+    """One linear map an expert, stacked: weight (E, out, in)."""
+
+    def __init__(self, num_experts: int, input_dims: int, output_dims: int) -> None:
+        super().__init__()
+        self.weight = mx.zeros((num_experts, output_dims, input_dims))
+
+    def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
+        """x (..., 1, in) times the weight of `experts` (...)."""
+        weight = self.weight.swapaxes(-1, -2)
+        if (dtype := gather_dtype(x.dtype)) != x.dtype:
+            y = mx.gather_mm(x.astype(dtype), weight.astype(dtype), rhs_indices=experts, sorted_indices=sorted_indices)
+            return y.astype(x.dtype)
+        return mx.gather_mm(x, weight, rhs_indices=experts, sorted_indices=sorted_indices)
+
+    def to_quantized(
+        self, group_size: int = 64, bits: int = 4, mode: str = "affine", global_scale: bool = False
+    ) -> "QuantizedExpertLinear":
+        return QuantizedExpertLinear(self.weight, group_size, bits, mode, global_scale=global_scale)
+
+
+class QuantizedExpertLinear(nn.Module):
+    """ExpertLinear with weights quantized by `mx.quantize`; nvfp4 may have one more scale for each expert."""
+
+    def __init__(
+        self, weight: mx.array, group_size: int, bits: int, mode: str = "affine", *, global_scale: bool = False
+    ) -> None:
+        super().__init__()
+        self.group_size, self.bits, self.mode = group_size, bits, mode
+        if global_scale:
+            self.global_scale = mx.abs(weight).max(axis=(-2, -1)).astype(mx.float32)
+            parts = [
+                mx.quantize(w, group_size, bits, mode=mode, global_scale=scale)
+                for w, scale in zip(weight, self.global_scale, strict=True)
+            ]
+            self.weight, self.scales = (mx.stack(list(part)) for part in zip(*parts, strict=True))
+        else:
+            self.weight, self.scales, *biases = mx.quantize(weight, group_size, bits, mode=mode)
+            if biases:
+                self.biases = biases[0]
+        self.freeze()
+
+    def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
+        """x (..., 1, in) times the weight of `experts` (...)."""
+        return mx.gather_qmm(
+            x,
+            self.weight,
+            self.scales,
+            self.get("biases"),
+            rhs_indices=experts,
+            transpose=True,
+            group_size=self.group_size,
+            bits=self.bits,
+            mode=self.mode,
+            global_scale=self.get("global_scale"),
+            sorted_indices=sorted_indices,
+        )
+
+
+class Experts(nn.Module):
+    """All experts of a layer, each a gated MLP. Fused, `gate_up_proj` stands for gate and up."""
+
+    def __init__(self, num_experts: int, hidden_size: int, intermediate_size: int, hidden_act: str = "silu") -> None:
+        super().__init__()
+        self.gate_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
+        self.up_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
+        self.down_proj = ExpertLinear(num_experts, intermediate_size, hidden_size)
+        self._activation = activation(hidden_act)
+
+    def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
+        """x (T, D), experts and weights (T, k) -> the experts' outputs weighted and summed in float32, (T, D)."""
+        tokens, k = experts.shape
+        if experts.size >= SORT_FROM:
+            flat = experts.flatten()
+            order = mx.argsort(flat)
+            y = self._apply(x[order // k][:, None], flat[order], True)
+            y = y[mx.argsort(order)].reshape(tokens, k, -1)
+        else:
+            y = self._apply(x[:, None, None], experts, False)[:, :, 0]
+        return (y * weights[..., None]).sum(axis=1).astype(x.dtype)
+
+    def _apply(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
+        if "gate_up_proj" in self:
+            gate, up = mx.split(self.gate_up_proj(x, experts, sorted_indices), 2, axis=-1)
+        else:
+            gate, up = self.gate_proj(x, experts, sorted_indices), self.up_proj(x, experts, sorted_indices)
+        y = self.down_proj(self._activation(gate) * up, experts, sorted_indices)
+        return y[:, 0] if sorted_indices else y
+

@@ -1,0 +1,151 @@
+"""Rotary position embeddings as Transformers' `modeling_rope_utils` computes them: default, linear, llama3, yarn."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import ConfigError
+
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_KEYS = frozenset(
+    {
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "partial_rotary_factor",
+        "original_max_position_embeddings",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeParameters:
+    """The numbers behind the rotation frequencies; which of them are read depends on `rope_type`."""
+
+    rope_type: str = "default"
+    rope_theta: float = 10000.0
+    factor: float = 1.0
+    original_max_position_embeddings: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+
+    @classmethod
+    def from_config(cls, raw: Mapping[str, Any], default_theta: float, max_position_embeddings: int) -> Self:
+        """Read `rope_parameters` (Transformers 5) or `rope_theta` and `rope_scaling` (before), as Transformers does."""
+        given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"config: rope_parameters is {given!r}: expected an object")
+        if nested := [key for key, value in given.items() if isinstance(value, Mapping)]:
+            raise ConfigError(f"config: rope_parameters is nested under {nested[0]!r}: expected one for all layers")
+        # to Transformers a beta of 0 is an absent one
+        values = {k: v for k, v in given.items() if v is not None and not (v == 0 and k.startswith("beta_"))}
+        rope_type = values.pop("rope_type", None) or values.pop("type", "default")
+        values.pop("type", None)
+        if rope_type not in ROPE_TYPES:
+            raise ConfigError(f"config: rope_type is {rope_type!r}: expected one of {', '.join(ROPE_TYPES)}")
+        partial = values.pop("partial_rotary_factor", raw.get("partial_rotary_factor") or 1.0)
+        if partial != 1.0:
+            raise ConfigError(f"config: partial_rotary_factor is {partial!r}: expected 1.0, others are not implemented")
+        values.setdefault("rope_theta", raw.get("rope_theta") or default_theta)
+        original = raw.get("original_max_position_embeddings") or values.get("original_max_position_embeddings")
+        values["original_max_position_embeddings"] = original or max_position_embeddings
+        if rope_type == "yarn":
+            values.setdefault("factor", max_position_embeddings / values["original_max_position_embeddings"])
+        required = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
+        if missing := [key for key in required.get(rope_type, ()) if key not in values]:
+            raise ConfigError(f"config: rope_parameters of type {rope_type} has no {missing[0]}")
+        known = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
+        for key, value in known.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not (isinstance(value, bool) if key == "truncate" else number):
+                raise ConfigError(f"config: rope_parameters.{key} is {value!r}: expected a number")
+        return cls(rope_type=rope_type, **known)
+
+    def __post_init__(self) -> None:
+        for key in ("rope_theta", "factor"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"config: rope_parameters.{key} is {getattr(self, key)}: expected more than 0")
+        low, high = self.low_freq_factor, self.high_freq_factor
+        if self.rope_type == "llama3" and low >= high:
+            raise ConfigError(f"config: rope_parameters.low_freq_factor is {low}: expected less than {high}")
+
+    @property
+    def scale(self) -> float:
+        """What queries and keys are multiplied by besides being rotated (yarn's attention factor)."""
+        if self.rope_type != "yarn":
+            return 1.0
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.mscale and self.mscale_all_dim:
+            return self._mscale(self.mscale) / self._mscale(self.mscale_all_dim)
+        return self._mscale(1.0)
+
+    def _mscale(self, mscale: float) -> float:
+        return 1.0 if self.factor <= 1 else 0.1 * mscale * math.log(self.factor) + 1.0
+
+    def wavelengths(self, dims: int) -> mx.array:
+        """(dims / 2,) float32: positions per radian, the reciprocals of Transformers' `inv_freq`."""
+        freqs = self.rope_theta ** (mx.arange(0, dims, 2, dtype=mx.float32) / dims)
+        if self.rope_type == "linear":
+            return freqs * self.factor
+        if self.rope_type == "llama3":
+            return self._llama3(freqs)
+        if self.rope_type == "yarn":
+            return self._yarn(freqs, dims)
+        return freqs
+
+    def _llama3(self, freqs: mx.array) -> mx.array:
+        length = self.original_max_position_embeddings
+        cycles = length / (2 * math.pi * freqs)
+        smooth = (cycles - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        medium = 1 / ((1 - smooth) / (self.factor * freqs) + smooth / freqs)
+        slow = mx.where(cycles < self.low_freq_factor, freqs * self.factor, medium)
+        return mx.where(cycles > self.high_freq_factor, freqs, slow)
+
+    def _yarn(self, freqs: mx.array, dims: int) -> mx.array:
+        low, high = (self._yarn_dimension(beta, dims) for beta in (self.beta_fast, self.beta_slow))
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, dims - 1)
+        if low == high:
+            high += 0.001
+        interpolated = mx.clip((mx.arange(dims // 2, dtype=mx.float32) - low) / (high - low), 0, 1)
+        return 1 / (interpolated / (self.factor * freqs) + (1 - interpolated) / freqs)
+
+    def _yarn_dimension(self, rotations: float, dims: int) -> float:
+        length = self.original_max_position_embeddings
+        return dims * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(self.rope_theta))
+
+
+class Rope(nn.Module):
+    """Rotates queries or keys (B, heads, L, head_dim) by their positions."""
+
+    def __init__(self, dims: int, parameters: RopeParameters) -> None:
+        super().__init__()
+        self.dims = dims
+        self.scale = parameters.scale
+        self._freqs = parameters.wavelengths(dims)
+
+    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        """Consecutive positions from `offset`: an int, or (B,) for one per row."""
+        if self.scale != 1.0:
+            x = x * self.scale
+        return mx.fast.rope(x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._freqs)
+
+    def at(self, x: mx.array, positions: mx.array) -> mx.array:
+        """Any positions, (B, L) or (1, L)."""
+        angles = positions[:, None, :, None].astype(mx.float32) * (1 / self._freqs)
+        cos, sin = mx.cos(angles) * self.scale, mx.sin(angles) * self.scale
+        first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
+        rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+        return rotated.astype(x.dtype)

@@ -1,0 +1,1 @@
+"""The terminal chat, installed as afmoe_mlx.chat."""

@@ -1,0 +1,130 @@
+"""The configurations whose logits are compared with Transformers, by name, as keyword arguments of its config classes."""
+
+from typing import Any
+
+AFMOE: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "num_hidden_layers": 4,
+    "num_dense_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "num_shared_experts": 1,
+    "route_scale": 1.5,
+    "sliding_window": 8,
+    "mup_enabled": True,
+    "max_position_embeddings": 512,
+}
+LFM2: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "num_hidden_layers": 4,
+    "num_dense_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+    "max_position_embeddings": 512,
+}
+SLIDING, FULL, CONV = "sliding_attention", "full_attention", "conv"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 3.0}
+
+AFMOE_GRID: dict[str, dict[str, Any]] = {
+    "base": {},
+    "all_sliding": {"layer_types": [SLIDING] * 4},
+    "all_full": {"layer_types": [FULL] * 4},
+    "mixed_types": {"layer_types": [FULL, SLIDING, FULL, SLIDING]},
+    "every_second_is_full": {"global_attn_every_n_layers": 2},
+    "no_dense": {"num_dense_layers": 0},
+    "all_dense": {"num_dense_layers": 4},
+    "no_shared": {"num_shared_experts": 0},
+    "three_shared": {"num_shared_experts": 3},
+    "top_1": {"num_experts_per_tok": 1},
+    "top_all": {"num_experts_per_tok": 6},
+    "one_expert": {"num_experts": 1, "num_experts_per_tok": 1},
+    "window_1": {"sliding_window": 1},
+    "window_2": {"sliding_window": 2},
+    "window_33": {"sliding_window": 33},
+    "window_500": {"sliding_window": 500},
+    "attention_bias": {"attention_bias": True},
+    "tied": {"tie_word_embeddings": True},
+    "multi_head": {"num_key_value_heads": 4},
+    "kv_heads_default": {"num_key_value_heads": None},
+    "multi_query": {"num_key_value_heads": 1},
+    "one_head": {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32},
+    "wide_heads": {"head_dim": 24},
+    "no_mup": {"mup_enabled": False},
+    "gelu": {"hidden_act": "gelu"},
+    "gelu_tanh": {"hidden_act": "gelu_pytorch_tanh"},
+    "relu": {"hidden_act": "relu"},
+    "eps": {"rms_norm_eps": 1e-2},
+    "theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    "linear": {"rope_parameters": LINEAR},
+    "llama3": {"rope_parameters": LLAMA3},
+    "yarn": {"rope_parameters": YARN},
+    "yarn_attention_factor": {"rope_parameters": YARN | {"attention_factor": 0.8, "beta_fast": 8.0, "beta_slow": 2.0}},
+    "yarn_mscale": {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.2, "truncate": False}},
+    "one_layer": {"num_hidden_layers": 1, "num_dense_layers": 0, "layer_types": [SLIDING]},
+    "everything": {
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+        "num_shared_experts": 2,
+        "hidden_act": "gelu",
+        "rope_parameters": YARN,
+        "sliding_window": 5,
+        "num_key_value_heads": 1,
+    },
+}
+LFM2_GRID: dict[str, dict[str, Any]] = {
+    "base": {},
+    "all_conv": {"layer_types": [CONV] * 4},
+    "all_attention": {"layer_types": [FULL] * 4},
+    "no_dense": {"num_dense_layers": 0},
+    "all_dense": {"num_dense_layers": 4},
+    "conv_bias": {"conv_bias": True},
+    "conv_1": {"conv_L_cache": 1},
+    "conv_2": {"conv_L_cache": 2},
+    "conv_5": {"conv_L_cache": 5},
+    "no_expert_bias": {"use_expert_bias": False},
+    "no_norm": {"norm_topk_prob": False},
+    "top_1": {"num_experts_per_tok": 1},
+    "top_all": {"num_experts_per_tok": 6},
+    "scaled": {"routed_scaling_factor": 2.5},
+    "untied": {"tie_word_embeddings": False},
+    "multi_head": {"num_key_value_heads": 4},
+    "eps": {"norm_eps": 1e-2},
+    "linear": {"rope_parameters": LINEAR},
+    "llama3": {"rope_parameters": LLAMA3},
+    "yarn": {"rope_parameters": YARN},
+    "everything": {
+        "conv_bias": True,
+        "conv_L_cache": 4,
+        "use_expert_bias": False,
+        "norm_topk_prob": False,
+        "tie_word_embeddings": False,
+        "routed_scaling_factor": 0.5,
+        "layer_types": [FULL, CONV, CONV, FULL],
+    },
+}
+GRID = {f"afmoe-{name}": AFMOE | change for name, change in AFMOE_GRID.items()} | {
+    f"lfm2_moe-{name}": LFM2 | change for name, change in LFM2_GRID.items()
+}
+# These alone have hidden states, router logits, chosen experts and attention weights in their goldens.
+TRACED = ("afmoe-base", "lfm2_moe-base")
