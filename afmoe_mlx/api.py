@@ -17,6 +17,6 @@ def load(
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. revision: a branch, tag
     or commit on the Hub. Raises ConfigError, CheckpointError, TokenizerError or HubError.
     """
-    folder = resolve(str(source), revision=revision)
+    folder = resolve(source, revision=revision)
     tokenizer = Tokenizer.from_folder(folder)
     return load_model(folder, dtype=dtype)[0], tokenizer

@@ -1,4 +1,4 @@
-"""The configurations whose logits are compared with Transformers, by name, as keyword arguments of its config classes."""
+"""The configurations whose logits are compared with Transformers, as keyword arguments of its config classes."""
 
 from typing import Any
 

@@ -18,12 +18,14 @@ ARROWS: dict[str, set[str]] = {
     "models": {"cache", "errors", "device"},
     "checkpoint": {"models", "errors", "device"},
     "tokenizer": {"errors"},
-    "generate": {"models", "cache", "tokenizer", "errors", "device"},
-    "convert": {"checkpoint", "models", "errors", "device"},
+    "generation": {"models", "cache", "tokenizer", "errors", "device"},
+    "conversion": {"checkpoint", "models", "errors", "device"},
+    "api": {"checkpoint", "models", "tokenizer", "errors", "device"},
+    "terminal": set(),
 }
 # These may import every part; "" is afmoe_mlx/__init__.py.
-TOP = {"", "__main__", "cli", "chat", "server"}
-INTERFACES = {"cli", "chat", "server"}
+TOP = {"", "__main__", "cli", "commands", "chat", "server"}
+INTERFACES = {"cli", "commands", "chat", "server"}
 INTERFACE_LIBRARIES = {"typer", "rich", "fastapi", "starlette", "uvicorn", "textual", "prompt_toolkit"}
 SLOW_LIBRARIES = {"mlx_lm", "transformers", "torch"}
 # Modules whose functions may import mlx_lm, for what it does and we do not.
@@ -163,27 +165,28 @@ def test_the_package_keeps_its_layers():
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("afmoe_mlx.models.afmoe", "from ..generate import generate"),
-        ("afmoe_mlx.models.afmoe", "def f():\n    from ..generate.sampling import make_sampler"),
+        ("afmoe_mlx.models.afmoe", "from ..generation import generate"),
+        ("afmoe_mlx.models.afmoe", "def f():\n    from ..generation.sampling import make_sampler"),
         ("afmoe_mlx.models.afmoe", "async def f():\n    import afmoe_mlx.checkpoint.weights"),
-        ("afmoe_mlx.models.afmoe", "import importlib\nimportlib.import_module('..generate', __package__)"),
-        ("afmoe_mlx.models.afmoe", "from importlib import import_module\nimport_module('afmoe_mlx.convert')"),
+        ("afmoe_mlx.models.afmoe", "import importlib\nimportlib.import_module('..generation', __package__)"),
+        ("afmoe_mlx.models.afmoe", "from importlib import import_module\nimport_module('afmoe_mlx.conversion')"),
         ("afmoe_mlx.models.afmoe", "import afmoe_mlx"),
         ("afmoe_mlx.models.afmoe", "from afmoe_mlx import load"),
         ("afmoe_mlx.models.afmoe", "from .. import load"),
         ("afmoe_mlx.cache.buffers", "from ..models import afmoe"),
         ("afmoe_mlx.checkpoint.weights", "from ..cache import KVCache"),
         ("afmoe_mlx.tokenizer.template", "from ..device import dtype"),
-        ("afmoe_mlx.generate.loop", "from ..checkpoint import load"),
-        ("afmoe_mlx.convert.quantize", "from ..generate import generate"),
+        ("afmoe_mlx.generation.loop", "from ..checkpoint import load"),
+        ("afmoe_mlx.conversion.quantize", "from ..generation import generate"),
         ("afmoe_mlx.errors", "from .device import dtype"),
-        ("afmoe_mlx.generate.loop", "from ..cli import app"),
-        ("afmoe_mlx.generate.loop", "def f():\n    from rich.progress import Progress"),
+        ("afmoe_mlx.generation.loop", "from ..cli import app"),
+        ("afmoe_mlx.generation.loop", "from ..terminal import note"),
+        ("afmoe_mlx.generation.loop", "def f():\n    from rich.progress import Progress"),
         ("afmoe_mlx.checkpoint.hub", "import typer"),
         ("afmoe_mlx", "import rich"),
         ("afmoe_mlx.cli", "def f():\n    import mlx_lm.utils"),
         ("afmoe_mlx.chat.app", "from transformers import AutoTokenizer"),
-        ("afmoe_mlx.convert.quantize", "import torch"),
+        ("afmoe_mlx.conversion.quantize", "import torch"),
         ("afmoe_mlx.cli", "from chat import main"),
         ("afmoe_mlx.cli", "import chat.app"),
         ("afmoe_mlx.cli", "import mlx.core as mx\nmx.set_wired_limit(1)"),
@@ -202,13 +205,13 @@ def test_a_broken_rule_is_found_once(module, source):
     ("module", "source"),
     [
         ("afmoe_mlx.models.afmoe", "from ..cache import KVCache\nfrom . import moe\nfrom .rope import Rope"),
-        ("afmoe_mlx.generate.loop", "import afmoe_mlx.models.afmoe\nfrom ..device import default_device"),
+        ("afmoe_mlx.generation.loop", "import afmoe_mlx.models.afmoe\nfrom ..device import default_device"),
         ("afmoe_mlx.device", "import mlx.core as mx\nmx.set_wired_limit(1)\nmx.metal.is_available()"),
         ("afmoe_mlx.models.moe", "from .. import device\ndevice.device_info()"),
         ("afmoe_mlx.models.moe", "import mlx.core as mx\nmx.get_peak_memory()"),
-        ("afmoe_mlx.cli", "import typer\nfrom .generate import generate\nfrom .chat.app import run"),
+        ("afmoe_mlx.cli", "import typer\nfrom .generation import generate\nfrom .chat.app import run"),
         ("afmoe_mlx.chat.app", "from rich.live import Live\nfrom afmoe_mlx import load"),
-        ("afmoe_mlx", "from .generate import generate"),
+        ("afmoe_mlx", "from .generation import generate"),
     ],
 )
 def test_what_the_rules_allow_passes(module, source):
@@ -217,11 +220,11 @@ def test_what_the_rules_allow_passes(module, source):
 
 def test_relative_imports_of_a_package_start_at_itself():
     assert violations("afmoe_mlx.models", "from . import moe\nfrom ..cache import KVCache", is_package=True) == []
-    assert len(violations("afmoe_mlx.models", "from ..generate import generate", is_package=True)) == 1
+    assert len(violations("afmoe_mlx.models", "from ..generation import generate", is_package=True)) == 1
 
 
 def test_mlx_lm_is_allowed_in_functions_of_listed_modules_alone(monkeypatch):
-    monkeypatch.setitem(globals(), "MLX_LM_USERS", frozenset({"afmoe_mlx.convert.tune"}))
-    assert violations("afmoe_mlx.convert.tune", "def f():\n    import mlx_lm") == []
-    assert len(violations("afmoe_mlx.convert.tune", "import mlx_lm")) == 1
-    assert len(violations("afmoe_mlx.convert.tune", "def f():\n    import torch")) == 1
+    monkeypatch.setitem(globals(), "MLX_LM_USERS", frozenset({"afmoe_mlx.conversion.tune"}))
+    assert violations("afmoe_mlx.conversion.tune", "def f():\n    import mlx_lm") == []
+    assert len(violations("afmoe_mlx.conversion.tune", "import mlx_lm")) == 1
+    assert len(violations("afmoe_mlx.conversion.tune", "def f():\n    import torch")) == 1

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generate import sampling
-from afmoe_mlx.generate.sampling import SamplingOptions, make_logits_processors, make_sampler
+from afmoe_mlx.generation import sampling
+from afmoe_mlx.generation.sampling import SamplingOptions, make_logits_processors, make_sampler
 
 VOCABULARY = 97
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generate.stopping import StopStrings
+from afmoe_mlx.generation.stopping import StopStrings
 
 # Few letters make overlaps and near misses frequent.
 texts = st.text("ab\u00e9🙂", max_size=24)

@@ -1,7 +1,7 @@
 """What one layer remembers of a sequence: keys and values, or a convolution's inputs.
 
-Layouts: keys and values are (B, K, N, head_dim), convolution inputs (B, N, D); N, the second axis from the end, is time.
-Rows of a batch are aligned at the right: column `offset - 1` is the last token of every row.
+Layouts: keys and values are (B, K, N, head_dim), convolution inputs (B, N, D); N, the second axis from the end, is
+time. Rows of a batch are aligned at the right: column `offset - 1` is the last token of every row.
 """
 
 import mlx.core as mx

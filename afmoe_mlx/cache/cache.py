@@ -82,6 +82,6 @@ class Cache:
                     parts[int(index)][part] = array
             for layer, part_state in zip(self.layers, parts, strict=True):
                 layer.state = part_state
-            self.left_padding = tuple(state["left_padding"].tolist())
+            self.left_padding = tuple(int(p) for p in state["left_padding"])
         except (KeyError, IndexError, ValueError) as error:
             raise CacheError(f"this state is not one of a model with {len(self.layers)} layers") from error

@@ -89,7 +89,7 @@ def load_lazily(files: Iterable[Path]) -> dict[str, mx.array]:
     tensors: dict[str, mx.array] = {}
     for path in files:
         try:
-            tensors |= mx.load(str(path))  # type: ignore[operator]
+            tensors |= mx.load(str(path))  # type: ignore[arg-type]
         except (RuntimeError, ValueError) as problem:
             raise CheckpointError(f"{path}: cannot be read: {problem}") from None
     return tensors

@@ -1,9 +1,9 @@
 """From a checkpoint on disk to a model in memory, a layer at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import device
@@ -26,11 +26,12 @@ def load_model(
     """
     from .hub import resolve
 
-    model = open_model(resolve(str(source), revision=revision), dtype=_dtype(dtype))
-    for path, part in _parts(model):
-        if fuse and path is not None:
-            fuse_layer(part)
-        mx.eval(part.parameters())
+    model = open_model(resolve(source, revision=revision), dtype=_dtype(dtype))
+    for layer in model.model.layers:
+        if fuse:
+            fuse_layer(layer)
+        mx.eval(layer.parameters())
+    mx.eval(model.parameters())
     return model, model.config
 
 
@@ -58,13 +59,6 @@ def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool
     model.update(tree_unflatten(list(weights.items())))
     model.eval()
     return model
-
-
-def _parts(model: CausalLM) -> Iterator[tuple[int | None, nn.Module]]:
-    """A model's parts in the order they are evaluated: each layer with its index, and what is around them."""
-    for i, layer in enumerate(model.model.layers):
-        yield i, layer
-    yield None, model
 
 
 def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:

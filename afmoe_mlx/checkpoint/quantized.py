@@ -9,7 +9,12 @@ from ..errors import ConfigError
 
 # (default group size, default bits) of each mode of mx.quantize
 MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}
-SIZES = {"affine": ((32, 64, 128), (2, 3, 4, 5, 6, 8)), "mxfp4": ((32,), (4,)), "nvfp4": ((16,), (4,)), "mxfp8": ((32,), (8,))}
+SIZES = {
+    "affine": ((32, 64, 128), (2, 3, 4, 5, 6, 8)),
+    "mxfp4": ((32,), (4,)),
+    "nvfp4": ((16,), (4,)),
+    "mxfp8": ((32,), (8,)),
+}
 
 
 def parameters(values: Mapping[str, Any], where: str = "quantization") -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The architectures: one file each, over shared blocks. A config's `model_type` chooses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ConfigError
@@ -11,7 +11,7 @@ from .fuse import fuse, fuse_layer
 from .lfm2_moe import Lfm2MoeConfig, Lfm2MoeForCausalLM
 from .trace import Trace
 
-ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalLM]]] = {
+ARCHITECTURES: dict[str, tuple[type[ModelConfig], Callable[..., CausalLM]]] = {
     "afmoe": (AfmoeConfig, AfmoeForCausalLM),
     "lfm2_moe": (Lfm2MoeConfig, Lfm2MoeForCausalLM),
 }

@@ -15,7 +15,7 @@ from ..cache import Cache, KVCache, RotatingKVCache
 from .attention import attend, attend_plain, merge_heads, split_heads
 from .causal_lm import CausalLM
 from .chunk import Chunk
-from .config import ACTIVATIONS, ModelConfig, require, require_positive
+from .config import ACTIVATIONS, ModelConfig, require
 from .layers import MLP, RMSNorm
 from .moe import Experts, route
 from .trace import Trace
@@ -32,8 +32,8 @@ class AfmoeConfig(ModelConfig):
     num_hidden_layers: int = 32
     num_dense_layers: int = 1
     num_attention_heads: int = 16
-    num_key_value_heads: int | None = None  # type: ignore[assignment]
-    head_dim: int | None = 128
+    num_key_value_heads: int = None  # type: ignore[assignment]
+    head_dim: int = 128
     hidden_act: str = "silu"
     max_position_embeddings: int = 16384
     rms_norm_eps: float = 1e-5
@@ -48,22 +48,25 @@ class AfmoeConfig(ModelConfig):
     sliding_window: int | None = 1024
     mup_enabled: bool = False
     attention_bias: bool = False
+    layer_types: tuple[str, ...] = None  # type: ignore[assignment]
 
     LAYER_TYPES: ClassVar = ("sliding_attention", "full_attention")
 
     def __post_init__(self) -> None:
         self._fill("num_key_value_heads", self.num_attention_heads)
         self._fill("head_dim", self.hidden_size // max(self.num_attention_heads, 1))
-        if self.layer_types is None:
-            require_positive(self, "global_attn_every_n_layers")
-            kinds = (self.global_attn_every_n_layers - 1) * ["sliding_attention"] + ["full_attention"]
-            self._fill("layer_types", tuple(kinds[i % len(kinds)] for i in range(self.num_hidden_layers)))
+        every = self.global_attn_every_n_layers
+        require(every >= 1, f"global_attn_every_n_layers is {every}", "1 or more")
+        kinds = (every - 1) * ["sliding_attention"] + ["full_attention"]
+        self._fill("layer_types", tuple(kinds[i % every] for i in range(self.num_hidden_layers)))
         self._validate()
-        if "sliding_attention" in (self.layer_types or ()):
+        if "sliding_attention" in self.layer_types:
             window = self.sliding_window
             require(window is not None and window >= 1, f"sliding_window is {window}", "1 or more")
         require(self.num_shared_experts >= 0, f"num_shared_experts is {self.num_shared_experts}", "0 or more")
-        require(self.hidden_act in ACTIVATIONS, f"hidden_act is {self.hidden_act!r}", f"one of {', '.join(ACTIVATIONS)}")
+        require(
+            self.hidden_act in ACTIVATIONS, f"hidden_act is {self.hidden_act!r}", f"one of {', '.join(ACTIVATIONS)}"
+        )
         scores = ("sigmoid", "softmax")
         require(self.score_func in scores, f"score_func is {self.score_func!r}", f"one of {', '.join(scores)}")
         require(self.rms_norm_eps >= 0, f"rms_norm_eps is {self.rms_norm_eps}", "0 or more")
@@ -74,7 +77,6 @@ class Attention(nn.Module):
 
     def __init__(self, config: AfmoeConfig, *, is_sliding: bool) -> None:
         super().__init__()
-        assert config.head_dim is not None
         self.head_dim = config.head_dim
         self.window = config.sliding_window if is_sliding else None
         hidden, bias = config.hidden_size, config.attention_bias
@@ -88,12 +90,12 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def project(self, x: mx.array) -> list[mx.array]:
+    def project(self, x: mx.array) -> tuple[mx.array, ...]:
         """Queries, keys, values and the gate's logits; fused, from one product."""
         if "qkvg_proj" in self:
             q, kv = self.q_size, self.kv_size
-            return mx.split(self.qkvg_proj(x), [q, q + kv, q + 2 * kv], axis=-1)
-        return [self.q_proj(x), self.k_proj(x), self.v_proj(x), self.gate_proj(x)]
+            return tuple(mx.split(self.qkvg_proj(x), [q, q + kv, q + 2 * kv], axis=-1))
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x), self.gate_proj(x)
 
     def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
         q, k, v, gate = self.project(x)
@@ -176,11 +178,10 @@ class SparseMoe(nn.Module):
 class DecoderLayer(nn.Module):
     def __init__(self, config: AfmoeConfig, layer_idx: int) -> None:
         super().__init__()
-        assert config.layer_types is not None
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.self_attn = Attention(config, is_sliding=config.layer_types[layer_idx] == "sliding_attention")
-        self.is_dense = layer_idx < config.num_dense_layers
-        self.mlp = MLP(hidden, config.intermediate_size, config.hidden_act) if self.is_dense else SparseMoe(config)
+        is_dense = layer_idx < config.num_dense_layers
+        self.mlp = MLP(hidden, config.intermediate_size, config.hidden_act) if is_dense else SparseMoe(config)
         self.input_layernorm = RMSNorm(hidden, eps)
         self.post_attention_layernorm = RMSNorm(hidden, eps)
         self.pre_mlp_layernorm = RMSNorm(hidden, eps)
@@ -190,7 +191,7 @@ class DecoderLayer(nn.Module):
         r = self.self_attn(self.input_layernorm(x), chunk, cache, trace)
         h = x + self.post_attention_layernorm(r)
         r = self.pre_mlp_layernorm(h)
-        r = self.mlp(r) if self.is_dense else self.mlp(r, trace)
+        r = self.mlp(r, trace) if isinstance(self.mlp, SparseMoe) else self.mlp(r)
         return h + self.post_mlp_layernorm(r)
 
 
@@ -223,4 +224,4 @@ class AfmoeForCausalLM(CausalLM):
             assert self.config.sliding_window is not None
             return RotatingKVCache(self.config.sliding_window - 1, 1024 if slack is None else slack)
 
-        return Cache([layer(kind) for kind in self.config.layer_types or ()])
+        return Cache([layer(kind) for kind in self.config.layer_types])

@@ -18,7 +18,6 @@ class CausalLM(nn.Module):
 
     def __init__(self, config: ModelConfig, model: nn.Module) -> None:
         super().__init__()
-        assert config.head_dim is not None
         self.config = config
         self.dtype = mx.float32
         self.model = model
@@ -59,7 +58,8 @@ class CausalLM(nn.Module):
         """
         h = self._inputs(input_ids, inputs_embeds)
         chunk = Chunk(
-            *h.shape[:2],
+            h.shape[0],
+            h.shape[1],
             self._rope,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -89,7 +89,8 @@ class CausalLM(nn.Module):
     def _inputs(self, input_ids: mx.array | None, inputs_embeds: mx.array | None) -> mx.array:
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give either input_ids or inputs_embeds, and one of them")
-        if inputs_embeds is not None:
+        if input_ids is None:
+            assert inputs_embeds is not None
             if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != self.config.hidden_size:
                 expected = f"(batch, length, {self.config.hidden_size})"
                 raise InputError(f"inputs_embeds has shape {inputs_embeds.shape}: expected {expected}")

@@ -51,7 +51,11 @@ class Chunk:
     def _read_mask(self, attention_mask: mx.array, batch_size: int) -> None:
         seen = self.cache.offset if self.cache is not None else 0
         columns = attention_mask.shape[-1] if attention_mask.ndim == 2 else -1
-        if attention_mask.ndim != 2 or attention_mask.shape[0] != batch_size or columns not in (self.length, seen + self.length):
+        if (
+            attention_mask.ndim != 2
+            or attention_mask.shape[0] != batch_size
+            or columns not in (self.length, seen + self.length)
+        ):
             raise InputError(
                 f"attention_mask has shape {attention_mask.shape}: expected {(batch_size, self.length)}, as the input"
             )

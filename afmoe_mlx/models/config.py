@@ -64,12 +64,12 @@ class ModelConfig:
     num_dense_layers: int
     num_attention_heads: int
     num_key_value_heads: int
-    head_dim: int | None
+    head_dim: int
     num_experts: int
     num_experts_per_tok: int
     max_position_embeddings: int
     tie_word_embeddings: bool
-    layer_types: tuple[str, ...] | None = None
+    layer_types: tuple[str, ...]
     rope: RopeParameters = dataclasses.field(default_factory=RopeParameters)
 
     LAYER_TYPES: ClassVar[tuple[str, ...]] = ()
@@ -77,13 +77,15 @@ class ModelConfig:
     IGNORED: ClassVar[frozenset[str]] = IGNORED
     NEUTRAL: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL
     ALIASES: ClassVar[dict[str, str]] = {}  # older spellings, which win as they do in Transformers
+    DERIVED: ClassVar = ("head_dim", "num_key_value_heads", "layer_types")  # null or absent: from the others
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         """Read a parsed `config.json`; ConfigError names the key, what was found and what was expected."""
         types = get_type_hints(cls)
         fields = {f.name for f in dataclasses.fields(cls)} - {"rope"}
-        values = {name: _typed(name, raw[name], types[name]) for name in fields & raw.keys()}
+        given = {name for name in fields & raw.keys() if not (raw[name] is None and name in cls.DERIVED)}
+        values = {name: _typed(name, raw[name], types[name]) for name in given}
         for name, accepted in cls.NEUTRAL.items():
             require(raw.get(name, accepted[0]) in accepted, f"{name} is {raw.get(name)!r}", _choices(accepted))
         known = fields | cls.IGNORED | cls.NEUTRAL.keys() | cls.ALIASES.keys() | ROPE_KEYS
@@ -92,7 +94,8 @@ class ModelConfig:
         for alias, name in cls.ALIASES.items():
             if alias in raw:
                 values[name] = _typed(alias, raw[alias], types[name])
-        max_positions = values.get("max_position_embeddings", cls.max_position_embeddings)
+        defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+        max_positions = values.get("max_position_embeddings", defaults["max_position_embeddings"])
         return cls(**values, rope=RopeParameters.from_config(raw, cls.ROPE_THETA, max_positions))
 
     def _fill(self, name: str, value: Any) -> None:
@@ -106,16 +109,18 @@ class ModelConfig:
         require_positive(self, "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "num_experts")
         require_positive(self, "num_experts_per_tok", "max_position_embeddings")
         heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        require(heads % kv_heads == 0, f"num_attention_heads is {heads}", f"a multiple of num_key_value_heads {kv_heads}")
+        require(
+            heads % kv_heads == 0, f"num_attention_heads is {heads}", f"a multiple of num_key_value_heads {kv_heads}"
+        )
         k, experts = self.num_experts_per_tok, self.num_experts
         require(k <= experts, f"num_experts_per_tok is {k}", f"at most num_experts, {experts}")
         dense, layers = self.num_dense_layers, self.num_hidden_layers
         require(0 <= dense <= layers, f"num_dense_layers is {dense}", f"between 0 and num_hidden_layers {layers}")
-        head_dim = self.head_dim or 0
-        require(head_dim > 0 and head_dim % 2 == 0, f"head_dim is {self.head_dim}", "an even number, 2 or more")
-        kinds = self.layer_types or ()
-        require(len(kinds) == layers, f"layer_types has {len(kinds)} entries", f"num_hidden_layers, {layers}")
-        for kind in kinds:
+        head_dim = self.head_dim
+        require(head_dim > 0 and head_dim % 2 == 0, f"head_dim is {head_dim}", "an even number, 2 or more")
+        count = len(self.layer_types)
+        require(count == layers, f"layer_types has {count} entries", f"num_hidden_layers, {layers}")
+        for kind in self.layer_types:
             require(kind in self.LAYER_TYPES, f"layer_types has {kind!r}", _choices(self.LAYER_TYPES))
 
 

@@ -34,7 +34,7 @@ class Lfm2MoeConfig(ModelConfig):
     num_dense_layers: int = 2
     num_attention_heads: int = 32
     num_key_value_heads: int = 8
-    head_dim: int | None = None
+    head_dim: int = None  # type: ignore[assignment]
     max_position_embeddings: int = 128_000
     norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
@@ -45,6 +45,7 @@ class Lfm2MoeConfig(ModelConfig):
     routed_scaling_factor: float = 1.0
     conv_L_cache: int = 3
     conv_bias: bool = False
+    layer_types: tuple[str, ...] = None  # type: ignore[assignment]
 
     LAYER_TYPES: ClassVar = ("conv", "full_attention")
     ROPE_THETA: ClassVar = 1000000.0
@@ -72,7 +73,6 @@ class Attention(nn.Module):
 
     def __init__(self, config: Lfm2MoeConfig) -> None:
         super().__init__()
-        assert config.head_dim is not None
         self.head_dim = config.head_dim
         hidden = config.hidden_size
         self.q_size = config.num_attention_heads * config.head_dim
@@ -84,11 +84,11 @@ class Attention(nn.Module):
         self.q_layernorm = RMSNorm(config.head_dim, config.norm_eps)
         self.k_layernorm = RMSNorm(config.head_dim, config.norm_eps)
 
-    def project(self, x: mx.array) -> list[mx.array]:
+    def project(self, x: mx.array) -> tuple[mx.array, ...]:
         """Queries, keys and values; fused, from one product."""
         if "qkv_proj" in self:
-            return mx.split(self.qkv_proj(x), [self.q_size, self.q_size + self.kv_size], axis=-1)
-        return [self.q_proj(x), self.k_proj(x), self.v_proj(x)]
+            return tuple(mx.split(self.qkv_proj(x), [self.q_size, self.q_size + self.kv_size], axis=-1))
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
 
     def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
         q, k, v = self.project(x)
@@ -166,14 +166,13 @@ class SparseMoe(nn.Module):
 class DecoderLayer(nn.Module):
     def __init__(self, config: Lfm2MoeConfig, layer_idx: int) -> None:
         super().__init__()
-        assert config.layer_types is not None
         self.is_attention = config.layer_types[layer_idx] == "full_attention"
         if self.is_attention:
             self.self_attn = Attention(config)
         else:
             self.conv = ShortConv(config)
-        self.is_dense = layer_idx < config.num_dense_layers
-        self.feed_forward = MLP(config.hidden_size, config.intermediate_size) if self.is_dense else SparseMoe(config)
+        is_dense = layer_idx < config.num_dense_layers
+        self.feed_forward = MLP(config.hidden_size, config.intermediate_size) if is_dense else SparseMoe(config)
         self.operator_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.ffn_norm = RMSNorm(config.hidden_size, config.norm_eps)
 
@@ -181,7 +180,8 @@ class DecoderLayer(nn.Module):
         r = self.operator_norm(x)
         h = x + (self.self_attn(r, chunk, cache, trace) if self.is_attention else self.conv(r, chunk, cache))
         r = self.ffn_norm(h)
-        return h + (self.feed_forward(r) if self.is_dense else self.feed_forward(r, trace))
+        mlp = self.feed_forward
+        return h + (mlp(r, trace) if isinstance(mlp, SparseMoe) else mlp(r))
 
 
 class Lfm2MoeModel(nn.Module):
@@ -216,4 +216,4 @@ class Lfm2MoeForCausalLM(CausalLM):
                 return KVCache()
             return ConvCache(self.config.conv_L_cache, 1024 if slack is None else slack)
 
-        return Cache([layer(kind) for kind in self.config.layer_types or ()])
+        return Cache([layer(kind) for kind in self.config.layer_types])

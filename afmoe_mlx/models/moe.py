@@ -125,4 +125,3 @@ class Experts(nn.Module):
             gate, up = self.gate_proj(x, experts, sorted_indices), self.up_proj(x, experts, sorted_indices)
         y = self.down_proj(self._activation(gate) * up, experts, sorted_indices)
         return y[:, 0] if sorted_indices else y
-

@@ -1,0 +1,5 @@
+"""`python -m afmoe_mlx`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,232 @@
+"""The commands: each reads its arguments, imports what it needs and makes one call."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from .errors import AfmoeError
+from .terminal import note
+
+# Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
+NOT_HERE = {
+    "--adapter-path": "adapters are not supported: fuse them into the model with mlx_lm.fuse first",
+    "--draft-model": "speculative decoding is not implemented yet",
+    "--num-draft-tokens": "speculative decoding is not implemented yet",
+    "--kv-bits": "quantized caches are not implemented yet",
+    "--kv-group-size": "quantized caches are not implemented yet",
+    "--quantized-kv-start": "quantized caches are not implemented yet",
+    "--max-kv-size": "sliding layers are bounded by their window already, and full layers must not forget",
+    "--prompt-cache-file": "saved prompt caches are not implemented yet",
+    "--trust-remote-code": "code from a checkpoint is never run",
+    "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",
+    "--image": "these models read text alone",
+    "--quantize-activations": "activations are not quantized",
+    "--quant-predicate": "mixed-bit recipes are not implemented yet",
+    "--upload-repo": "uploading is not implemented yet: use `hf upload`",
+}
+
+
+class _Group(TyperGroup):
+    """Turns the errors a user may see into one line on stderr and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with _one_line_warnings():
+                return super().invoke(ctx)
+        except AfmoeError as error:
+            note(f"error: {error}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+class _Command(TyperCommand):
+    """A command that says of mlx_lm's other options why they are not here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            name = getattr(error, "option_name", None)
+            if name in NOT_HERE:
+                ctx.fail(f"{name}: {NOT_HERE[name]}")
+            raise
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: note(f"warning: {message}")
+        yield
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
+models_app = typer.Typer(help="List the models with a short name and those in the local cache.")
+app.add_typer(models_app, name="models", invoke_without_command=True)
+
+
+class Dtype(StrEnum):
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class Mode(StrEnum):
+    affine = "affine"
+    mxfp4 = "mxfp4"
+    nvfp4 = "nvfp4"
+    mxfp8 = "mxfp8"
+
+
+def _version(value: bool) -> None:
+    if value:
+        from . import __version__
+
+        typer.echo(f"afmoe-mlx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Run Arcee's Trinity (AFMoE) and Liquid's LFM2-MoE models on this machine."""
+
+
+MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+
+
+@app.command(cls=_Command)
+def generate(
+    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End the answer after so many tokens.")] = 256,
+    temp: Annotated[
+        float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")
+    ] = None,
+    min_tokens_to_keep: Annotated[int | None, typer.Option(help="Tokens that --min-p leaves at least.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0 is off.")] = None,
+    xtc_probability: Annotated[float | None, typer.Option(help="How often to leave out the top choices.")] = None,
+    xtc_threshold: Annotated[float | None, typer.Option(help="How likely a top choice is at least.")] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Divide the logits of recent tokens by this.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same answer.")] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="Put before the message by the chat template.")] = None,
+    prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None,
+    ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False,
+    chat_template_config: Annotated[str | None, typer.Option(help="Template variables, a JSON object.")] = None,
+    extra_eos_token: Annotated[list[str] | None, typer.Option(help="Another token that ends it; repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")] = None,
+    prefill_step_size: Annotated[int, typer.Option(help="Prompt tokens run at a time.")] = 512,
+    revision: Revision = None,
+    verbose: Annotated[str, typer.Option(help="False: no statistics on stderr.")] = "True",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with statistics.")] = False,
+) -> None:
+    """Answer one prompt. What is not set comes from the model's generation_config.json."""
+    from .commands import generate as command
+
+    request = command.Request(
+        model=model,
+        revision=revision,
+        prompt=prompt,
+        system_prompt=system_prompt,
+        prefill_response=prefill_response,
+        ignore_chat_template=ignore_chat_template,
+        chat_template_config=chat_template_config,
+        extra_eos_tokens=extra_eos_token or (),
+    )
+    options = {
+        "max_tokens": max_tokens,
+        "stop": stop or (),
+        "prefill_step_size": prefill_step_size,
+        "temperature": temp,
+        "top_p": top_p,
+        "min_p": min_p,
+        "min_tokens_to_keep": min_tokens_to_keep,
+        "top_k": top_k,
+        "xtc_probability": xtc_probability,
+        "xtc_threshold": xtc_threshold,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
+    wants_statistics = verbose.lower() not in ("false", "f")
+    raise typer.Exit(command.run(request, options, verbose=wants_statistics, as_json=as_json))
+
+
+@app.command(cls=_Command)
+def convert(
+    hf_path: Annotated[str, typer.Option("--hf-path", "--model", help=MODEL_HELP)],
+    mlx_path: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")] = "mlx_model",
+    quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize, to 4 bits by default.")] = False,
+    q_bits: Annotated[int | None, typer.Option(help="Bits a weight.")] = None,
+    q_group_size: Annotated[int | None, typer.Option(help="Weights that share a scale.")] = None,
+    q_mode: Annotated[Mode, typer.Option(help="Number format of quantized weights.")] = Mode.affine,
+    dtype: Annotated[Dtype | None, typer.Option(help="Format of the other weights; as stored by default.")] = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", "-d", help="Make plain weights of quantized ones.")
+    ] = False,
+    revision: Revision = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model at --mlx-path.")] = False,
+) -> None:
+    """Convert a model to MLX files, quantized with -q. Routers are never quantized."""
+    if quantize and dequantize:
+        raise typer.BadParameter("choose --quantize or --dequantize, not both")
+    if not quantize and (q_bits is not None or q_group_size is not None or q_mode is not Mode.affine):
+        raise typer.BadParameter("--q-bits, --q-group-size and --q-mode need --quantize")
+    from .commands import convert as command
+
+    command.run(
+        hf_path,
+        mlx_path,
+        quantize=quantize,
+        bits=q_bits,
+        group_size=q_group_size,
+        mode=q_mode.value,
+        dtype=dtype.value if dtype else None,
+        dequantize=dequantize,
+        revision=revision,
+        overwrite=overwrite,
+    )
+
+
+@models_app.callback()
+def models(
+    ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+) -> None:
+    """List the models with a short name and those in the local cache."""
+    if ctx.invoked_subcommand is None:
+        from .commands import models as command
+
+        command.list_models(as_json=as_json)
+
+
+@models_app.command("rm")
+def remove_model(name: Annotated[str, typer.Argument(help="A short name or owner/name.")]) -> None:
+    """Delete a model from the local cache."""
+    from .commands import models as command
+
+    command.remove(name)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except BrokenPipeError:
+        # whoever read our output has left: nothing more to say, not even at exit
+        sys.stderr.close()
+        sys.exit(141)

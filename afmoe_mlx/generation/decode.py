@@ -1,0 +1,70 @@
+"""The decode loop on token ids: prefill in chunks, then one token a step, the next always under way."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import mlx.core as mx
+
+from ..cache import Cache
+from ..models import CausalLM
+from .sampling import LogitsProcessor, Sampler
+
+Progress = Callable[[int, int], None]
+
+
+def prefill(
+    model: CausalLM, tokens: Sequence[int], cache: Cache, *, step_size: int, on_progress: Progress | None = None
+) -> mx.array:
+    """Run the prompt's tokens through the model in chunks of `step_size`; the last position's logits (1, vocab)."""
+    total = len(tokens)
+    for start in range(0, total, step_size):
+        if on_progress is not None:
+            on_progress(start, total)
+        chunk = mx.array([tokens[start : start + step_size]])
+        logits = model(chunk, cache=cache, logits_to_keep=1)
+        # evaluates the layers alone; the logits stay unused, and so uncomputed, until the last chunk's
+        mx.eval(cache.arrays)
+        mx.clear_cache()
+    if on_progress is not None:
+        on_progress(total, total)
+    return logits[:, -1]
+
+
+def decode(
+    model: CausalLM,
+    logits: mx.array,
+    cache: Cache,
+    sampler: Sampler,
+    *,
+    tokens: Sequence[int] = (),
+    processors: Sequence[LogitsProcessor] = (),
+    limit: int,
+) -> Iterator[tuple[int, mx.array]]:
+    """`limit` tokens one after the other, each with its log-probabilities (vocab,) in float32.
+
+    `logits` (1, vocab) are those after the last of `tokens`, which only the processors read. While a token is being
+    read the next step is already running, so the cache may have seen one token more than was yielded.
+    """
+    history = mx.array(list(tokens), mx.int32)
+
+    def choose(logits: mx.array) -> tuple[mx.array, mx.array]:
+        for processor in processors:
+            logits = processor(history, logits)
+        logits = logits.astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        return sampler(logprobs), logprobs[0]
+
+    token, logprobs = choose(logits)
+    mx.async_eval(token, logprobs)
+    for _ in range(limit - 1):
+        if processors:
+            history = mx.concatenate([history, token.astype(mx.int32)])
+        following = choose(model(token[:, None], cache=cache)[:, -1])
+        mx.async_eval(*following)
+        yield _id(token), logprobs
+        token, logprobs = following
+    yield _id(token), logprobs
+
+
+def _id(token: mx.array) -> int:
+    """A token (1,) as a number: the one place where the host waits for the device."""
+    return int(token.item())  # type: ignore[arg-type]

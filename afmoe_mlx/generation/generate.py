@@ -1,0 +1,147 @@
+"""Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from .. import device
+from ..cache import Cache
+from ..errors import InputError
+from ..models import CausalLM
+from ..tokenizer import Tokenizer
+from .decode import Progress, decode, prefill
+from .sampling import LogitsProcessor, Sampler, SamplingOptions, make_logits_processors, make_sampler
+from .stopping import StopStrings
+
+Prompt = str | Sequence[int] | mx.array
+
+
+@dataclass(frozen=True)
+class GenerationChunk:
+    """One token of an answer."""
+
+    text: str
+    """What became final with this token; may be empty."""
+    token: int
+    logprobs: mx.array
+    """(vocab,) float32, those the token was drawn from, before any filter."""
+    finish_reason: str | None
+    """"stop" or "length" with the last token, None before."""
+    prompt_tokens: int
+    prompt_tps: float
+    """Prompt tokens a second."""
+    generation_tokens: int
+    generation_tps: float
+    peak_memory_gb: float
+
+
+def generate(model: CausalLM, tokenizer: Tokenizer, prompt: Prompt, **options: Any) -> str:
+    """The whole answer to a prompt; the options are those of `stream_generate`."""
+    return "".join(chunk.text for chunk in stream_generate(model, tokenizer, prompt, **options))
+
+
+def stream_generate(
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    *,
+    max_tokens: int = 256,
+    stop: Sequence[str] = (),
+    sampler: Sampler | None = None,
+    logits_processors: Sequence[LogitsProcessor] | None = None,
+    cache: Cache | None = None,
+    prefill_step_size: int = 512,
+    on_progress: Progress | None = None,
+    **sampling: Any,
+) -> Iterator[GenerationChunk]:
+    """Yield an answer token by token.
+
+    prompt: text, encoded as it is, or token ids (see `Tokenizer.apply_chat_template` for messages).
+    stop: texts at which the answer ends, themselves never shown.
+    sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
+    the place of the options below.
+    cache: what the model has already seen; the prompt continues it.
+    on_progress: called with the prompt tokens done and their total.
+    sampling: the fields of `SamplingOptions`; those not given come from the model's generation_config.json.
+    Raises InputError for options that make no sense and for a prompt longer than the model's context.
+    """
+    _require_positive(max_tokens=max_tokens, prefill_step_size=prefill_step_size)
+    options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
+    stops = StopStrings(stop)
+    tokens = encode_prompt(tokenizer, prompt)
+    cache = model.make_cache() if cache is None else cache
+    room = _room(model, tokens, cache)
+    sampler = sampler or make_sampler(options, xtc_special_tokens=sorted(tokenizer.eos_token_ids))
+    processors = make_logits_processors(options) if logits_processors is None else logits_processors
+    limit = min(max_tokens, room)
+
+    def steps() -> Iterator[tuple[int, mx.array]]:
+        logits = prefill(model, tokens, cache, step_size=prefill_step_size, on_progress=on_progress)
+        yield from decode(model, logits, cache, sampler, tokens=tokens, processors=processors, limit=limit)
+
+    return _chunks(tokenizer, steps(), stops, prompt_tokens=len(tokens), limit=limit)
+
+
+def _chunks(
+    tokenizer: Tokenizer, steps: Iterator[tuple[int, mx.array]], stops: StopStrings, *, prompt_tokens: int, limit: int
+) -> Iterator[GenerationChunk]:
+    """The text, statistics and end of an answer whose tokens `steps` gives, the prompt's work included in the first."""
+    texts = tokenizer.stream()
+    began = time.perf_counter()
+    prompt_seconds = 0.0
+    for count, (token, logprobs) in enumerate(steps, 1):
+        now = time.perf_counter()
+        if count == 1:
+            prompt_seconds, began = now - began, now
+        is_eos = token in tokenizer.eos_token_ids
+        text = "" if is_eos else stops.push(texts.push(token))
+        reason = "stop" if is_eos or stops.matched else "length" if count == limit else None
+        if reason:
+            text += stops.push(texts.finish()) + stops.finish()
+        yield GenerationChunk(
+            text=text,
+            token=token,
+            logprobs=logprobs,
+            finish_reason=reason,
+            prompt_tokens=prompt_tokens,
+            prompt_tps=prompt_tokens / max(prompt_seconds, 1e-9),
+            generation_tokens=count,
+            generation_tps=(count - 1) / max(now - began, 1e-9),
+            peak_memory_gb=device.peak_memory() / 1e9,
+        )
+        if reason:
+            return
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
+    """A prompt as token ids; a text that already begins with the BOS token gets no second one."""
+    if isinstance(prompt, str):
+        has_bos = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
+        return tokenizer.encode(prompt, add_special_tokens=not has_bos)
+    tokens: list[Any] = list(prompt.tolist() if isinstance(prompt, mx.array) else prompt)  # type: ignore[arg-type]
+    if not all(isinstance(token, int) for token in tokens):
+        raise InputError("the prompt is neither text nor a list of token ids")
+    return tokens
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")
+
+
+def _room(model: CausalLM, tokens: Sequence[int], cache: Cache) -> int:
+    """How many tokens may follow the prompt; InputError if the prompt itself cannot be run."""
+    if not tokens:
+        raise InputError("the prompt is empty: expected at least one token")
+    vocab_size = model.config.vocab_size
+    if unknown := [token for token in tokens if not 0 <= token < vocab_size]:
+        raise InputError(f"the prompt has token {unknown[0]}: expected ids from 0 to {vocab_size - 1}")
+    context = model.config.max_position_embeddings
+    used = cache.offset + len(tokens)
+    if used >= context:
+        raise InputError(f"the prompt has {used} tokens: expected fewer than {context}, the model's context")
+    return context - used

@@ -1,0 +1,26 @@
+"""Text on its way to a person: what a model or a file contains never drives the terminal."""
+
+import re
+import sys
+from typing import TextIO
+
+# C0 but newline and tab, DEL, C1, and the marks that reorder what is shown
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """`text` with control characters shown as escapes, as in \\x1b, instead of obeyed."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def write(text: str, stream: TextIO | None = None) -> None:
+    """Write at once to a stream, stdout by default; to a terminal only what is printable."""
+    stream = stream or sys.stdout
+    stream.write(printable(text) if stream.isatty() else text)
+    stream.flush()
+
+
+def note(text: str) -> None:
+    """One line of status on stderr."""
+    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.flush()
