@@ -1,9 +1,9 @@
 """Generation: prefill, the decode loop, sampling and stopping."""
 
 from .decode import decode, prefill
-from .generate import GenerationChunk, encode_prompt, generate, stream_generate
 from .sampling import SamplingOptions, make_logits_processors, make_sampler
 from .stopping import StopStrings
+from .stream import GenerationChunk, encode_prompt, generate, stream_generate
 
 __all__ = [
     "GenerationChunk",

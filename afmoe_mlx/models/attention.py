@@ -15,13 +15,13 @@ def causal_mask(length: int, keys: int, *, window: int | None = None, valid: mx.
     needs no array, else (1 or B, 1, length, keys) bool. A column that could see nothing sees itself, so that no
     softmax is over nothing.
     """
-    within = window is None or keys <= window
-    if valid is None and within:
+    window = None if window is None or keys <= window else window
+    if valid is None and window is None:
         return None if length == 1 else "causal"
     columns = mx.arange(keys)
     queries = mx.arange(keys - length, keys)[:, None]
     mask = queries >= columns
-    if not within:
+    if window is not None:
         mask = mask & (columns > queries - window)
     if valid is None:
         return mask[None, None]
