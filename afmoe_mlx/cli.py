@@ -102,36 +102,43 @@ def root(
 
 
 MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
+SystemPrompt = Annotated[str | None, typer.Option(help="Put before the conversation by the chat template.")]
+Stop = Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")]
+Temp = Annotated[float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")]
+TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
+MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")]
+MinTokens = Annotated[int | None, typer.Option(help="Tokens that --min-p leaves at least.")]
+TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0 is off.")]
+XtcProbability = Annotated[float | None, typer.Option(help="How often to leave out the top choices.")]
+XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]
+RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed draws the same answer.")]
+PrefillStepSize = Annotated[int, typer.Option(help="Prompt tokens run at a time.")]
 
 
 @app.command(cls=_Command)
 def generate(
-    model: Annotated[str, typer.Option(help=MODEL_HELP)],
+    model: Model,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")],
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End the answer after so many tokens.")] = 256,
-    temp: Annotated[
-        float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")
-    ] = None,
-    min_tokens_to_keep: Annotated[int | None, typer.Option(help="Tokens that --min-p leaves at least.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0 is off.")] = None,
-    xtc_probability: Annotated[float | None, typer.Option(help="How often to leave out the top choices.")] = None,
-    xtc_threshold: Annotated[float | None, typer.Option(help="How likely a top choice is at least.")] = None,
-    repetition_penalty: Annotated[
-        float | None, typer.Option(help="Divide the logits of recent tokens by this.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed draws the same answer.")] = None,
-    system_prompt: Annotated[str | None, typer.Option(help="Put before the message by the chat template.")] = None,
+    temp: Temp = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    min_tokens_to_keep: MinTokens = None,
+    top_k: TopK = None,
+    xtc_probability: XtcProbability = None,
+    xtc_threshold: XtcThreshold = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = None,
+    system_prompt: SystemPrompt = None,
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None,
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False,
     chat_template_config: Annotated[str | None, typer.Option(help="Template variables, a JSON object.")] = None,
     extra_eos_token: Annotated[list[str] | None, typer.Option(help="Another token that ends it; repeatable.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")] = None,
-    prefill_step_size: Annotated[int, typer.Option(help="Prompt tokens run at a time.")] = 512,
+    stop: Stop = None,
+    prefill_step_size: PrefillStepSize = 512,
     revision: Revision = None,
     verbose: Annotated[str, typer.Option(help="False: no statistics on stderr.")] = "True",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with statistics.")] = False,
@@ -165,6 +172,34 @@ def generate(
     }
     wants_statistics = verbose.lower() not in ("false", "f")
     raise typer.Exit(command.run(request, options, verbose=wants_statistics, as_json=as_json))
+
+
+@app.command(cls=_Command)
+def chat(
+    model: Model,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End an answer after so many tokens.")] = 2048,
+    temp: Temp = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    top_k: TopK = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = None,
+    system_prompt: SystemPrompt = None,
+    revision: Revision = None,
+) -> None:
+    """Talk with a model in the terminal; a message on stdin is answered once."""
+    from .chat import run
+
+    options = {
+        "max_tokens": max_tokens,
+        "temperature": temp,
+        "top_p": top_p,
+        "min_p": min_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
+    raise typer.Exit(run(model, revision=revision, system_prompt=system_prompt, options=options))
 
 
 @app.command(cls=_Command)

@@ -1,13 +1,16 @@
-"""Tiny random models, made in memory."""
+"""Tiny random models, made in memory or as a folder."""
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from checkpoints import weight
 from grid import AFMOE, LFM2
-from mlx.utils import tree_map_with_path
+from mlx.utils import tree_flatten, tree_map_with_path
+from tiny_tokenizers import byte_level, save
 
+from afmoe_mlx.checkpoint.save import save_weights
 from afmoe_mlx.models import CausalLM, make_model, read_config
 
 BASES = {"afmoe": AFMOE, "lfm2_moe": LFM2}
@@ -30,3 +33,21 @@ def _values(name: str, array: mx.array) -> mx.array:
 
 def tokens(batch: int, length: int, *, seed: int = 0, vocab: int = 40) -> mx.array:
     return mx.array(np.random.default_rng(seed).integers(0, vocab, (batch, length)))
+
+
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tiny_folder(folder: Path, model_type: str = "afmoe", *, template: str | None = TEMPLATE, **changes: Any) -> Path:
+    """A whole model folder, tokenizer and chat template included, as our converter would write it."""
+    tokenizer = byte_level()
+    changes = {"vocab_size": tokenizer.get_vocab_size()} | changes
+    model = tiny(model_type, **changes)
+    config = {"model_type": model_type} | BASES[model_type] | changes
+    files = {} if template is None else {"tokenizer_config": {"chat_template": template, "eos_token": "<|im_end|>"}}
+    save(folder, tokenizer, config=config, **files)
+    save_weights(folder, dict(tree_flatten(model.parameters())))
+    return folder

@@ -1,0 +1,98 @@
+"""The chat in a terminal: reads lines, streams answers, obeys a few commands."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from afmoe_mlx.api import load
+from afmoe_mlx.errors import AfmoeError, TokenizerError
+from afmoe_mlx.terminal import write
+
+from .conversation import Conversation
+
+COMMANDS = {
+    "/help": "show this list",
+    "/clear": "forget the conversation and begin anew",
+    "/exit": "leave (Ctrl-D does too)",
+}
+
+
+def run(model: str, *, revision: str | None, system_prompt: str | None, options: Mapping[str, Any]) -> int:
+    """Chat with a model until the user leaves; the exit status."""
+    loaded = load(model, revision=revision)
+    if loaded[1].chat_template is None:
+        raise TokenizerError(f"{model} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
+    conversation = Conversation(*loaded, system_prompt=system_prompt, options=options)
+    if not sys.stdin.isatty():
+        return answer_once(conversation, sys.stdin.read())
+    Chat(conversation, Console(highlight=False)).loop(model)
+    return 0
+
+
+def answer_once(conversation: Conversation, text: str) -> int:
+    """Answer what stood on stdin, plainly."""
+    try:
+        for chunk in conversation.reply(text.strip()):
+            write(chunk.text)
+    except KeyboardInterrupt:
+        write("\n")
+        return 130
+    write("\n")
+    return 0
+
+
+class Chat:
+    """The loop of reading and answering on a terminal."""
+
+    def __init__(self, conversation: Conversation, console: Console, read: Callable[[], str] | None = None) -> None:
+        self.conversation = conversation
+        self.console = console
+        self._read = read or (lambda: console.input("[bold]>[/bold] "))
+
+    def loop(self, name: str) -> None:
+        """Read and answer until /exit or the end of input."""
+        self.console.print(Text(f"{name}. /help lists the commands, Ctrl-D leaves.", style="dim"))
+        while True:
+            try:
+                text = self._read().strip()
+            except EOFError:
+                self.console.print()
+                return
+            except KeyboardInterrupt:
+                self.console.print()
+                continue
+            if text == "/exit":
+                return
+            if text.startswith("/"):
+                self.obey(text)
+            elif text:
+                self.answer(text)
+
+    def obey(self, command: str) -> None:
+        """Carry out a line that begins with a slash."""
+        if command == "/clear":
+            self.conversation.clear()
+            self.console.print(Text("Forgotten.", style="dim"))
+            return
+        if command != "/help":
+            self.console.print(Text(f"No command {command}. These are there:", style="dim"))
+        for name, meaning in COMMANDS.items():
+            self.console.print(Text(f"  {name:8} {meaning}", style="dim"))
+
+    def answer(self, text: str) -> None:
+        """Stream an answer; Ctrl-C stops it and keeps what came."""
+        last = None
+        try:
+            for last in self.conversation.reply(text):
+                write(last.text)
+        except KeyboardInterrupt:
+            self.console.print(Text(" (stopped)", style="dim"), end="")
+        except AfmoeError as error:
+            self.console.print(Text(f"error: {error}", style="red"), end="")
+        self.console.print()
+        if last is not None:
+            speed = f"{last.generation_tokens} tokens, {last.generation_tps:.0f} tokens/s"
+            self.console.print(Text(speed, style="dim"))
