@@ -9,7 +9,7 @@ from typing import Any
 from ..api import load
 from ..errors import InputError
 from ..generation import GenerationChunk, stream_generate
-from ..generation.decode import Progress
+from ..generation.loop import Progress
 from ..terminal import note, write
 from ..tokenizer import Tokenizer
 

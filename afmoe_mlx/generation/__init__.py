@@ -1,6 +1,6 @@
 """Generation: prefill, the decode loop, sampling and stopping."""
 
-from .decode import decode, prefill
+from .loop import decode, prefill
 from .sampling import SamplingOptions, make_logits_processors, make_sampler
 from .stopping import StopStrings
 from .stream import GenerationChunk, encode_prompt, generate, stream_generate

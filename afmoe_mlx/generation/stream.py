@@ -12,7 +12,7 @@ from ..cache import Cache
 from ..errors import InputError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
-from .decode import Progress, decode, prefill
+from .loop import Progress, decode, prefill
 from .sampling import LogitsProcessor, Sampler, SamplingOptions, make_logits_processors, make_sampler
 from .stopping import StopStrings
 
