@@ -197,6 +197,16 @@ def test_an_interrupted_step_is_undone_by_the_next(model_type: str, monkeypatch:
     assert mx.allclose(model(tokens(1, 1, seed=3), cache=cache), expected, atol=TOLERANCE)
 
 
+def test_an_interrupted_padded_chunk_leaves_no_padding_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids = tiny(), tokens(2, 6)
+    cache = model.make_cache()
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.layers[2], "update", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model(ids, attention_mask=mx.array([[0, 0, 1, 1, 1, 1], [1] * 6]), cache=cache)
+    assert mx.allclose(model(ids, cache=cache), model(ids), atol=TOLERANCE)
+
+
 def _interrupt(*_: mx.array) -> None:
     raise KeyboardInterrupt
 

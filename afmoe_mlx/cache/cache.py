@@ -49,6 +49,8 @@ class Cache:
 
     def begin(self, batch_size: int) -> None:
         """Make ready for a chunk of `batch_size` rows; undoes what an interrupted step left behind."""
+        if self.offset == 0:
+            self.left_padding = ()
         if any(layer.offset != self.offset for layer in self.layers):
             if self.rewindable < 0:
                 raise CacheError("a step was interrupted and cannot be undone: make a new cache")

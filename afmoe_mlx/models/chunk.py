@@ -5,8 +5,6 @@ the first chunk alone: rows are moved to the right, so that all end at the same 
 positions count its own tokens.
 """
 
-from functools import cache as memoize
-
 import mlx.core as mx
 
 from ..cache import Cache
@@ -46,7 +44,7 @@ class Chunk:
             self._seen = cache.offset
             self._offset = cache.offsets if cache.left_padding else cache.offset
         self._position_ids = None if position_ids is None else self._read_positions(position_ids, batch_size)
-        self.mask = memoize(self._mask)
+        self._masks: dict[int | None, Mask] = {}
 
     def _read_mask(self, attention_mask: mx.array, batch_size: int) -> None:
         seen = self.cache.offset if self.cache is not None else 0
@@ -106,13 +104,17 @@ class Chunk:
             return self._rope.at(x, self._position_ids)
         return self._rope(x, self._offset)
 
-    def _mask(self, window: int | None = None) -> Mask:
-        """The attention mask of layers that see the last `window` columns, or all."""
+    def mask(self, window: int | None = None) -> Mask:
+        """The attention mask of layers that see the last `window` columns, or all; made once for all of them."""
+        if window not in self._masks:
+            self._masks[window] = self._make_mask(window)
+        return self._masks[window]
+
+    def _make_mask(self, window: int | None) -> Mask:
         if self.cache is None:
             return causal_mask(self.length, self.length, window=window, valid=self.valid)
-        keys = self._seen + self.length
-        if window is not None:
-            keys = min(self._seen, window - 1) + self.length
+        # the caches return no more than these
+        keys = self.length + (self._seen if window is None else min(self._seen, window - 1))
         first = self._seen + self.length - keys
         valid = None
         if first < max(self.cache.left_padding, default=0):
