@@ -24,3 +24,8 @@ def note(text: str) -> None:
     """One line of status on stderr."""
     sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
+
+
+def size(count: int) -> str:
+    """A number of bytes as people read it: 3.5 GB, 2.8 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

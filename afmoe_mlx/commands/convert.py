@@ -2,18 +2,17 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ..conversion import convert
-from ..terminal import note
+from ..terminal import note, size
 
 
 def run(source: str, destination: str, **options: Any) -> None:
     """Convert with a progress bar on stderr, and say where the result is and how large."""
     target = convert(source, destination, on_progress=_progress_bar(), **options)
-    size = sum(path.stat().st_size for path in Path(target).glob("*.safetensors"))
-    note(f"Wrote {target} ({size / 1e9:.2f} GB). Try it: afmoe-mlx generate --model {target} --prompt hello")
+    written = sum(path.stat().st_size for path in target.glob("*.safetensors"))
+    note(f"Wrote {target} ({size(written)}). Try it: afmoe-mlx generate --model {target} --prompt hello")
 
 
 def _progress_bar() -> Callable[[int, int], None] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..checkpoint.hub import cached_models, remove_cached
 from ..checkpoint.names import MODEL_NAMES
-from ..terminal import note, printable, write
+from ..terminal import note, printable, size, write
 
 
 def list_models(*, as_json: bool) -> None:
@@ -37,21 +37,18 @@ def list_models(*, as_json: bool) -> None:
 def _print_table(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        held = f"cached ({_size(row['cached_bytes'])})" if row["cached_bytes"] else "not downloaded"
-        size = _size(row["download_bytes"])
-        write(f"{row['name']:{width}}  {size:>8}  {row['description']:18}  {held:20}  {row['repo']}\n")
+        held = f"cached ({size(row['cached_bytes'])})" if row["cached_bytes"] else "not downloaded"
+        download = size(row["download_bytes"])
+        write(f"{row['name']:{width}}  {download:>8}  {row['description']:18}  {held:20}  {row['repo']}\n")
         if row["note"]:
             write(f"{'':{width}}  {row['note']}\n")
     if others:
         write("\nAlso in the local cache:\n")
         for row in others:
-            write(f"  {printable(row['repo'])}  {_size(row['cached_bytes'])}\n")
+            write(f"  {printable(row['repo'])}  {size(row['cached_bytes'])}\n")
 
 
 def remove(name: str) -> None:
     """Delete a model from the local Hub cache."""
-    note(f"Removed {name}: {_size(remove_cached(name))} freed")
+    note(f"Removed {name}: {size(remove_cached(name))} freed")
 
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
