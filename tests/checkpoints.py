@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -116,3 +117,13 @@ def older_spelling(config: Mapping[str, Any]) -> dict[str, Any]:
     theta = rope.pop("rope_theta")
     scaling = None if rope["rope_type"] == "default" else rope
     return older | {"rope_theta": theta, "rope_scaling": scaling, "torch_dtype": config["dtype"]}
+
+
+def recast(folder: Path, dtype: mx.Dtype, *, keep: str = "expert_bias") -> Path:
+    """Store a written checkpoint's tensors as `dtype`, all but those whose name ends with `keep`."""
+    for path in folder.glob("*.safetensors"):
+        tensors = mx.load(str(path))
+        cast = {name: a if name.endswith(keep) else a.astype(dtype) for name, a in tensors.items()}
+        mx.eval(cast)
+        mx.save_safetensors(str(path), cast)
+    return folder

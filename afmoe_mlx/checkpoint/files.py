@@ -1,6 +1,7 @@
 """A checkpoint folder's files: JSON, the index, and safetensors opened without reading their weights."""
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, ConfigError
+from ..models.values import listed, shown
 
 INDEX = "model.safetensors.index.json"
 DTYPES = ("BF16", "F16", "F32", "U32", "U8")
@@ -21,8 +23,8 @@ def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str,
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path}: no such file: expected the folder of a model, with its {path.name}") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"{path}: cannot be read: {problem}") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror}") from None
     except (ValueError, RecursionError) as problem:
         raise error(f"{path}: not valid JSON: {problem}") from None
     if not isinstance(value, dict):
@@ -52,10 +54,10 @@ def find_weights(folder: Path) -> list[Path]:
             raise CheckpointError(f"{index}: no weight_map: expected tensor names with their files")
         names = sorted(set(weight_map.values()))
         for name in names:
-            if Path(name).name != name:
-                raise CheckpointError(f"{index}: names {name!r}: expected a file beside it")
-            if not (folder / name).exists():
-                raise CheckpointError(f"{folder / name}: no such file, though {INDEX} names it: download it again")
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise CheckpointError(f"{index}: names {shown(name)}: expected a .safetensors file beside it")
+            if not os.path.isfile(folder / name):
+                raise CheckpointError(f"{index}: names {shown(name)}: no such file: download it again")
         return [folder / name for name in names]
     if files := sorted(folder.glob("model*.safetensors")):
         return files
@@ -74,13 +76,17 @@ def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
                     part = opened.get_slice(name)
                     stored = StoredTensor(path, tuple(part.get_shape()), part.get_dtype())
                     if name in tensors:
-                        raise CheckpointError(f"{path}: {name} is in {tensors[name].file.name} too: expected it once")
+                        twice = f"{listed([name])} is in {tensors[name].file.name} too"
+                        raise CheckpointError(f"{path}: {twice}: expected it once")
                     tensors[name] = stored
-        except (SafetensorError, OSError) as problem:
+        except SafetensorError as problem:
             raise CheckpointError(f"{path}: not a whole safetensors file ({problem}): download it again") from None
+        except OSError as problem:
+            raise CheckpointError(f"{path}: cannot be read: {problem.strerror or problem}") from None
     for name, stored in tensors.items():
         if stored.dtype not in DTYPES:
-            raise CheckpointError(f"{stored.file}: {name} is {stored.dtype}: expected one of {', '.join(DTYPES)}")
+            found = f"{listed([name])} is {stored.dtype}"
+            raise CheckpointError(f"{stored.file}: {found}: expected one of {', '.join(DTYPES)}")
     return tensors
 
 

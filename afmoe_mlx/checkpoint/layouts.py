@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-EXPERT = re.compile(r"(?P<path>.*\.experts)\.(?P<expert>\d+)\.(?P<projection>\w+)\.(?P<kind>\w+)")
+EXPERT = re.compile(r"(?P<path>.*\.experts)\.(?P<expert>[0-9]{1,6})\.(?P<projection>\w+)\.(?P<kind>\w+)")
 PACKED = re.compile(r"(?P<path>.*\.experts)\.(?P<projection>gate_up_proj|down_proj)")
 
 # Liquid's letters for the parts of a gated MLP
@@ -73,6 +73,6 @@ def group(stored: Mapping[str, tuple[int, ...]], model_type: str, *, tied: bool)
 def shape_of(pieces: list[Piece], stored: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The shape of the parameter that `pieces` make, before any transposition."""
     shape = stored[pieces[0].stored]
-    if pieces[0].half is not None:
-        return (*shape[:-2], shape[-2] // 2, shape[-1])
+    if pieces[0].half is not None and len(shape) == 3 and shape[1] % 2 == 0:
+        return (shape[0], shape[1] // 2, shape[2])
     return shape if pieces[0].expert is None else (len(pieces), *shape)

@@ -4,16 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import device
-from ..errors import CheckpointError, InputError
+from ..errors import InputError
 from ..models import CausalLM, ModelConfig, fuse_layer, make_model, read_config
-from . import files, layouts
+from . import files, layouts, verify
 from .quantized import quantize_modules, read_quantization
-
-# Names listed in a message before "and N more".
-LISTED = 5
 
 
 def load_model(
@@ -27,12 +25,22 @@ def load_model(
     from .hub import resolve
 
     model = open_model(resolve(source, revision=revision), dtype=_dtype(dtype))
+    _read(model.model.embed_tokens)
+    if "lm_head" in model:
+        _read(model.lm_head)
     for layer in model.model.layers:
+        _read(layer)
         if fuse:
             fuse_layer(layer)
-        mx.eval(layer.parameters())
-    mx.eval(model.parameters())
+            _read(layer)
+    _read(model)
     return model, model.config
+
+
+def _read(module: nn.Module) -> None:
+    """Evaluate weights one at a time, so that what each is made of is dropped before the next is read."""
+    for array in dict(tree_flatten(module.parameters())).values():
+        mx.eval(array)
 
 
 def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool = False) -> CausalLM:
@@ -42,15 +50,17 @@ def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool
     """
     raw = files.read_config_json(folder)
     config = read_config(raw)
+    quantization = read_quantization(raw)
     paths = files.find_weights(folder)
     headers = files.read_headers(paths)
     shapes = {name: stored.shape for name, stored in headers.items()}
     groups = layouts.group(shapes, raw["model_type"], tied=config.tie_word_embeddings)
+    verify.check_layers(folder, config, groups)
     model = make_model(config)
-    if (quantization := read_quantization(raw)) is not None:
-        quantize_modules(model, quantization, groups)
+    if quantization is not None:
+        quantize_modules(model, quantization, {name: layouts.shape_of(groups[name], shapes) for name in groups})
     expected = dict(tree_flatten(model.parameters()))
-    _check(folder, groups, shapes, {name: array.shape for name, array in expected.items()})
+    verify.check_tensors(folder, expected, groups, headers)
     tensors = files.load_lazily(paths)
     weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
     if not keep_dtypes:
@@ -63,11 +73,11 @@ def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool
 
 def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
     accepted = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+    if isinstance(dtype, str):
+        dtype = accepted.get(dtype, dtype)
     if dtype is None or dtype in accepted.values():
         return dtype  # type: ignore[return-value]
-    if dtype not in accepted:
-        raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(accepted)}")
-    return accepted[dtype]  # type: ignore[index]
+    raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(accepted)}")
 
 
 def _stored_dtype(weights: Mapping[str, mx.array]) -> mx.Dtype:
@@ -103,43 +113,3 @@ def _assemble(
     if name.endswith("conv.conv.weight") and array.shape != shape:
         return array.swapaxes(1, 2)
     return array
-
-
-def _check(
-    folder: Path,
-    groups: Mapping[str, list[layouts.Piece]],
-    shapes: Mapping[str, tuple[int, ...]],
-    expected: Mapping[str, tuple[int, ...]],
-) -> None:
-    """CheckpointError naming tensors that are missing, unexpected or of the wrong shape."""
-    if missing := sorted(expected.keys() - groups.keys()):
-        raise CheckpointError(f"{folder}: missing {_listed(missing)}: the download may be incomplete")
-    if extra := sorted(piece.stored for name in groups.keys() - expected.keys() for piece in groups[name]):
-        raise CheckpointError(f"{folder}: unexpected {_listed(extra)}: not parameters of this config's model")
-    for name, want in expected.items():
-        pieces = groups[name]
-        _check_pieces(folder, name, pieces, shapes, want[0])
-        found = layouts.shape_of(pieces, shapes)
-        transposed = (found[0], found[2], found[1]) if name.endswith("conv.conv.weight") and len(found) == 3 else found
-        if want not in (found, transposed):
-            raise CheckpointError(f"{folder}: {name} has shape {found}: expected {want} by the config")
-
-
-def _check_pieces(
-    folder: Path, name: str, pieces: list[layouts.Piece], shapes: Mapping[str, tuple[int, ...]], experts: int
-) -> None:
-    """Each parameter comes whole from one tensor, or from exactly one a expert, alike in shape."""
-    indices = [piece.expert for piece in pieces]
-    if indices != [None] and indices != list(range(experts)):
-        absent = sorted(set(range(experts)) - {i for i in indices if i is not None})
-        if absent:
-            pattern = pieces[0].stored
-            raise CheckpointError(f"{folder}: {name}: expert {absent[0]} is missing ({pattern} and others are there)")
-        raise CheckpointError(f"{folder}: {name} is stored {len(pieces)} times: expected once for {experts} experts")
-    if len(different := {shapes[piece.stored] for piece in pieces}) > 1:
-        raise CheckpointError(f"{folder}: {name}: the experts' shapes differ: {sorted(different)}")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

@@ -1,11 +1,13 @@
 """How a checkpoint's config says its weights are quantized, in mlx-lm's terms."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.nn as nn
 
 from ..errors import ConfigError
+from ..models.moe import ExpertLinear
+from ..models.values import shown
 
 # (default group size, default bits) of each mode of mx.quantize
 MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}
@@ -20,15 +22,15 @@ SIZES = {
 def parameters(values: Mapping[str, Any], where: str = "quantization") -> dict[str, Any]:
     """group_size, bits and mode of `values`, checked, with the mode's defaults where absent."""
     mode = values.get("mode") or "affine"
-    if mode not in MODES:
-        raise ConfigError(f"config: {where}.mode is {mode!r}: expected one of {', '.join(MODES)}")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ConfigError(f"config: {where}.mode is {shown(mode)}: expected one of {', '.join(MODES)}")
     given = (values.get("group_size"), values.get("bits"))
     chosen = [default if value is None else value for value, default in zip(given, MODES[mode], strict=True)]
     for name, value, accepted in zip(("group_size", "bits"), chosen, SIZES[mode], strict=True):
-        if isinstance(value, bool) or value not in accepted:
+        if value not in accepted:
             allowed = ", ".join(map(str, accepted))
-            raise ConfigError(f"config: {where}.{name} is {value!r}: expected {allowed} with mode {mode}")
-    return {"group_size": chosen[0], "bits": chosen[1], "mode": mode}
+            raise ConfigError(f"config: {where}.{name} is {shown(value)}: expected {allowed} with mode {mode}")
+    return {"group_size": int(chosen[0]), "bits": int(chosen[1]), "mode": mode}
 
 
 def read_quantization(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -37,31 +39,48 @@ def read_quantization(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if found is None:
         found = raw.get("quantization_config")
         if isinstance(found, Mapping) and "quant_method" in found:
-            method = found["quant_method"]
+            method = shown(found["quant_method"])
             raise ConfigError(
-                f"config: quantization_config.quant_method is {method!r}: expected weights quantized by MLX, or none;"
+                f"config: quantization_config.quant_method is {method}: expected weights quantized by MLX, or none:"
                 " convert the unquantized model instead"
             )
     if found is None:
         return None
     if not isinstance(found, Mapping):
-        raise ConfigError(f"config: quantization is {found!r}: expected an object")
+        raise ConfigError(f"config: quantization is {shown(found)}: expected an object")
     return found
 
 
-def quantize_modules(model: nn.Module, quantization: Mapping[str, Any], stored: Collection[str]) -> None:
-    """Give the modules whose scales are stored their quantized form, with the config's parameters for each."""
+def quantize_modules(model: nn.Module, quantization: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Give the modules whose scales are stored their quantized form, with the config's parameters for each.
+
+    shapes: of our parameters as stored, by name.
+    """
     default = parameters(quantization)
 
     def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
-        if not hasattr(module, "to_quantized") or f"{path}.scales" not in stored:
+        if not hasattr(module, "to_quantized") or f"{path}.scales" not in shapes:
             return False
-        override = quantization.get(path)
-        if override is False:
-            raise ConfigError(f"config: quantization has {path} as unquantized, yet its scales are stored")
-        values = parameters(override, f"quantization.{path}") if isinstance(override, Mapping) else dict(default)
-        if f"{path}.global_scale" in stored:
-            values["global_scale"] = True
+        values = _override(path, quantization) or dict(default)
+        width = module.weight.shape[-1]
+        if width % values["group_size"]:
+            found = f"quantization of {path} has group_size {values['group_size']}"
+            raise ConfigError(f"config: {found}: expected a divisor of its width {width}")
+        # one more scale for each expert; nothing is made for experts that are not there
+        if isinstance(module, ExpertLinear) and shapes.get(f"{path}.global_scale") == module.weight.shape[:1]:
+            values["global_scale"] = values["mode"] == "nvfp4"
         return values
 
     nn.quantize(model, class_predicate=predicate)
+
+
+def _override(path: str, quantization: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the config says of one module alone, if it does."""
+    found = quantization.get(path, True)
+    if found is True:
+        return None
+    if found is False:
+        raise ConfigError(f"config: quantization has {path} as unquantized, yet its scales are stored")
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"config: quantization.{path} is {shown(found)}: expected an object, true or false")
+    return parameters(found, f"quantization.{path}")

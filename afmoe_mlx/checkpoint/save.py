@@ -4,14 +4,14 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from ..errors import CheckpointError
-from .files import INDEX
+from ..errors import CheckpointError, ConfigError
+from .files import INDEX, read_config_json
 
 SHARD_BYTES = 5 << 30
 
@@ -36,25 +36,47 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     CheckpointError if `path` exists, unless `overwrite`, and then only a model's folder is replaced.
     """
+    path = path.resolve()
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path}: exists already: choose another place, or pass --overwrite to replace it")
-    if path.exists() and not (path / "config.json").is_file():
+    if path.exists() and not _is_model(path):
         raise CheckpointError(f"{path}: is not a model's folder, and so not overwritten: remove it yourself")
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    made = [parent for parent in path.parents if not parent.exists()]
     try:
         beside.mkdir(parents=True)
         yield beside
-        if path.exists():
-            old = beside.with_suffix(".old")
-            path.rename(old)
-            beside.rename(path)
-            shutil.rmtree(old)
-        else:
-            beside.rename(path)
+        _replace(path, beside)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        with suppress(OSError):  # not empty: all went well
+            for parent in made:
+                parent.rmdir()
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a folder holds a config with a `model_type` and weights beside it."""
+    try:
+        return "model_type" in read_config_json(path) and any(path.glob("*.safetensors"))
+    except ConfigError:
+        return False
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Give `new` the name `path`; the folder that had it is there until then, and back if that fails."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = new.with_suffix(".old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_weights(

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map_with_path
 
 from ..checkpoint import open_model, resolve
 from ..checkpoint.files import read_config_json
@@ -18,8 +18,8 @@ from ..models import CausalLM, ModelConfig
 
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 
-# Keys of the source's config that say nothing of what is written.
-DROPPED = ("_name_or_path", "auto_map", "quantization", "quantization_config", "dtype", "torch_dtype")
+# Keys of the source's config that say nothing of what is written, or what others say better.
+DROPPED = ("_name_or_path", "auto_map", "quantization", "quantization_config", "dtype", "torch_dtype", "full_attn_idxs")
 
 
 def convert(
@@ -112,11 +112,8 @@ def _set_dtype(model: CausalLM, dtype: mx.Dtype) -> None:
     def cast(array: mx.array) -> mx.array:
         return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
 
-    biases = {id(module): module.expert_bias for module in model.modules() if "expert_bias" in module}
-    model.apply(cast)
-    for module in model.modules():
-        if id(module) in biases:
-            module.expert_bias = biases[id(module)]
+    kept = ("expert_bias", "global_scale")
+    model.update(tree_map_with_path(lambda path, a: a if path.endswith(kept) else cast(a), model.parameters()))
 
 
 def _dtype_name(weights: Mapping[str, mx.array]) -> str:

@@ -30,8 +30,8 @@ class CausalLM(nn.Module):
         raise NotImplementedError
 
     def embed(self, input_ids: mx.array) -> mx.array:
-        """(B, L) ids -> (B, L, D), what the first layer reads."""
-        return self.model.embed_tokens(input_ids).astype(self.dtype)
+        """(B, L) ids -> (B, L, D), what `inputs_embeds` takes."""
+        return self.model.embed_tokens(input_ids)
 
     def final_norm(self, h: mx.array) -> mx.array:
         raise NotImplementedError
@@ -94,10 +94,11 @@ class CausalLM(nn.Module):
             if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != self.config.hidden_size:
                 expected = f"(batch, length, {self.config.hidden_size})"
                 raise InputError(f"inputs_embeds has shape {inputs_embeds.shape}: expected {expected}")
-            return self.scale_embeddings(inputs_embeds.astype(self.dtype))
+            return self.scale_embeddings(inputs_embeds).astype(self.dtype)
         if input_ids.ndim != 2 or not mx.issubdtype(input_ids.dtype, mx.integer):
             raise InputError(f"input_ids is {input_ids.dtype} {input_ids.shape}: expected integers (batch, length)")
-        return self.scale_embeddings(self.embed(input_ids))
+        # cast last: embeddings in mxfp4 and its like come out in bfloat16, and mlx-lm scales them there
+        return self.scale_embeddings(self.embed(input_ids)).astype(self.dtype)
 
     def scale_embeddings(self, h: mx.array) -> mx.array:
         """What is done to embeddings before the first layer."""

@@ -1,6 +1,7 @@
 """Rotary position embeddings as Transformers' `modeling_rope_utils` computes them: default, linear, llama3, yarn."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import ConfigError
+from .values import is_number, listed, shown
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 ROPE_KEYS = frozenset(
@@ -20,6 +22,15 @@ ROPE_KEYS = frozenset(
         "original_max_position_embeddings",
     }
 )
+# What must be more than 0 for each type; the rest is not read.
+POSITIVE = {
+    "default": ("rope_theta",),
+    "linear": ("rope_theta", "factor"),
+    "llama3": ("rope_theta", "original_max_position_embeddings", "factor", "low_freq_factor"),
+    "yarn": ("rope_theta", "original_max_position_embeddings", "factor", "beta_fast", "beta_slow"),
+}
+# Beyond this, powers and logarithms of a parameter overflow.
+LARGEST = 1e30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,40 +55,46 @@ class RopeParameters:
         """Read `rope_parameters` (Transformers 5) or `rope_theta` and `rope_scaling` (before), as Transformers does."""
         given = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
         if not isinstance(given, Mapping):
-            raise ConfigError(f"config: rope_parameters is {given!r}: expected an object")
+            raise ConfigError(f"config: rope_parameters is {shown(given)}: expected an object")
         if nested := [key for key, value in given.items() if isinstance(value, Mapping)]:
-            raise ConfigError(f"config: rope_parameters is nested under {nested[0]!r}: expected one for all layers")
+            found = f"is nested under {shown(nested[0])}"
+            raise ConfigError(f"config: rope_parameters {found}: expected the same for all layers")
         # to Transformers a beta of 0 is an absent one
         values = {k: v for k, v in given.items() if v is not None and not (v == 0 and k.startswith("beta_"))}
         rope_type = values.pop("rope_type", None) or values.pop("type", "default")
         values.pop("type", None)
         if rope_type not in ROPE_TYPES:
-            raise ConfigError(f"config: rope_type is {rope_type!r}: expected one of {', '.join(ROPE_TYPES)}")
+            raise ConfigError(f"config: rope_type is {shown(rope_type)}: expected one of {', '.join(ROPE_TYPES)}")
         partial = values.pop("partial_rotary_factor", raw.get("partial_rotary_factor") or 1.0)
         if partial != 1.0:
-            raise ConfigError(f"config: partial_rotary_factor is {partial!r}: expected 1.0, others are not implemented")
+            found = f"partial_rotary_factor is {shown(partial)}"
+            raise ConfigError(f"config: {found}: expected 1.0, others are not implemented")
         values.setdefault("rope_theta", raw.get("rope_theta") or default_theta)
         original = raw.get("original_max_position_embeddings") or values.get("original_max_position_embeddings")
         values["original_max_position_embeddings"] = original or max_position_embeddings
+        fields = cls.__dataclass_fields__.keys()
+        if unknown := values.keys() - fields:
+            warnings.warn(f"config: unknown keys of rope_parameters ignored: {listed(unknown)}", stacklevel=4)
+        numbers = {key: _checked(key, value) for key, value in values.items() if key in fields}
         if rope_type == "yarn":
-            values.setdefault("factor", max_position_embeddings / values["original_max_position_embeddings"])
+            numbers.setdefault("factor", max_position_embeddings / numbers["original_max_position_embeddings"])
         required = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
-        if missing := [key for key in required.get(rope_type, ()) if key not in values]:
+        if missing := [key for key in required.get(rope_type, ()) if key not in numbers]:
             raise ConfigError(f"config: rope_parameters of type {rope_type} has no {missing[0]}")
-        known = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
-        for key, value in known.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not (isinstance(value, bool) if key == "truncate" else number):
-                raise ConfigError(f"config: rope_parameters.{key} is {value!r}: expected a number")
-        return cls(rope_type=rope_type, **known)
+        return cls(rope_type=rope_type, **numbers)
 
     def __post_init__(self) -> None:
-        for key in ("rope_theta", "factor"):
+        for key in POSITIVE[self.rope_type]:
             if not getattr(self, key) > 0:
                 raise ConfigError(f"config: rope_parameters.{key} is {getattr(self, key)}: expected more than 0")
         low, high = self.low_freq_factor, self.high_freq_factor
         if self.rope_type == "llama3" and low >= high:
             raise ConfigError(f"config: rope_parameters.low_freq_factor is {low}: expected less than {high}")
+        if self.rope_type == "yarn" and self.rope_theta == 1:
+            raise ConfigError("config: rope_parameters.rope_theta is 1: expected another with yarn")
+        for key in ("mscale", "mscale_all_dim"):
+            if (getattr(self, key) or 0) < 0:
+                raise ConfigError(f"config: rope_parameters.{key} is {getattr(self, key)}: expected 0 or more")
 
     @property
     def scale(self) -> float:
@@ -125,6 +142,18 @@ class RopeParameters:
     def _yarn_dimension(self, rotations: float, dims: int) -> float:
         length = self.original_max_position_embeddings
         return dims * math.log(length / (rotations * 2 * math.pi)) / (2 * math.log(self.rope_theta))
+
+
+def _checked(key: str, value: Any) -> Any:
+    """A number that can be computed with (`truncate`: a boolean), or ConfigError."""
+    if key == "truncate":
+        ok, expected = isinstance(value, bool), "true or false"
+    else:
+        ok = is_number(value) and (value == 0 or 1 / LARGEST <= abs(value) <= LARGEST)
+        expected = f"a number, {LARGEST:g} at most"
+    if not ok:
+        raise ConfigError(f"config: rope_parameters.{key} is {shown(value)}: expected {expected}")
+    return value if abs(value) < 2**53 else float(value)  # MLX takes no integer that is larger than its own
 
 
 class Rope(nn.Module):
