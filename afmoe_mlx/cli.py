@@ -13,6 +13,11 @@ from typer.core import TyperCommand, TyperGroup
 from .errors import AfmoeError
 from .terminal import note
 
+DEMO_NOTE = (
+    "No --model: this is the built-in demo, a tiny AFMoE that knows this program alone."
+    " A real one: --model trinity-nano (3.5 GB to download)."
+)
+
 # Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
 NOT_HERE = {
     "--adapter-path": "adapters are not supported: fuse them into the model with mlx_lm.fuse first",
@@ -101,8 +106,14 @@ def root(
     """Run Arcee's Trinity (AFMoE) and Liquid's LFM2-MoE models on this machine."""
 
 
+def _or_demo(model: str | None) -> str:
+    if model is None:
+        note(DEMO_NOTE, dim=True)
+    return model or "demo"
+
+
 MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
-Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+Model = Annotated[str | None, typer.Option(help=MODEL_HELP + " The built-in demo if not given.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="Put before the conversation by the chat template.")]
 Stop = Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")]
@@ -120,8 +131,8 @@ PrefillStepSize = Annotated[int, typer.Option(help="Prompt tokens run at a time.
 
 @app.command(cls=_Command)
 def generate(
-    model: Model,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")],
+    model: Model = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End the answer after so many tokens.")] = 256,
     temp: Temp = None,
     top_p: TopP = None,
@@ -147,7 +158,7 @@ def generate(
     from .commands import generate as command
 
     request = command.Request(
-        model=model,
+        model=_or_demo(model),
         revision=revision,
         prompt=prompt,
         system_prompt=system_prompt,
@@ -176,7 +187,7 @@ def generate(
 
 @app.command(cls=_Command)
 def chat(
-    model: Model,
+    model: Model = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End an answer after so many tokens.")] = 2048,
     temp: Temp = None,
     top_p: TopP = None,
@@ -199,7 +210,7 @@ def chat(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
     }
-    raise typer.Exit(run(model, revision=revision, system_prompt=system_prompt, options=options))
+    raise typer.Exit(run(_or_demo(model), revision=revision, system_prompt=system_prompt, options=options))
 
 
 @app.command(cls=_Command)

@@ -1,5 +1,6 @@
 """Text on its way to a person: what a model or a file contains never drives the terminal."""
 
+import os
 import re
 import sys
 from typing import TextIO
@@ -20,9 +21,12 @@ def write(text: str, stream: TextIO | None = None) -> None:
     stream.flush()
 
 
-def note(text: str) -> None:
-    """One line of status on stderr."""
-    sys.stderr.write(printable(text) + "\n")
+def note(text: str, *, dim: bool = False) -> None:
+    """One line of status on stderr; dim where a terminal shows colours."""
+    text = printable(text)
+    if dim and sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+        text = f"\x1b[2m{text}\x1b[0m"
+    sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
