@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "conversion": {"checkpoint", "models", "errors", "device"},
     "api": {"checkpoint", "models", "tokenizer", "errors", "device"},
     "terminal": set(),
+    "demo": {"api", "generation", "errors"},
 }
 # These may import every part; "" is afmoe_mlx/__init__.py.
 TOP = {"", "__main__", "cli", "commands", "chat", "server"}
@@ -30,6 +31,8 @@ INTERFACE_LIBRARIES = {"typer", "rich", "fastapi", "starlette", "uvicorn", "text
 SLOW_LIBRARIES = {"mlx_lm", "transformers", "torch"}
 # Modules whose functions may import mlx_lm, for what it does and we do not.
 MLX_LM_USERS: frozenset[str] = frozenset()
+# Run by hand to make the demo model, never imported by the program.
+SCRIPTS = {"afmoe_mlx.demo.train", "afmoe_mlx.demo.quantize"}
 DEVICE_QUESTIONS = {
     "cuda",
     "default_device",
@@ -125,10 +128,14 @@ class Checker(ast.NodeVisitor):
             self.report(node, "chat is afmoe_mlx.chat")
         elif root in INTERFACE_LIBRARIES and self.part not in INTERFACES:
             self.report(node, f"{root} belongs to {', '.join(sorted(INTERFACES))}")
-        elif root in SLOW_LIBRARIES and not (root == "mlx_lm" and self.module in MLX_LM_USERS and self.depth):
+        elif root in SLOW_LIBRARIES and not self.may_import(root):
             self.report(node, f"{root} takes seconds to import")
         elif name.startswith("mlx.core.") and name.split(".")[2] in DEVICE_QUESTIONS and self.part != "device":
             self.report(node, f"only device.py uses {name}")
+
+    def may_import(self, slow_library: str) -> bool:
+        listed = slow_library == "mlx_lm" and self.module in MLX_LM_USERS and self.depth > 0
+        return listed or self.module in SCRIPTS
 
     def device_problems(self) -> list[str]:
         return [

@@ -1,5 +1,5 @@
 """Conversion: a checkpoint as published becomes MLX files, smaller if quantized."""
 
-from .convert import convert
+from .pipeline import convert
 
 __all__ = ["convert"]

@@ -10,6 +10,7 @@ from .config import ModelConfig
 from .fuse import fuse, fuse_layer
 from .lfm2_moe import Lfm2MoeConfig, Lfm2MoeForCausalLM
 from .trace import Trace
+from .values import shown
 
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], Callable[..., CausalLM]]] = {
     "afmoe": (AfmoeConfig, AfmoeForCausalLM),
@@ -35,8 +36,8 @@ __all__ = [
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """A parsed `config.json` as the config of its architecture; ConfigError names what is wrong with it."""
     model_type = raw.get("model_type")
-    if model_type not in ARCHITECTURES:
-        found = "no model_type" if model_type is None else f"model_type is {model_type!r}"
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        found = "no model_type" if model_type is None else f"model_type is {shown(model_type)}"
         raise ConfigError(f"config: {found}: expected one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[model_type][0].from_dict(raw)
 

@@ -19,6 +19,7 @@ from .config import ACTIVATIONS, ModelConfig, require
 from .layers import MLP, RMSNorm
 from .moe import Experts, route
 from .trace import Trace
+from .values import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +66,12 @@ class AfmoeConfig(ModelConfig):
             require(window is not None and window >= 1, f"sliding_window is {window}", "1 or more")
         require(self.num_shared_experts >= 0, f"num_shared_experts is {self.num_shared_experts}", "0 or more")
         require(
-            self.hidden_act in ACTIVATIONS, f"hidden_act is {self.hidden_act!r}", f"one of {', '.join(ACTIVATIONS)}"
+            self.hidden_act in ACTIVATIONS,
+            f"hidden_act is {shown(self.hidden_act)}",
+            f"one of {', '.join(ACTIVATIONS)}",
         )
         scores = ("sigmoid", "softmax")
-        require(self.score_func in scores, f"score_func is {self.score_func!r}", f"one of {', '.join(scores)}")
+        require(self.score_func in scores, f"score_func is {shown(self.score_func)}", f"one of {', '.join(scores)}")
         require(self.rms_norm_eps >= 0, f"rms_norm_eps is {self.rms_norm_eps}", "0 or more")
 
 

@@ -81,6 +81,8 @@ def _move_shared(mlp: nn.Module) -> bool:
             else:
                 parts = shared[key].reshape(n, -1, shared[key].shape[-1])
             routed[key] = mx.concatenate([routed[key], parts])
+            # one at a time, before gate and up are joined: a layer never holds two more copies of its experts
+            mx.eval(routed[key])
     del mlp.shared_experts
     mlp.shared_in_experts = True
     return True

@@ -16,10 +16,11 @@ from ..errors import InputError
 from .attention import attend, attend_plain, merge_heads, split_heads
 from .causal_lm import CausalLM
 from .chunk import Chunk
-from .config import IGNORED, NEUTRAL, ModelConfig, require, require_positive
+from .config import IGNORED, NEUTRAL, ModelConfig, require, require_positive, typed
 from .layers import MLP, RMSNorm
 from .moe import Experts, route
 from .trace import Trace
+from .values import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,9 @@ class Lfm2MoeConfig(ModelConfig):
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Self:
         if raw.get("layer_types") is None and (indices := raw.get("full_attn_idxs")) is not None:
-            layers = raw.get("num_hidden_layers", cls.num_hidden_layers)
+            layers = typed("num_hidden_layers", raw.get("num_hidden_layers", cls.num_hidden_layers), int)
+            ok = isinstance(indices, list) and all(isinstance(i, int) and 0 <= i < layers for i in indices)
+            require(ok, f"full_attn_idxs is {shown(indices)}", f"a list of layers, 0 to {layers - 1}")
             raw = dict(raw) | {"layer_types": ["full_attention" if i in indices else "conv" for i in range(layers)]}
         return super().from_dict(raw)
 

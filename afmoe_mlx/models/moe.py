@@ -6,11 +6,14 @@ T tokens, D hidden size, E experts, k experts a token, m an expert's intermediat
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import gather_dtype
+from ..device import gather_dtype, is_cpu
 from .layers import activation
 
 # From here on rows are sorted by expert, so that each expert's weights are read once.
 SORT_FROM = 64
+
+# The largest weight of nvfp4 (6) times its largest scale (448): what an expert's own scale stands for.
+NVFP4_LARGEST = 6 * 448
 
 
 def route(
@@ -81,6 +84,14 @@ class QuantizedExpertLinear(nn.Module):
 
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (..., 1, in) times the weight of `experts` (...)."""
+        if "global_scale" in self and is_cpu():  # the kernel there takes none: it scales the outputs as well
+            scale = self.global_scale[experts][..., None, None] / NVFP4_LARGEST
+            return (self._product(x.astype(mx.float32), experts, sorted_indices) * scale).astype(x.dtype)
+        return self._product(x, experts, sorted_indices, self.get("global_scale"))
+
+    def _product(
+        self, x: mx.array, experts: mx.array, sorted_indices: bool, global_scale: mx.array | None = None
+    ) -> mx.array:
         return mx.gather_qmm(
             x,
             self.weight,
@@ -91,7 +102,7 @@ class QuantizedExpertLinear(nn.Module):
             group_size=self.group_size,
             bits=self.bits,
             mode=self.mode,
-            global_scale=self.get("global_scale"),
+            global_scale=global_scale,
             sorted_indices=sorted_indices,
         )
 

@@ -110,11 +110,11 @@ class RopeParameters:
     def _mscale(self, mscale: float) -> float:
         return 1.0 if self.factor <= 1 else 0.1 * mscale * math.log(self.factor) + 1.0
 
-    def wavelengths(self, dims: int) -> mx.array:
-        """(dims / 2,) float32: positions per radian, the reciprocals of Transformers' `inv_freq`."""
-        freqs = self.rope_theta ** (mx.arange(0, dims, 2, dtype=mx.float32) / dims)
+    def frequencies(self, dims: int) -> mx.array:
+        """(dims / 2,) float32: radians per position, Transformers' `inv_freq`."""
+        freqs = 1 / self.rope_theta ** (mx.arange(0, dims, 2, dtype=mx.float32) / dims)
         if self.rope_type == "linear":
-            return freqs * self.factor
+            return freqs / self.factor
         if self.rope_type == "llama3":
             return self._llama3(freqs)
         if self.rope_type == "yarn":
@@ -122,11 +122,10 @@ class RopeParameters:
         return freqs
 
     def _llama3(self, freqs: mx.array) -> mx.array:
-        length = self.original_max_position_embeddings
-        cycles = length / (2 * math.pi * freqs)
+        cycles = self.original_max_position_embeddings * freqs / (2 * math.pi)
         smooth = (cycles - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        medium = 1 / ((1 - smooth) / (self.factor * freqs) + smooth / freqs)
-        slow = mx.where(cycles < self.low_freq_factor, freqs * self.factor, medium)
+        medium = (1 - smooth) * freqs / self.factor + smooth * freqs
+        slow = mx.where(cycles < self.low_freq_factor, freqs / self.factor, medium)
         return mx.where(cycles > self.high_freq_factor, freqs, slow)
 
     def _yarn(self, freqs: mx.array, dims: int) -> mx.array:
@@ -137,7 +136,7 @@ class RopeParameters:
         if low == high:
             high += 0.001
         interpolated = mx.clip((mx.arange(dims // 2, dtype=mx.float32) - low) / (high - low), 0, 1)
-        return 1 / (interpolated / (self.factor * freqs) + (1 - interpolated) / freqs)
+        return freqs / self.factor * interpolated + freqs * (1 - interpolated)
 
     def _yarn_dimension(self, rotations: float, dims: int) -> float:
         length = self.original_max_position_embeddings
@@ -163,17 +162,21 @@ class Rope(nn.Module):
         super().__init__()
         self.dims = dims
         self.scale = parameters.scale
-        self._freqs = parameters.wavelengths(dims)
+        self._frequencies = parameters.frequencies(dims)
+        # the kernel takes reciprocals and inverts them again
+        self._wavelengths = 1 / self._frequencies
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
         """Consecutive positions from `offset`: an int, or (B,) for one per row."""
         if self.scale != 1.0:
             x = x * self.scale
-        return mx.fast.rope(x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._freqs)
+        return mx.fast.rope(
+            x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._wavelengths
+        )
 
     def at(self, x: mx.array, positions: mx.array) -> mx.array:
         """Any positions, (B, L) or (1, L)."""
-        angles = positions[:, None, :, None].astype(mx.float32) * (1 / self._freqs)
+        angles = positions[:, None, :, None].astype(mx.float32) * self._frequencies
         cos, sin = mx.cos(angles) * self.scale, mx.sin(angles) * self.scale
         first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
         rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

@@ -1,0 +1,399 @@
+"""Converted models compute what quantizing by hand gives, and a destination is whole or untouched."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from checkpoints import golden, recast, write, write_golden
+from mlx.utils import tree_flatten
+from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
+
+from afmoe_mlx import convert, load_model
+from afmoe_mlx.checkpoint import open_model, save
+from afmoe_mlx.checkpoint.save import save_weights
+from afmoe_mlx.conversion.pipeline import dequantize_modules, quantize_modules
+from afmoe_mlx.errors import AfmoeError, CheckpointError, ConversionError
+from afmoe_mlx.models import CausalLM
+
+# Widths that every mode and group size divides; one dense layer and one with experts. Embeddings are not scaled: in
+# mxfp4 and its like they come out in bfloat16, where the product is rounded, and their plain weights' is not.
+WIDE: dict[str, dict[str, Any]] = {
+    "afmoe": {"head_dim": 32, "layer_types": ["sliding_attention", "full_attention"], "mup_enabled": False},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+}
+for _changes in WIDE.values():
+    _changes |= {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128, "num_hidden_layers": 2}
+FORMATS: dict[str, dict[str, Any]] = {
+    **{f"{bits} bits": {"bits": bits} for bits in (2, 3, 4, 5, 6, 8)},
+    **{f"groups of {size}": {"bits": 4, "group_size": size} for size in (32, 128)},
+    **{mode: {"mode": mode} for mode in ("mxfp4", "nvfp4", "mxfp8")},
+}
+ROUTERS = ("router.gate", "feed_forward.gate")
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with tokenizer, wide enough for every format."""
+    return tiny_folder(tmp_path_factory.mktemp("source") / "model", request.param, **WIDE[request.param])
+
+
+def stored(folder: Path) -> dict[str, mx.array]:
+    return {k: v for path in folder.glob("*.safetensors") for k, v in mx.load(str(path)).items()}
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def logits(model: CausalLM) -> np.ndarray:
+    return np.array(model(tokens(1, 33)).astype(mx.float32))
+
+
+def rounded(model: CausalLM, options: dict[str, Any]) -> CausalLM:
+    """Every weight but a router's quantized and dequantized by mlx itself, in place."""
+    options = {"group_size": None, "bits": None, "mode": "affine"} | options
+    for path, module in model.named_modules():
+        if hasattr(module, "to_quantized") and not path.endswith(ROUTERS):
+            parts = mx.quantize(module.weight, **options)
+            biases = parts[2] if len(parts) == 3 else None
+            module.weight = mx.dequantize(parts[0], parts[1], biases, **options).astype(mx.float32)
+    return model
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_logits_equal_those_of_weights_quantized_by_hand(source: Path, tmp_path: Path, chosen: str) -> None:
+    options = FORMATS[chosen]
+    ours, _ = load_model(convert(source, tmp_path / "out", **options))
+    by_hand = rounded(open_model(source), options)
+    assert np.abs(logits(ours) - logits(by_hand)).max() < 1e-4
+    assert np.abs(logits(ours) - logits(open_model(source))).max() > 1e-3
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_routers_and_expert_bias_are_never_quantized(source: Path, tmp_path: Path, chosen: str) -> None:
+    before, after = stored(source), stored(convert(source, tmp_path / "out", **FORMATS[chosen]))
+    kept = [name for name in before if name.endswith(("router.gate.weight", "feed_forward.gate.weight", "expert_bias"))]
+    assert len(kept) == 2
+    assert all(mx.array_equal(before[name], after[name]) for name in kept)
+    scales = {name.removesuffix(".scales") for name in after if name.endswith(".scales")}
+    plain = {name for name in before if name.endswith("_proj.weight") or "embed_tokens" in name or "lm_head" in name}
+    assert scales == {name.removesuffix(".weight") for name in plain}
+
+
+def test_defaults_are_4_bits_in_groups_of_64(source: Path, tmp_path: Path) -> None:
+    raw = config_of(convert(source, tmp_path / "out"))
+    assert raw["quantization"] == raw["quantization_config"] == {"bits": 4, "group_size": 64, "mode": "affine"}
+
+
+def test_what_groups_do_not_divide_stays_as_it_is(tmp_path: Path) -> None:
+    source = tiny_folder(tmp_path / "a", moe_intermediate_size=24, hidden_size=64)
+    after = stored(convert(source, tmp_path / "b", group_size=64))
+    assert "model.layers.1.mlp.experts.gate_proj.scales" in after
+    assert "model.layers.1.mlp.experts.down_proj.scales" not in after
+    assert np.isfinite(logits(load_model(tmp_path / "b")[0])).all()
+
+
+def test_plain_conversion_changes_no_number(source: Path, tmp_path: Path) -> None:
+    before, after = stored(source), stored(convert(source, tmp_path / "out", quantize=False))
+    assert before.keys() == after.keys()
+    assert all(mx.array_equal(before[name], after[name]) for name in before)
+    assert "quantization" not in config_of(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["afmoe-everything", "afmoe-three_shared", "lfm2_moe-everything", "afmoe-llama3"])
+def test_conversion_from_the_hubs_layout_keeps_the_reference_logits(tmp_path: Path, name: str) -> None:
+    converted = convert(write_golden(tmp_path / "a", name), tmp_path / "b", quantize=False)
+    arrays = golden(name).arrays
+    model, config = load_model(converted)
+    assert np.abs(np.array(model(mx.array(arrays["ids"]))) - arrays["logits"]).max() < 2e-5
+    assert config == load_model(tmp_path / "a")[1]
+
+
+def test_a_converted_config_is_read_as_the_same_whatever_its_spelling(tmp_path: Path) -> None:
+    made = golden("lfm2_moe-base")
+    raw = {k: v for k, v in made.config.items() if k not in ("layer_types", "rope_parameters")}
+    raw |= {"full_attn_idxs": [1, 3], "rope_theta": 1e6, "tie_embedding": True}
+    source = write(tmp_path / "a", raw, made.tensors)
+    written = config_of(convert(source, tmp_path / "b", quantize=False))
+    assert "full_attn_idxs" not in written
+    assert load_model(tmp_path / "b")[1] == load_model(source)[1]
+
+
+@pytest.mark.parametrize("chosen", FORMATS)
+def test_dequantizing_gives_the_same_logits_in_plain_weights(source: Path, tmp_path: Path, chosen: str) -> None:
+    convert(source, tmp_path / "q", **FORMATS[chosen])
+    convert(tmp_path / "q", tmp_path / "plain", dequantize=True, dtype="float32")
+    assert stored(source).keys() == stored(tmp_path / "plain").keys()
+    assert not {"quantization", "quantization_config"} & config_of(tmp_path / "plain").keys()
+    ours, quantized = load_model(tmp_path / "plain")[0], load_model(tmp_path / "q")[0]
+    assert np.abs(logits(ours) - logits(quantized)).max() < 1e-4
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_dequantized_weights_are_those_of_the_modules(model_type: str) -> None:
+    model, quantized = (tiny(model_type, **WIDE[model_type]) for _ in range(2))
+    expected = dict(tree_flatten(rounded(model, {"bits": 8}).parameters()))
+    quantize_modules(quantized, {"bits": 8, "group_size": 64, "mode": "affine"})
+    dequantize_modules(quantized)
+    assert all(mx.array_equal(array, expected[name]) for name, array in tree_flatten(quantized.parameters()))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("quantize", [True, False])
+def test_dtype_is_that_of_everything_not_quantized(source: Path, tmp_path: Path, dtype: str, quantize: bool) -> None:
+    after = stored(convert(source, tmp_path / "out", quantize=quantize, dtype=dtype))
+    kinds = {array.dtype for name, array in after.items() if not name.endswith("expert_bias")}
+    assert kinds == {getattr(mx, dtype)} | ({mx.uint32} if quantize else set())
+    assert {array.dtype for name, array in after.items() if name.endswith("expert_bias")} == {mx.float32}
+    assert config_of(tmp_path / "out")["torch_dtype"] == dtype
+
+
+def test_dtypes_stay_as_stored_by_default(tmp_path: Path) -> None:
+    source = recast(write_golden(tmp_path / "a", "afmoe-base"), mx.bfloat16, keep="norm.weight")
+    after = stored(convert(source, tmp_path / "b", group_size=32))
+    assert after["model.norm.weight"].dtype == mx.float32
+    assert after["lm_head.scales"].dtype == mx.bfloat16
+    assert after["model.layers.1.mlp.router.gate.weight"].dtype == mx.bfloat16
+
+
+def test_the_scales_of_experts_stay_in_float32(tmp_path: Path) -> None:
+    source = with_expert_scales(tmp_path)
+    before, after = stored(source), stored(convert(source, tmp_path / "b", quantize=False, dtype="bfloat16"))
+    scales = [name for name in before if name.endswith("global_scale")]
+    assert len(scales) == 3
+    assert all(mx.array_equal(before[name], after[name]) for name in scales)
+    assert config_of(tmp_path / "b")["quantization"] == config_of(source)["quantization"]
+
+
+def with_expert_scales(folder: Path) -> Path:
+    """nvfp4 with one more scale for each expert, as mlx-lm writes it when asked."""
+    source = convert(tiny_folder(folder / "plain", **WIDE["afmoe"]), folder / "a", mode="nvfp4")
+    weights, plain = stored(source), stored(folder / "plain")
+    for name in [name for name in plain if ".experts." in name]:
+        path = name.removesuffix(".weight")
+        scale = mx.abs(plain[name]).max(axis=(-2, -1))
+        parts = [mx.quantize(w, mode="nvfp4", global_scale=s) for w, s in zip(plain[name], scale, strict=True)]
+        weights[name], weights[f"{path}.scales"] = (mx.stack(list(part)) for part in zip(*parts, strict=True))
+        weights[f"{path}.global_scale"] = scale
+    mx.eval(weights)
+    save_weights(source, weights)
+    return source
+
+
+@pytest.mark.parametrize("dequantize", [True, False])
+def test_the_scales_of_experts_are_computed_with(tmp_path: Path, dequantize: bool) -> None:
+    source, plain = with_expert_scales(tmp_path), tmp_path / "plain"
+    if dequantize:
+        source = convert(source, tmp_path / "b", dequantize=True, dtype="float32")
+    assert np.sqrt(((logits(load_model(source)[0]) - logits(load_model(plain)[0])) ** 2).mean()) < 0.4
+    assert np.abs(logits(load_model(source)[0]) - logits(load_model(source, fuse=False)[0])).max() < 1e-4
+
+
+def test_the_same_input_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    once, again = (convert(source, tmp_path / name, bits=3) for name in ("one", "two"))
+    assert contents(once) == contents(again)
+    assert not any(str(tmp_path).encode() in data or str(source).encode() in data for data in contents(once).values())
+
+
+def test_small_shards_hold_the_same_weights(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = convert(source, tmp_path / "whole", quantize=False)
+    monkeypatch.setattr(save_weights, "__kwdefaults__", save_weights.__kwdefaults__ | {"shard_bytes": 200_000})
+    sharded = convert(source, tmp_path / "sharded", quantize=False)
+    files = sorted(path.name for path in sharded.glob("*.safetensors"))
+    assert len(files) > 3
+    assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(array.nbytes for array in stored(whole).values())
+    assert sorted(set(index["weight_map"].values())) == files
+    assert all(name in mx.load(str(sharded / file)) for name, file in index["weight_map"].items())
+    assert np.array_equal(logits(load_model(whole)[0]), logits(load_model(sharded)[0]))
+    largest = max(array.nbytes for array in stored(whole).values())
+    assert all((sharded / file).stat().st_size < max(largest, 200_000) + 20_000 for file in files)
+
+
+def test_companions_are_copied_and_nothing_else(source: Path, tmp_path: Path) -> None:
+    companions = {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "generation_config.json",
+        "additional_chat_templates/tools.jinja",
+    }
+    made = golden("afmoe-base")
+    folder = write(tmp_path / "a", made.config, made.tensors)
+    (folder / "additional_chat_templates").mkdir()
+    for name in {*companions, "modeling_afmoe.py", "pytorch_model.bin", "additional_chat_templates/x.py"}:
+        (folder / name).write_text(name)
+    copied = contents(convert(folder, tmp_path / "b", quantize=False))
+    own = {"config.json", "model.safetensors", "model.safetensors.index.json"}
+    assert copied.keys() == companions | own
+    assert all(copied[name] == name.encode() for name in companions)
+
+
+def test_progress_counts_up_to_all_bytes(source: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    convert(source, tmp_path / "out", on_progress=lambda done, total: seen.append((done, total)))
+    total = sum(array.nbytes for array in stored(tmp_path / "out").values())
+    assert seen[-1] == (total, total)
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bits": 7}, "bits is 7: expected 2, 3, 4, 5, 6, 8"),
+        ({"group_size": 48}, "group_size is 48: expected 32, 64, 128"),
+        ({"mode": "q4"}, "mode is 'q4': expected one of affine"),
+        ({"mode": "mxfp4", "bits": 8}, "bits is 8: expected 4 with mode mxfp4"),
+        ({"dtype": "int8"}, "dtype is 'int8': expected one of float16"),
+        ({"dequantize": True}, "is not quantized: nothing to dequantize"),
+    ],
+)
+def test_senseless_options_are_refused(source: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConversionError, match=words):
+        convert(source, tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_quantized_is_not_quantized_again(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "once")
+    with pytest.raises(ConversionError, match="quantized already"):
+        convert(tmp_path / "once", tmp_path / "twice")
+
+
+def test_a_quantized_model_is_copied_as_it_is(source: Path, tmp_path: Path) -> None:
+    once = convert(source, tmp_path / "once", bits=3)
+    assert contents(convert(once, tmp_path / "copy", quantize=False)) == contents(once)
+
+
+def test_an_existing_destination_is_refused_unless_overwritten(source: Path, tmp_path: Path) -> None:
+    first = convert(source, tmp_path / "out", bits=3)
+    before = contents(first)
+    with pytest.raises(CheckpointError, match=r"exists already.*--overwrite"):
+        convert(source, tmp_path / "out")
+    assert contents(first) == before
+    convert(source, tmp_path / "out", overwrite=True)
+    assert config_of(tmp_path / "out")["quantization"]["bits"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"notes.txt": "mine"},
+        {"config.json": '{"name": "a web app"}', "index.js": ""},
+        {"config.json": '{"model_type": "afmoe"}', "thesis.tex": ""},
+        {"config.json": "{", "model.safetensors": ""},
+    ],
+    ids=lambda files: "+".join(files) or "empty",
+)
+def test_overwriting_never_destroys_what_is_not_a_model(source: Path, tmp_path: Path, files: dict[str, str]) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    before = contents(folder)
+    with pytest.raises(CheckpointError, match="not a model's folder"):
+        convert(source, folder, overwrite=True)
+    assert contents(folder) == before
+
+
+def test_overwriting_a_file_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(CheckpointError, match="not a model's folder"):
+        convert(source, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_overwriting_through_a_link_replaces_what_it_points_to(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "real", bits=3)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    convert(source, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert config_of(tmp_path / "real")["quantization"]["bits"] == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
+
+
+def test_overwriting_the_folder_one_stands_in(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(source, tmp_path / "out", bits=3)
+    monkeypatch.chdir(tmp_path / "out")
+    convert(source, ".", overwrite=True)
+    assert config_of(tmp_path / "out")["quantization"]["bits"] == 4
+
+
+def fail_to_write(*_: Any, **__: Any) -> None:
+    raise RuntimeError("No space left on device")
+
+
+def interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("broken", "failure", "error"),
+    [
+        ("mlx.core.save_safetensors", fail_to_write, CheckpointError),
+        ("mlx.core.save_safetensors", interrupt, KeyboardInterrupt),
+        ("mlx.core.load", interrupt, KeyboardInterrupt),
+        ("afmoe_mlx.checkpoint.save.shutil.copyfile", interrupt, KeyboardInterrupt),
+    ],
+    ids=["disk full", "interrupted while writing", "interrupted while reading", "interrupted while copying"],
+)
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_failure_half_way_leaves_everything_as_it_was(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, failure: Any, error: Any, exists: bool
+) -> None:
+    target = tmp_path / "deep" / "out"
+    if exists:
+        convert(source, target, bits=3)
+    before = contents(tmp_path)
+    monkeypatch.setattr(broken, failure)
+    with pytest.raises(error):
+        convert(source, target, overwrite=exists)
+    assert contents(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == (["deep", "out"] if exists else [])
+
+
+def test_a_failure_to_rename_puts_the_old_destination_back(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = convert(source, tmp_path / "out", bits=3)
+    before, rename = contents(tmp_path), Path.rename
+
+    def fail_once(path: Path, new: Path) -> Path:
+        if path.suffix == ".partial":
+            raise OSError(5, "Input/output error")
+        return rename(path, new)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        convert(source, target, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_bad_source_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = write_golden(tmp_path / "a", "afmoe-base")
+    (source / "model.safetensors").write_bytes(b"")
+    with pytest.raises(AfmoeError):
+        convert(source, tmp_path / "deep" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_destination_that_cannot_be_made(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written") as raised:
+        convert(source, tmp_path / "file" / "out")
+    assert "\n" not in str(raised.value)
+    assert save.INDEX not in str(raised.value)
