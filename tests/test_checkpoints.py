@@ -80,7 +80,7 @@ def test_known_extras_are_tolerated(tmp_path: Path) -> None:
     extras = {
         "model.rotary_emb.inv_freq": zeros(4, np.float32),
         "model.layers.0.self_attn.rotary_emb.inv_freq": zeros(4, np.float32),
-        "lm_head.weight": zeros((40, 32), np.float32),
+        "lm_head.weight": made.tensors["model.embed_tokens.weight"],
     }
     write(tmp_path, made.config, made.tensors | extras)
     assert_reference_logits(load_model(tmp_path)[0], "afmoe-tied")
@@ -219,3 +219,13 @@ def test_opening_reads_no_weights(tmp_path: Path) -> None:
     mx.reset_peak_memory()
     model = open_model(folder)
     assert mx.get_peak_memory() - before < 100_000 < nbytes(model)
+
+
+def test_a_head_that_differs_from_the_embeddings_it_is_tied_to_is_used_as_transformers_does(tmp_path: Path) -> None:
+    made = golden("afmoe-base")
+    folder = write(tmp_path / "m", made.config | {"tie_word_embeddings": True}, made.tensors)
+    with pytest.warns(UserWarning, match="lm_head"):
+        model, config = load_model(folder)
+    assert not config.tie_word_embeddings
+    logits = model(mx.array(made.arrays["ids"]))
+    assert np.abs(np.array(logits) - made.arrays["logits"]).max() < 2e-5

@@ -1,5 +1,7 @@
 """From a checkpoint on disk to a model in memory, a layer at a time."""
 
+import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,6 +55,10 @@ def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool
     quantization = read_quantization(raw)
     paths = files.find_weights(folder)
     headers = files.read_headers(paths)
+    tensors = files.load_lazily(paths)
+    if config.tie_word_embeddings and _has_own_head(tensors):
+        warnings.warn("lm_head.weight is not the embeddings it is tied to: used, as in Transformers", stacklevel=3)
+        config = dataclasses.replace(config, tie_word_embeddings=False)
     shapes = {name: stored.shape for name, stored in headers.items()}
     groups = layouts.group(shapes, raw["model_type"], tied=config.tie_word_embeddings)
     verify.check_layers(folder, config, groups)
@@ -61,7 +67,6 @@ def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool
         quantize_modules(model, quantization, {name: layouts.shape_of(groups[name], shapes) for name in groups})
     expected = dict(tree_flatten(model.parameters()))
     verify.check_tensors(folder, expected, groups, headers)
-    tensors = files.load_lazily(paths)
     weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
     if not keep_dtypes:
         model.dtype = dtype or device.compute_dtype(_stored_dtype(weights))
@@ -69,6 +74,14 @@ def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool
     model.update(tree_unflatten(list(weights.items())))
     model.eval()
     return model
+
+
+def _has_own_head(tensors: Mapping[str, mx.array]) -> bool:
+    """Whether a head is stored that differs from the embeddings; Transformers then ties nothing."""
+    head, embeddings = (tensors.get(f"{name}.weight") for name in ("lm_head", "model.embed_tokens"))
+    if head is None or embeddings is None or embeddings.dtype == mx.uint32:
+        return False
+    return not mx.array_equal(head, embeddings).item()
 
 
 def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:

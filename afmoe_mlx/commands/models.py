@@ -51,4 +51,3 @@ def _print_table(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> No
 def remove(name: str) -> None:
     """Delete a model from the local Hub cache."""
     note(f"Removed {name}: {size(remove_cached(name))} freed")
-

@@ -59,8 +59,10 @@ class RopeParameters:
         if nested := [key for key, value in given.items() if isinstance(value, Mapping)]:
             found = f"is nested under {shown(nested[0])}"
             raise ConfigError(f"config: rope_parameters {found}: expected the same for all layers")
-        # to Transformers a beta of 0 is an absent one
+        # to Transformers a beta of 0 is an absent one, and a truncate of null is false
         values = {k: v for k, v in given.items() if v is not None and not (v == 0 and k.startswith("beta_"))}
+        if "truncate" in given:
+            values["truncate"] = given["truncate"] or False
         rope_type = values.pop("rope_type", None) or values.pop("type", "default")
         values.pop("type", None)
         if rope_type not in ROPE_TYPES:
@@ -70,14 +72,16 @@ class RopeParameters:
             found = f"partial_rotary_factor is {shown(partial)}"
             raise ConfigError(f"config: {found}: expected 1.0, others are not implemented")
         values.setdefault("rope_theta", raw.get("rope_theta") or default_theta)
-        original = raw.get("original_max_position_embeddings") or values.get("original_max_position_embeddings")
-        values["original_max_position_embeddings"] = original or max_position_embeddings
+        original = raw.get("original_max_position_embeddings", values.get("original_max_position_embeddings"))
+        values["original_max_position_embeddings"] = max_position_embeddings if original is None else original
         fields = cls.__dataclass_fields__.keys()
         if unknown := values.keys() - fields:
             warnings.warn(f"config: unknown keys of rope_parameters ignored: {listed(unknown)}", stacklevel=4)
         numbers = {key: _checked(key, value) for key, value in values.items() if key in fields}
+        if (length := numbers["original_max_position_embeddings"]) <= 0:
+            raise ConfigError(f"config: original_max_position_embeddings is {shown(length)}: expected more than 0")
         if rope_type == "yarn":
-            numbers.setdefault("factor", max_position_embeddings / numbers["original_max_position_embeddings"])
+            numbers.setdefault("factor", max_position_embeddings / length)
         required = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}
         if missing := [key for key in required.get(rope_type, ()) if key not in numbers]:
             raise ConfigError(f"config: rope_parameters of type {rope_type} has no {missing[0]}")
