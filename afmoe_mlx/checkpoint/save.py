@@ -88,7 +88,7 @@ def save_weights(
 ) -> None:
     """Write tensors as safetensors shards of at most `shard_bytes` and an index; the same bytes for the same input.
 
-    on_progress is called with the bytes written and their total.
+    on_progress is called with the bytes computed and their total.
     """
     shards = _shards(weights, shard_bytes)
     count = len(shards)
@@ -98,13 +98,15 @@ def save_weights(
     total = sum(array.nbytes for array in weights.values())
     done = 0
     for name, shard in zip(names, shards, strict=True):
+        for key in shard:
+            mx.eval(weights[key])  # one at a time, so that what they are made of does not pile up
+            done += weights[key].nbytes
+            if on_progress is not None:
+                on_progress(done, total)
         try:
             mx.save_safetensors(str(folder / name), {key: weights[key] for key in shard}, metadata={"format": "mlx"})
         except RuntimeError as error:
             raise CheckpointError(f"{folder / name}: cannot be written: {error}") from None
-        done += sum(weights[key].nbytes for key in shard)
-        if on_progress is not None:
-            on_progress(done, total)
     weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(folder / INDEX, index)

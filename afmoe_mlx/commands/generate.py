@@ -9,9 +9,9 @@ from typing import Any
 from ..api import load
 from ..errors import InputError
 from ..generation import GenerationChunk, stream_generate
-from ..generation.loop import Progress
 from ..terminal import note, write
 from ..tokenizer import Tokenizer
+from .progress import progress_bar
 
 # Shorter prompts are read before a progress bar would be worth drawing.
 LONG_PROMPT = 2048
@@ -40,15 +40,15 @@ def run(request: Request, options: Mapping[str, Any], *, verbose: bool, as_json:
     model, tokenizer = load(request.model, revision=request.revision)
     tokenizer = tokenizer.with_extra_eos(request.extra_eos_tokens)
     prompt = render_prompt(tokenizer, text, request, template_variables)
-    chunks = stream_generate(model, tokenizer, prompt, on_progress=_progress_bar(), **options)
     parts: list[str] = []
     last: GenerationChunk | None = None
     interrupted = False
     try:
-        for last in chunks:
-            parts.append(last.text)
-            if not as_json:
-                write(last.text)
+        with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
+            for last in stream_generate(model, tokenizer, prompt, on_progress=show, **options):
+                parts.append(last.text)
+                if not as_json:
+                    write(last.text)
     except KeyboardInterrupt:
         interrupted = True
     reason = "interrupted" if interrupted else last.finish_reason if last else None
@@ -91,28 +91,6 @@ def _template_variables(text: str | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError("--chat-template-config: expected a JSON object, such as '{\"enable_thinking\": false}'")
     return value
-
-
-def _progress_bar() -> Progress | None:
-    """Draws how much of a long prompt has been read, on a terminal's stderr."""
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    bar = Bar(console=Console(stderr=True), transient=True)
-    task = bar.add_task("reading the prompt")
-
-    def show(done: int, total: int) -> None:
-        if total < LONG_PROMPT:
-            return
-        if done == 0:
-            bar.start()
-        bar.update(task, completed=done, total=total)
-        if done == total:
-            bar.stop()
-
-    return show
 
 
 def _summary(text: str, last: GenerationChunk | None, reason: str | None) -> dict[str, Any]:
