@@ -14,7 +14,7 @@ from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 from afmoe_mlx import convert, load_model
 from afmoe_mlx.checkpoint import open_model, save
 from afmoe_mlx.checkpoint.save import save_weights
-from afmoe_mlx.conversion.pipeline import dequantize_modules, quantize_modules
+from afmoe_mlx.conversion.pipeline import dequantize_modules, published, quantize_modules
 from afmoe_mlx.errors import AfmoeError, CheckpointError, ConversionError
 from afmoe_mlx.models import CausalLM
 
@@ -397,3 +397,9 @@ def test_a_destination_that_cannot_be_made(source: Path, tmp_path: Path) -> None
         convert(source, tmp_path / "file" / "out")
     assert "\n" not in str(raised.value)
     assert save.INDEX not in str(raised.value)
+
+
+def test_a_short_name_is_converted_from_what_was_published_under_it(tmp_path: Path) -> None:
+    assert published("Trinity-Mini") == "arcee-ai/Trinity-Mini"
+    assert published("mlx-community/Trinity-Mini-4bit") == "mlx-community/Trinity-Mini-4bit"
+    assert published(tmp_path) == tmp_path

@@ -10,10 +10,14 @@ from afmoe_mlx.errors import CheckpointError
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """One row of the table: `parameters` counts weights, `download_bytes` estimates the repository's safetensors."""
+    """One row of the table: `repo` is what runs, `source` what was published and is converted from.
+
+    `parameters` counts weights, `download_bytes` estimates the safetensors of `repo`.
+    """
 
     name: str
     repo: str
+    source: str
     description: str
     parameters: int
     download_bytes: int
@@ -23,17 +27,39 @@ class ModelName:
 # Parameters follow from each config. A 4-bit download holds affine quantization in groups of 64: 4.5 bits for a weight
 # of a projection or embedding, and 16 for norms, routers and convolutions. tests/test_names.py derives every number.
 MODEL_NAMES = (
-    ModelName("trinity-nano", "mlx-community/Trinity-Nano-Preview-4bit", "6B, 1B active", 6_120_003_328, 3_453_038_080),
-    ModelName("trinity-mini", "mlx-community/Trinity-Mini-4bit", "26B, 3B active", 26_123_974_400, 14_706_437_632),
+    ModelName(
+        "trinity-nano",
+        "mlx-community/Trinity-Nano-Preview-4bit",
+        "arcee-ai/Trinity-Nano-Preview",
+        "6B, 1B active",
+        6_120_003_328,
+        3_453_038_080,
+    ),
+    ModelName(
+        "trinity-mini",
+        "mlx-community/Trinity-Mini-4bit",
+        "arcee-ai/Trinity-Mini",
+        "26B, 3B active",
+        26_123_974_400,
+        14_706_437_632,
+    ),
     ModelName(
         "trinity-large",
+        "arcee-ai/Trinity-Large-Preview",
         "arcee-ai/Trinity-Large-Preview",
         "400B, 13B active",
         398_635_286_016,
         797_270_572_032,
         note="bfloat16 as published: convert it before use (4 bits: 224 GB)",
     ),
-    ModelName("lfm2-8b-a1b", "mlx-community/LFM2-8B-A1B-4bit", "8B, 1.5B active", 8_339_930_560, 4_693_588_864),
+    ModelName(
+        "lfm2-8b-a1b",
+        "mlx-community/LFM2-8B-A1B-4bit",
+        "LiquidAI/LFM2-8B-A1B",
+        "8B, 1.5B active",
+        8_339_930_560,
+        4_693_588_864,
+    ),
 )
 
 

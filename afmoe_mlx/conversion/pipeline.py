@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
-from ..checkpoint import open_model, resolve
+from ..checkpoint import names, open_model, resolve
 from ..checkpoint.files import read_config_json
 from ..checkpoint.quantized import parameters, read_quantization
 from ..checkpoint.save import copy_companions, new_folder, save_weights, write_json
@@ -52,7 +52,7 @@ def convert(
         raise ConversionError(str(error).removeprefix("config: quantization.")) from None
     target = Path(destination).expanduser()
     with new_folder(target, overwrite=overwrite) as folder:
-        origin = resolve(source, revision=revision)
+        origin = resolve(published(source), revision=revision)
         raw = read_config_json(origin)
         was_quantized = read_quantization(raw) is not None
         if quantize and was_quantized:
@@ -72,6 +72,12 @@ def convert(
         copy_companions(origin, folder)
         save_weights(folder, weights, on_progress=on_progress)
     return target
+
+
+def published(source: str | Path) -> str | Path:
+    """What a short name was published as, since its ready conversion is no source for another; else `source` itself."""
+    row = names.find(source) if isinstance(source, str) and not Path(source).exists() else None
+    return row.source if row else source
 
 
 def is_quantizable(path: str, module: nn.Module, group_size: int) -> bool:
