@@ -1,6 +1,6 @@
 """The terminal chat, installed as afmoe_mlx.chat."""
 
-from .app import run
+from .app import Chat, run
 from .conversation import Conversation
 
-__all__ = ["Conversation", "run"]
+__all__ = ["Chat", "Conversation", "run"]

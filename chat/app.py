@@ -9,7 +9,7 @@ from rich.text import Text
 
 from afmoe_mlx.api import load
 from afmoe_mlx.errors import AfmoeError, TokenizerError
-from afmoe_mlx.terminal import write
+from afmoe_mlx.terminal import printable, write
 
 from .conversation import Conversation
 
@@ -87,7 +87,7 @@ class Chat:
         last = None
         try:
             for last in self.conversation.reply(text):
-                write(last.text)
+                self.console.out(printable(last.text), end="", highlight=False)
         except KeyboardInterrupt:
             self.console.print(Text(" (stopped)", style="dim"), end="")
         except AfmoeError as error:
