@@ -1,5 +1,7 @@
 """The commands: each reads its arguments, imports what it needs and makes one call."""
 
+import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -32,9 +34,14 @@ NOT_HERE = {
     "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",
     "--image": "these models read text alone",
     "--quantize-activations": "activations are not quantized",
+    "-qa": "activations are not quantized",
     "--quant-predicate": "mixed-bit recipes are not implemented yet",
     "--upload-repo": "uploading is not implemented yet: use `hf upload`",
 }
+
+
+# How MLX begins its messages when the device or its memory gives out.
+DEVICE_TROUBLE = ("[METAL]", "[metal", "[malloc", "[cuda", "[CUDA", "Unable to allocate")
 
 
 class _Group(TyperGroup):
@@ -49,6 +56,19 @@ class _Group(TyperGroup):
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # whoever read our output has left: nothing more to say, not even at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
+        except (OSError, MemoryError) as error:
+            note(f"error: {error or 'out of memory'}")
+            raise typer.Exit(1) from None
+        except RuntimeError as error:
+            if not str(error).startswith(DEVICE_TROUBLE):
+                raise
+            first = str(error).splitlines()[0]
+            note(f"error: {first}: try a smaller model, or a smaller --prefill-step-size")
+            raise typer.Exit(1) from None
 
 
 class _Command(TyperCommand):
@@ -56,12 +76,23 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, _repeated(args, "--extra-eos-token"))
         except Exception as error:
             name = getattr(error, "option_name", None)
+            name = "-qa" if "-qa" in args else name
             if name in NOT_HERE:
                 ctx.fail(f"{name}: {NOT_HERE[name]}")
             raise
+
+
+def _repeated(args: list[str], option: str) -> list[str]:
+    """Arguments with `option a b` written as `option a option b`: mlx_lm's takes several values."""
+    result: list[str] = []
+    for i, arg in enumerate(args):
+        is_value = not arg.startswith("-") and i > 0
+        follows = is_value and len(result) >= 2 and result[-2] == option and not args[i - 1].startswith("-")
+        result += [option, arg] if follows else [arg]
+    return result
 
 
 @contextmanager
@@ -270,9 +301,7 @@ def remove_model(name: Annotated[str, typer.Argument(help="A short name or owner
 
 def main() -> None:
     """The console script."""
-    try:
-        app()
-    except BrokenPipeError:
-        # whoever read our output has left: nothing more to say, not even at exit
-        sys.stderr.close()
-        sys.exit(141)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 still gets its text
+    app()

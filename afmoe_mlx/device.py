@@ -19,7 +19,6 @@ def preload_blas() -> str | None:
     """
     if not sys.platform.startswith("linux") or "mlx.core" in sys.modules:
         return None
-    # torch and MLX's own threads share the cores: let OpenBLAS decide unless the user did
     for name in FAST_BLAS:
         try:
             ctypes.CDLL(name, mode=os.RTLD_GLOBAL)
@@ -44,11 +43,6 @@ def compute_dtype(stored: "mx.Dtype") -> "mx.Dtype":
     import mlx.core as mx
 
     return mx.float32 if is_cpu() else stored
-
-
-def gather_dtype(dtype: "mx.Dtype") -> "mx.Dtype":
-    """The dtype in which `gather_mm` exists here for operands of `dtype`."""
-    return compute_dtype(dtype)
 
 
 def peak_memory() -> int:

@@ -5,6 +5,8 @@ import re
 import sys
 from typing import TextIO
 
+from .errors import InputError
+
 # C0 but newline and tab, DEL, C1, and the marks that reorder what is shown
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -19,6 +21,16 @@ def write(text: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     stream.write(printable(text) if stream.isatty() else text)
     stream.flush()
+
+
+def read_stdin() -> str:
+    """All of stdin; InputError if there is none or it is not UTF-8."""
+    if sys.stdin is None:
+        raise InputError("stdin is closed: expected text on it")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"stdin is not UTF-8 (byte {error.start}): convert it first, with iconv for example") from None
 
 
 def note(text: str, *, dim: bool = False) -> None:

@@ -2,14 +2,16 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from afmoe_mlx.api import load
-from afmoe_mlx.errors import AfmoeError, TokenizerError
-from afmoe_mlx.terminal import printable, write
+from afmoe_mlx.errors import AfmoeError, InputError, TokenizerError
+from afmoe_mlx.generation import check_options
+from afmoe_mlx.terminal import printable, read_stdin, write
 
 from .conversation import Conversation
 
@@ -22,12 +24,17 @@ COMMANDS = {
 
 def run(model: str, *, revision: str | None, system_prompt: str | None, options: Mapping[str, Any]) -> int:
     """Chat with a model until the user leaves; the exit status."""
+    check_options(**options)
+    on_terminal = sys.stdin is not None and sys.stdin.isatty()
+    message = "" if on_terminal else read_stdin().strip()
+    if not (on_terminal or message):
+        raise InputError("stdin is empty: expected a message")
     loaded = load(model, revision=revision)
     if loaded[1].chat_template is None:
         raise TokenizerError(f"{model} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
     conversation = Conversation(*loaded, system_prompt=system_prompt, options=options)
-    if not sys.stdin.isatty():
-        return answer_once(conversation, sys.stdin.read())
+    if not on_terminal:
+        return answer_once(conversation, message)
     Chat(conversation, Console(highlight=False)).loop(model)
     return 0
 
@@ -35,7 +42,7 @@ def run(model: str, *, revision: str | None, system_prompt: str | None, options:
 def answer_once(conversation: Conversation, text: str) -> int:
     """Answer what stood on stdin, plainly."""
     try:
-        for chunk in conversation.reply(text.strip()):
+        for chunk in conversation.reply(text):
             write(chunk.text)
     except KeyboardInterrupt:
         write("\n")
@@ -86,8 +93,10 @@ class Chat:
         """Stream an answer; Ctrl-C stops it and keeps what came."""
         last = None
         try:
-            for last in self.conversation.reply(text):
-                self.console.out(printable(last.text), end="", highlight=False)
+            # closed at once, wherever Ctrl-C strikes, so that what came is kept
+            with closing(self.conversation.reply(text)) as chunks:
+                for last in chunks:
+                    self.console.out(printable(last.text), end="", highlight=False)
         except KeyboardInterrupt:
             self.console.print(Text(" (stopped)", style="dim"), end="")
         except AfmoeError as error:

@@ -1,6 +1,6 @@
 """A conversation with a model: the messages are the truth, the cache only saves work."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 from afmoe_mlx.generation import GenerationChunk, stream_generate
@@ -28,8 +28,8 @@ class Conversation:
         self._cached: list[int] = []  # the tokens that the cache has seen
         self.tokens_run = 0  # prompt tokens of the last answer that were not in the cache
 
-    def reply(self, text: str, *, on_progress: Progress | None = None) -> Iterator[GenerationChunk]:
-        """Stream the answer to a message, and keep both; what came of an interrupted answer is kept too.
+    def reply(self, text: str, *, on_progress: Progress | None = None) -> Generator[GenerationChunk, None, None]:
+        """Stream the answer to a message, and keep both; what came of an answer closed before its end is kept too.
 
         A message that cannot be answered (InputError, TokenizerError) leaves the conversation as it was.
         """
@@ -44,7 +44,7 @@ class Conversation:
 
     def _keep(
         self, messages: list[dict[str, Any]], tokens: list[int], chunks: Iterator[GenerationChunk]
-    ) -> Iterator[GenerationChunk]:
+    ) -> Generator[GenerationChunk, None, None]:
         parts: list[str] = []
         seen = list(tokens)
         try:
@@ -55,7 +55,8 @@ class Conversation:
         finally:
             # an interruption may have left a token in the cache that was never handed out
             self._cached = seen[: self._cache.offset]
-            self.messages = [*messages, {"role": "assistant", "content": "".join(parts)}]
+            if parts:
+                self.messages = [*messages, {"role": "assistant", "content": "".join(parts)}]
 
     def _reuse(self, tokens: list[int]) -> int:
         """Bring the cache to the longest prefix of `tokens` it holds, less one to run; how long that is."""

@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "generation": {"models", "cache", "tokenizer", "errors", "device"},
     "conversion": {"checkpoint", "models", "errors", "device"},
     "api": {"checkpoint", "models", "tokenizer", "errors", "device"},
-    "terminal": set(),
+    "terminal": {"errors"},
     "demo": {"api", "generation", "errors"},
 }
 # These may import every part; "" is afmoe_mlx/__init__.py.

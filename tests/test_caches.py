@@ -227,3 +227,30 @@ def test_growing_cache_reallocates_rarely() -> None:
         cache.update(mx.zeros((1, 1, 1, 1)))
         sizes.add(cache.nbytes)
     assert len(sizes) == 3
+
+
+def test_a_cache_of_another_model_is_refused() -> None:
+    with pytest.raises(CacheError, match="4 layers, the model 2"):
+        tiny(num_hidden_layers=2)(tokens(1, 3), cache=tiny().make_cache())
+
+
+@pytest.mark.parametrize("damage", ["left_padding", "0.array0", "1.start", "extra"])
+def test_a_damaged_state_is_refused_and_changes_nothing(damage: str) -> None:
+    model, ids = tiny(), tokens(1, 5)
+    cache, other = model.make_cache(), model.make_cache()
+    model(ids, cache=cache)
+    state = cache.state
+    if damage == "extra":
+        state["2.array0"] = state["2.array0"][:, :, :2]
+    else:
+        del state[damage]
+    with pytest.raises(CacheError):
+        other.state = state
+    assert (other.offset, other.batch_size) == (0, None)
+
+
+def test_an_emptied_cache_takes_any_batch() -> None:
+    model, cache = tiny(), tiny().make_cache()
+    model(tokens(2, 5), cache=cache)
+    cache.rewind(5)
+    assert model(tokens(3, 5), cache=cache).shape[0] == 3

@@ -14,7 +14,7 @@ from tiny import tiny_folder
 from typer.testing import CliRunner
 
 from afmoe_mlx import generate, load
-from afmoe_mlx.cli import NOT_HERE, app
+from afmoe_mlx.cli import NOT_HERE, _repeated, app
 from afmoe_mlx.terminal import printable, write
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +123,7 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
         (["--max-tokens", "0"], "max_tokens"),
         (["--chat-template-config", "{"], "--chat-template-config"),
         (["--chat-template-config", "[1]"], "JSON object"),
+        (["--chat-template-config", '{"messages": []}'], "messages"),
         (["--extra-eos-token", "no such token"], "no such token"),
         (["--ignore-chat-template", "--system-prompt", "x"], "--system-prompt"),
         (["--stop", ""], "stop"),
@@ -227,6 +228,34 @@ def test_control_characters_are_shown_and_not_obeyed_on_a_terminal(monkeypatch: 
     monkeypatch.setattr(stream, "isatty", lambda: True)
     write(hostile, stream)
     assert stream.getvalue() == hostile + printable(hostile)
+
+
+def test_several_extra_eos_tokens_may_follow_one_flag() -> None:
+    args = ["--extra-eos-token", "a", "b", "c", "--stop", "x", "-m", "3"]
+    expected = ["--extra-eos-token", "a", "--extra-eos-token", "b", "--extra-eos-token", "c", *args[4:]]
+    assert _repeated(args, "--extra-eos-token") == expected
+
+
+@pytest.mark.parametrize(
+    ("redirection", "words"),
+    [("< /dev/null", "empty"), ("<&-", "closed"), ("< {latin}", "UTF-8"), ("> /dev/full", "space")],
+)
+def test_unusable_streams_are_errors_of_one_line(redirection: str, words: str, model: str, tmp_path: Path) -> None:
+    latin = tmp_path / "latin"
+    latin.write_bytes(b"a\xffb")
+    message = "" if "<" in redirection else "echo hello | "
+    command = f"{message}{sys.executable} -m afmoe_mlx chat --model {model} -m 2 {redirection.format(latin=latin)}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_output_that_is_not_utf8_gets_escapes(model: str) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "afmoe_mlx", "generate", "--model", model, "-p", "x", "-m", "40", "--temp", "9"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_models_lists_the_short_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -48,4 +48,3 @@ def test_the_cpu_computes_in_float32_and_a_gpu_in_the_stored_dtype(
 ) -> None:
     monkeypatch.setattr(device, "is_cpu", lambda: cpu)
     assert device.compute_dtype(mx.bfloat16) == expected
-    assert device.gather_dtype(mx.bfloat16) == expected

@@ -178,3 +178,10 @@ def test_fused_experts_go_on_from_an_unfused_cache(model_type: str) -> None:
     expected = unfused(ids)
     unfused(ids[:, :8], cache=cache)
     assert mx.abs(fused(ids[:, 8:], cache=cache) - expected[:, 8:]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_fusing_twice_is_fusing_once(model_type: str) -> None:
+    model, ids = tiny(model_type, num_shared_experts=2) if model_type == "afmoe" else tiny(model_type), tokens(1, 9)
+    expected = fuse(model)(ids)
+    assert mx.array_equal(fuse(model)(ids), expected)

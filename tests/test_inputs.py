@@ -17,6 +17,8 @@ TOLERANCE = 2e-5
         ({"input_ids": mx.zeros((1, 2), mx.int32), "inputs_embeds": mx.zeros((1, 2, 32))}, "one of them"),
         ({"input_ids": mx.zeros((2,), mx.int32)}, r"\(batch, length\)"),
         ({"input_ids": mx.zeros((1, 2))}, "float32"),
+        ({"input_ids": mx.array([[0, 40]])}, "vocabulary"),
+        ({"input_ids": mx.array([[0, -1]])}, "vocabulary"),
         ({"input_ids": mx.zeros((1, 0), mx.int32)}, "no tokens"),
         ({"inputs_embeds": mx.zeros((1, 2, 31))}, r"\(batch, length, 32\)"),
         ({"input_ids": mx.zeros((1, 3), mx.int32), "attention_mask": mx.ones((1, 2))}, r"\(1, 3\)"),
@@ -41,6 +43,8 @@ def test_padding_after_the_first_chunk_is_refused() -> None:
     model(tokens(1, 2), attention_mask=mx.array([[1, 1]]), cache=cache)
     model(tokens(1, 1), attention_mask=mx.ones((1, 7)), cache=cache)
     assert cache.offset == 7
+    with pytest.raises(InputError, match="another padding"):
+        model(tokens(1, 1), attention_mask=mx.array([[0] + [1] * 7]), cache=cache)
 
 
 def test_a_gap_within_a_row_is_allowed_in_one_shot_and_refused_with_a_cache() -> None:

@@ -8,6 +8,25 @@ import mlx.core as mx
 
 from ..errors import CacheError
 
+# Positions that a rotating cache holds beyond what the next token needs; half of them can always be taken back.
+DEFAULT_SLACK = 1024
+
+
+class LayerState:
+    """What `KVCache.state` gave, read back; KeyError or ValueError if it is none."""
+
+    def __init__(self, state: dict[str, mx.array]) -> None:
+        self.start, self.offset = int(state["start"]), int(state["offset"])
+        names = sorted(state.keys() - {"start", "offset"})
+        self.arrays = [state[f"array{i}"] for i in range(len(names))]
+        columns = {array.shape[-2] for array in self.arrays}
+        if not 0 <= self.start <= self.offset or columns - {self.offset - self.start}:
+            raise ValueError(f"{columns} columns from {self.start} to {self.offset}")
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.arrays[0].shape[0] if self.arrays else None
+
 
 class KVCache:
     """Keeps every position, in a buffer that grows in steps. It can step back to any of them."""
@@ -20,7 +39,10 @@ class KVCache:
         self.offset = 0  # position after the last one written
 
     def update(self, *new: mx.array) -> tuple[mx.array, ...]:
-        """Append L columns to each array and return what those L tokens may need, ending with them."""
+        """Append L columns to each array and return what those L tokens may need, ending with them.
+
+        new: keys and values (B, K, L, head_dim), or whatever has time second from the end; returned alike.
+        """
         end = self.offset + new[0].shape[-2]
         self._reserve(end - self.start, new)
         self._write(new)
@@ -48,11 +70,15 @@ class KVCache:
         named = {f"array{i}": array for i, array in enumerate(content)}
         return named | {"start": mx.array(self.start), "offset": mx.array(self.offset)}
 
-    @state.setter
-    def state(self, state: dict[str, mx.array]) -> None:
-        self.start, self.offset = int(state["start"]), int(state["offset"])
-        # writing is in place: a copy of the handle keeps the caller's state as it is
-        self.arrays = tuple(mx.array(state[f"array{i}"]) for i in range(len(state) - 2))
+    def restore(self, state: "LayerState") -> None:
+        """Take the place of a cache whose `state` was kept."""
+        # writing is in place: copies of the handles keep the caller's state as it is
+        self.arrays = tuple(mx.array(array) for array in state.arrays)
+        self.start, self.offset = state.start, state.offset
+
+    def clear(self) -> None:
+        """Forget everything, the number of rows included."""
+        self.arrays, self.start, self.offset = (), 0, 0
 
     @property
     def _capacity(self) -> int:
@@ -92,7 +118,7 @@ class RotatingKVCache(KVCache):
     be returned to.
     """
 
-    def __init__(self, history: int, slack: int = 1024) -> None:
+    def __init__(self, history: int, slack: int = DEFAULT_SLACK) -> None:
         if history < 0 or slack < 0:
             raise CacheError(f"history {history} and slack {slack}: both must be 0 or more")
         super().__init__()
@@ -147,5 +173,5 @@ class RotatingKVCache(KVCache):
 class ConvCache(RotatingKVCache):
     """The last inputs of a short convolution of `kernel_size` taps, kept as RotatingKVCache keeps keys."""
 
-    def __init__(self, kernel_size: int, slack: int = 1024) -> None:
+    def __init__(self, kernel_size: int, slack: int = DEFAULT_SLACK) -> None:
         super().__init__(kernel_size - 1, slack)

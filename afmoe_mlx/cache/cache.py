@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from ..errors import CacheError, InputError
-from .buffers import KVCache
+from .buffers import KVCache, LayerState
 
 
 class Cache:
@@ -51,6 +51,8 @@ class Cache:
         """Make ready for a chunk of `batch_size` rows; undoes what an interrupted step left behind."""
         if self.offset == 0:
             self.left_padding = ()
+            for layer in self.layers:
+                layer.clear()
         if any(layer.offset != self.offset for layer in self.layers):
             if self.rewindable < 0:
                 raise CacheError("a step was interrupted and cannot be undone: make a new cache")
@@ -76,14 +78,18 @@ class Cache:
 
     @state.setter
     def state(self, state: dict[str, mx.array]) -> None:
-        parts: list[dict[str, mx.array]] = [{} for _ in self.layers]
         try:
+            parts: list[dict[str, mx.array]] = [{} for _ in self.layers]
             for name, array in state.items():
                 index, _, part = name.partition(".")
                 if part:
                     parts[int(index)][part] = array
-            for layer, part_state in zip(self.layers, parts, strict=True):
-                layer.state = part_state
-            self.left_padding = tuple(int(p) for p in state["left_padding"])
-        except (KeyError, IndexError, ValueError) as error:
-            raise CacheError(f"this state is not one of a model with {len(self.layers)} layers") from error
+            held = [LayerState(part) for part in parts]
+            left_padding = tuple(int(p) for p in state["left_padding"])
+        except (KeyError, IndexError, ValueError):
+            raise CacheError(f"this state is not one of a model with {len(self.layers)} layers") from None
+        if len({(layer.offset, layer.batch_size) for layer in held}) > 1:
+            raise CacheError("this state's layers disagree on what they have seen")
+        for layer, layer_state in zip(self.layers, held, strict=True):
+            layer.restore(layer_state)
+        self.left_padding = left_padding

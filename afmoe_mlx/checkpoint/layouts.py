@@ -14,7 +14,7 @@ PACKED = re.compile(r"(?P<path>.*\.experts)\.(?P<projection>gate_up_proj|down_pr
 # Liquid's letters for the parts of a gated MLP
 PROJECTIONS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 
-# Stored by some, computed here or the same as the embeddings
+# Stored by some, computed here
 EXTRAS = re.compile(r".*(rotary_emb|pos_emb)\.(original_)?inv_freq")
 
 

@@ -22,7 +22,8 @@ def load_model(
     """A model, ready to run, and its config, from a folder, a short name or a Hub id; no tokenizer is needed.
 
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. fuse: merge projections
-    for inference. Raises ConfigError, CheckpointError or HubError.
+    for inference. revision: a branch, tag or commit on the Hub. Raises ConfigError, CheckpointError, HubError, and
+    InputError for a dtype there is not.
     """
     from .hub import resolve
 
@@ -36,6 +37,7 @@ def load_model(
             fuse_layer(layer)
             _read(layer)
     _read(model)
+    mx.clear_cache()
     return model, model.config
 
 
@@ -108,7 +110,7 @@ def _cast(name: str, array: mx.array, dtype: mx.Dtype) -> mx.array:
         return array
     if name.endswith("expert_bias"):
         return array.astype(mx.float32)
-    if name.endswith("norm.weight") and dtype != mx.float32:
+    if name.endswith("norm.weight") and array.dtype == mx.float32:
         return array
     return array.astype(dtype)
 

@@ -1,20 +1,22 @@
 """`afmoe-mlx generate`: one answer on stdout, statistics on stderr."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..api import load
 from ..errors import InputError
-from ..generation import GenerationChunk, stream_generate
-from ..terminal import note, write
+from ..generation import GenerationChunk, check_options, stream_generate
+from ..terminal import note, read_stdin, write
 from ..tokenizer import Tokenizer
 from .progress import progress_bar
 
 # Shorter prompts are read before a progress bar would be worth drawing.
 LONG_PROMPT = 2048
+
+# What the command itself hands to the template.
+RESERVED = {"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class Request:
 def run(request: Request, options: Mapping[str, Any], *, verbose: bool, as_json: bool) -> int:
     """Answer and print; the exit status, 130 if the answer was interrupted."""
     template_variables = _template_variables(request.chat_template_config)
-    text = sys.stdin.read() if request.prompt == "-" else request.prompt
+    check_options(**options)
+    text = read_stdin() if request.prompt == "-" else request.prompt
     model, tokenizer = load(request.model, revision=request.revision)
     tokenizer = tokenizer.with_extra_eos(request.extra_eos_tokens)
     prompt = render_prompt(tokenizer, text, request, template_variables)
@@ -90,6 +93,8 @@ def _template_variables(text: str | None) -> dict[str, Any]:
         raise InputError(f"--chat-template-config is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise InputError("--chat-template-config: expected a JSON object, such as '{\"enable_thinking\": false}'")
+    if clash := value.keys() & RESERVED:
+        raise InputError(f"--chat-template-config sets {sorted(clash)[0]}: that is not the template's to choose")
     return value
 
 

@@ -40,7 +40,7 @@ def convert(
 
     bits and group_size default to what `mode` (affine, mxfp4, nvfp4, mxfp8) has: 4 and 64 for affine. dtype: of what is
     not quantized, by default as stored. dequantize: write plain weights from quantized ones instead. Routers and
-    `expert_bias` are never quantized. on_progress: called with the bytes written and their total.
+    `expert_bias` are never quantized. on_progress: called with the bytes computed and their total.
     Raises ConversionError, and the errors of reading a checkpoint.
     """
     if dtype is not None and dtype not in DTYPES:
@@ -54,10 +54,10 @@ def convert(
     with new_folder(target, overwrite=overwrite) as folder:
         origin = resolve(published(source), revision=revision)
         raw = read_config_json(origin)
-        was_quantized = read_quantization(raw) is not None
-        if quantize and was_quantized:
+        stored = read_quantization(raw)
+        if quantize and stored is not None:
             raise ConversionError(f"{origin}: is quantized already: convert the original, or --dequantize it first")
-        if dequantize and not was_quantized:
+        if dequantize and stored is None:
             raise ConversionError(f"{origin}: is not quantized: nothing to dequantize")
         model = open_model(origin, keep_dtypes=True)
         if dequantize:
@@ -66,12 +66,23 @@ def convert(
             _set_dtype(model, DTYPES[dtype])
         if chosen is not None:
             quantize_modules(model, chosen)
-        weights = dict(tree_flatten(model.parameters()))
-        quantization = chosen if not was_quantized else None if dequantize else read_quantization(raw)
-        write_json(folder / "config.json", config_json(raw, model.config, quantization, _dtype_name(weights)))
-        copy_companions(origin, folder)
-        save_weights(folder, weights, on_progress=on_progress)
+        quantization = None if dequantize else chosen or stored
+        _save(model, raw, quantization, origin, folder, on_progress)
     return target
+
+
+def _save(
+    model: CausalLM,
+    raw: Mapping[str, Any],
+    quantization: Mapping[str, Any] | None,
+    origin: Path,
+    folder: Path,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    weights = dict(tree_flatten(model.parameters()))
+    write_json(folder / "config.json", config_json(raw, model.config, quantization, _dtype_name(weights)))
+    copy_companions(origin, folder)
+    save_weights(folder, weights, on_progress=on_progress)
 
 
 def published(source: str | Path) -> str | Path:

@@ -3,12 +3,13 @@
 from .loop import decode, prefill
 from .sampling import SamplingOptions, make_logits_processors, make_sampler
 from .stopping import StopStrings
-from .stream import GenerationChunk, encode_prompt, generate, stream_generate
+from .stream import GenerationChunk, check_options, encode_prompt, generate, stream_generate
 
 __all__ = [
     "GenerationChunk",
     "SamplingOptions",
     "StopStrings",
+    "check_options",
     "decode",
     "encode_prompt",
     "generate",

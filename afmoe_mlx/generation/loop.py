@@ -10,6 +10,9 @@ from .sampling import LogitsProcessor, Sampler
 
 Progress = Callable[[int, int], None]
 
+# Tokens between two returns of freed buffers to the system.
+CLEAR_EVERY = 256
+
 
 def prefill(
     model: CausalLM, tokens: Sequence[int], cache: Cache, *, step_size: int, on_progress: Progress | None = None
@@ -55,7 +58,9 @@ def decode(
 
     token, logprobs = choose(logits)
     mx.async_eval(token, logprobs)
-    for _ in range(limit - 1):
+    for step in range(1, limit):
+        if step % CLEAR_EVERY == 0:
+            mx.clear_cache()  # caches that grew have left buffers behind that are too small for anything
         if processors:
             history = mx.concatenate([history, token.astype(mx.int32)])
         following = choose(model(token[:, None], cache=cache)[:, -1])

@@ -68,13 +68,14 @@ def stream_generate(
     sampling: the fields of `SamplingOptions`; those not given come from the model's generation_config.json.
     Raises InputError for options that make no sense and for a prompt longer than the model's context.
     """
-    _require_positive(max_tokens=max_tokens, prefill_step_size=prefill_step_size)
+    check_options(max_tokens=max_tokens, stop=stop, prefill_step_size=prefill_step_size, **sampling)
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
     stops = StopStrings(stop)
     tokens = encode_prompt(tokenizer, prompt)
     cache = model.make_cache() if cache is None else cache
     room = _room(model, tokens, cache)
-    sampler = sampler or make_sampler(options, xtc_special_tokens=sorted(tokenizer.eos_token_ids))
+    unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
+    sampler = sampler or make_sampler(options, xtc_special_tokens=sorted(unspoken))
     processors = make_logits_processors(options) if logits_processors is None else logits_processors
     limit = min(max_tokens, room)
 
@@ -101,6 +102,7 @@ def _chunks(
         reason = "stop" if is_eos or stops.matched else "length" if count == limit else None
         if reason:
             text += stops.push(texts.finish()) + stops.finish()
+            reason = "stop" if stops.matched else reason
         yield GenerationChunk(
             text=text,
             token=token,
@@ -118,6 +120,8 @@ def _chunks(
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """A prompt as token ids; a text that already begins with the BOS token gets no second one."""
+    if prompt is None:
+        raise InputError("the prompt is None: expected text or token ids")
     if isinstance(prompt, str):
         has_bos = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
         return tokenizer.encode(prompt, add_special_tokens=not has_bos)
@@ -127,10 +131,17 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     return tokens
 
 
-def _require_positive(**values: int) -> None:
-    for name, value in values.items():
+def check_options(
+    *, max_tokens: int = 1, stop: Sequence[str] = (), prefill_step_size: int = 1, **sampling: Any
+) -> None:
+    """InputError for options of `stream_generate` that make no sense with any model, TypeError for one it has not."""
+    for name, value in {"max_tokens": max_tokens, "prefill_step_size": prefill_step_size}.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")
+    StopStrings(stop)
+    if unknown := sampling.keys() - SamplingOptions.__dataclass_fields__.keys():
+        raise TypeError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
+    SamplingOptions.from_generation_config({}, **sampling)
 
 
 def _room(model: CausalLM, tokens: Sequence[int], cache: Cache) -> int:

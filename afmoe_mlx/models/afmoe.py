@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import Cache, KVCache, RotatingKVCache
+from ..cache import DEFAULT_SLACK, Cache, KVCache, RotatingKVCache
 from .attention import attend, attend_plain, merge_heads, split_heads
 from .causal_lm import CausalLM
 from .chunk import Chunk
@@ -225,6 +225,6 @@ class AfmoeForCausalLM(CausalLM):
             if kind == "full_attention":
                 return KVCache()
             assert self.config.sliding_window is not None
-            return RotatingKVCache(self.config.sliding_window - 1, 1024 if slack is None else slack)
+            return RotatingKVCache(self.config.sliding_window - 1, DEFAULT_SLACK if slack is None else slack)
 
         return Cache([layer(kind) for kind in self.config.layer_types])

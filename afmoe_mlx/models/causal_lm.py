@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import Cache
-from ..errors import InputError
+from ..errors import CacheError, InputError
 from .chunk import Chunk
 from .config import ModelConfig
 from .rope import Rope
@@ -28,6 +28,11 @@ class CausalLM(nn.Module):
     def make_cache(self, slack: int | None = None) -> Cache:
         """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512)."""
         raise NotImplementedError
+
+    def set_dtype(self, dtype: mx.Dtype, *args: Any, **kwargs: Any) -> None:
+        """Cast the floating weights, and compute in `dtype` from now on."""
+        super().set_dtype(dtype, *args, **kwargs)
+        self.dtype = dtype
 
     def embed(self, input_ids: mx.array) -> mx.array:
         """(B, L) ids -> (B, L, D), what `inputs_embeds` takes."""
@@ -56,6 +61,9 @@ class CausalLM(nn.Module):
         labels: (B, L), -100 ignored; the result is then (loss, logits), the loss shifted by one and averaged.
         Raises InputError for shapes that do not fit, CacheError for a cache that cannot go on.
         """
+        if cache is not None and len(cache.layers) != len(self.model.layers):
+            found = f"the cache has {len(cache.layers)} layers, the model {len(self.model.layers)}"
+            raise CacheError(f"{found}: use one of this model's make_cache()")
         h = self._inputs(input_ids, inputs_embeds)
         chunk = Chunk(
             h.shape[0],
@@ -97,6 +105,9 @@ class CausalLM(nn.Module):
             return self.scale_embeddings(inputs_embeds).astype(self.dtype)
         if input_ids.ndim != 2 or not mx.issubdtype(input_ids.dtype, mx.integer):
             raise InputError(f"input_ids is {input_ids.dtype} {input_ids.shape}: expected integers (batch, length)")
+        # a decode step's token comes from the device, and is never waited for
+        if input_ids.shape[1] > 1 and mx.any((input_ids < 0) | (input_ids >= self.config.vocab_size)).item():
+            raise InputError(f"input_ids go beyond the vocabulary: expected 0 to {self.config.vocab_size - 1}")
         # cast last: embeddings in mxfp4 and its like come out in bfloat16, and mlx-lm scales them there
         return self.scale_embeddings(self.embed(input_ids)).astype(self.dtype)
 

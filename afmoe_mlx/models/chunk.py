@@ -59,6 +59,8 @@ class Chunk:
             )
         valid = attention_mask[:, -self.length :].astype(mx.bool_)
         rows: list[list[bool]] = valid.tolist()  # type: ignore[assignment]
+        if columns > self.length and self._padding_of(attention_mask[:, :seen]) != self._left_padding:
+            raise InputError("attention_mask has another padding than the first chunk had: leave its columns out")
         if all(all(row) for row in rows):
             return
         if self.cache is None:
@@ -67,6 +69,15 @@ class Chunk:
         if seen:
             raise InputError("attention_mask has padding after the first chunk: a cache allows it in the first alone")
         self._align(rows)
+
+    @property
+    def _left_padding(self) -> list[int]:
+        assert self.cache is not None
+        return list(self.cache.left_padding) or [0] * (self.cache.batch_size or 1)
+
+    def _padding_of(self, mask: mx.array) -> list[int]:
+        """How many columns of each row are padding."""
+        return (mask == 0).sum(axis=1).tolist()  # type: ignore[return-value]
 
     def _align(self, rows: list[list[bool]]) -> None:
         """Move every row to the right, so that its padding stands on the left."""

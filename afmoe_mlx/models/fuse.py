@@ -15,7 +15,7 @@ from .layers import MLP
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Fuse every layer of a model in place, and return it."""
+    """Fuse every layer of a model in place, and return it; what is fused already stays."""
     for layer in model.model.layers:
         fuse_layer(layer)
     return model
@@ -43,11 +43,13 @@ def _quantization(module: Any) -> tuple[int, int, str] | None:
     return (module.group_size, module.bits, module.mode) if "scales" in module else None
 
 
-def _join(parent: nn.Module, names: Sequence[str], fused_name: str) -> bool:
+def _join(parent: nn.Module, names: Sequence[str], fused_name: str) -> None:
     """Replace the maps `names` of `parent` by one whose outputs are theirs in order, if their quantization agrees."""
+    if any(name not in parent for name in names):
+        return
     maps = [parent[name] for name in names]
     if len({_quantization(m) for m in maps}) > 1 or any("global_scale" in m for m in maps):
-        return False
+        return
     fused = maps[0]
     if any("bias" in m for m in maps):
         dtype = next(m.bias.dtype for m in maps if "bias" in m)
@@ -58,11 +60,12 @@ def _join(parent: nn.Module, names: Sequence[str], fused_name: str) -> bool:
     for name in names:
         del parent[name]
     parent[fused_name] = fused
-    return True
 
 
 def _move_shared(mlp: nn.Module) -> bool:
     """Put the shared experts, one MLP of n times an expert's width, behind the routed ones as n experts."""
+    if "gate_up_proj" in mlp.experts:
+        return False
     n = mlp.config.num_shared_experts
     names = ("gate_proj", "up_proj", "down_proj")
     pairs = [(mlp.experts[name], mlp.shared_experts[name]) for name in names]

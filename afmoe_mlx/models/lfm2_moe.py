@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import Cache, ConvCache, KVCache
+from ..cache import DEFAULT_SLACK, Cache, ConvCache, KVCache
 from ..errors import InputError
 from .attention import attend, attend_plain, merge_heads, split_heads
 from .causal_lm import CausalLM
@@ -130,8 +130,9 @@ class ShortConv(nn.Module):
                 # a row in a cache begins where its tokens do, so even a bias has not passed here before
                 x = mx.where(chunk.valid[..., None], x, 0)
             (x,) = cache.update(x)
-        missing = self.history + chunk.length - x.shape[1]
-        return self.out_proj(c * self.conv(mx.pad(x, [(0, 0), (missing, 0), (0, 0)])))
+        if missing := self.history + chunk.length - x.shape[1]:
+            x = mx.pad(x, [(0, 0), (missing, 0), (0, 0)])
+        return self.out_proj(c * self.conv(x))
 
 
 class SparseMoe(nn.Module):
@@ -217,6 +218,6 @@ class Lfm2MoeForCausalLM(CausalLM):
         def layer(kind: str) -> KVCache:
             if kind == "full_attention":
                 return KVCache()
-            return ConvCache(self.config.conv_L_cache, 1024 if slack is None else slack)
+            return ConvCache(self.config.conv_L_cache, DEFAULT_SLACK if slack is None else slack)
 
         return Cache([layer(kind) for kind in self.config.layer_types])

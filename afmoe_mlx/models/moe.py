@@ -6,7 +6,7 @@ T tokens, D hidden size, E experts, k experts a token, m an expert's intermediat
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import gather_dtype, is_cpu
+from ..device import compute_dtype, is_cpu
 from .layers import activation
 
 # From here on rows are sorted by expert, so that each expert's weights are read once.
@@ -50,7 +50,7 @@ class ExpertLinear(nn.Module):
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (..., 1, in) times the weight of `experts` (...)."""
         weight = self.weight.swapaxes(-1, -2)
-        if (dtype := gather_dtype(x.dtype)) != x.dtype:
+        if (dtype := compute_dtype(x.dtype)) != x.dtype:
             y = mx.gather_mm(x.astype(dtype), weight.astype(dtype), rhs_indices=experts, sorted_indices=sorted_indices)
             return y.astype(x.dtype)
         return mx.gather_mm(x, weight, rhs_indices=experts, sorted_indices=sorted_indices)
