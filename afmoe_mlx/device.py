@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ def compute_dtype(stored: "mx.Dtype") -> "mx.Dtype":
     import mlx.core as mx
 
     return mx.float32 if is_cpu() else stored
+
+
+def one_kernel(function: Callable[..., "mx.array"]) -> Callable[..., "mx.array"]:
+    """A function of pointwise operations as one kernel, for any shapes; on the CPU as it is.
+
+    There each kernel would cost half a second of the C++ compiler when it first runs, where one is installed.
+    """
+    import mlx.core as mx
+
+    return function if is_cpu() else mx.compile(function, shapeless=True)
 
 
 def peak_memory() -> int:

@@ -1,23 +1,24 @@
 """Small blocks that both architectures share: normalization and the gated MLP."""
 
+import math
 from collections.abc import Callable
-from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 
-Activation = Callable[[mx.array], mx.array]
+from ..device import one_kernel
 
 
-def activation(name: str) -> Activation:
-    """The activation that Transformers' `ACT2FN` has under `name`."""
-    functions: dict[str, Activation] = {
-        "silu": nn.silu,
-        "gelu": nn.gelu,
-        "gelu_pytorch_tanh": nn.gelu_approx,
-        "relu": partial(mx.maximum, 0.0),
+def gated(hidden_act: str) -> Callable[[mx.array, mx.array], mx.array]:
+    """(gate, up) -> act(gate) * up, with the activation that Transformers' `ACT2FN` has under that name."""
+    functions: dict[str, Callable[[mx.array], mx.array]] = {
+        "silu": lambda x: x * mx.sigmoid(x),
+        "gelu": lambda x: x * (1 + mx.erf(x / math.sqrt(2))) / 2,
+        "gelu_pytorch_tanh": lambda x: 0.5 * x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "relu": lambda x: mx.maximum(x, 0),
     }
-    return functions[name]
+    activation = functions[hidden_act]
+    return one_kernel(lambda gate, up: activation(gate) * up)
 
 
 class RMSNorm(nn.Module):
@@ -40,11 +41,11 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
-        self._activation = activation(hidden_act)
+        self._gated = gated(hidden_act)
 
     def __call__(self, x: mx.array) -> mx.array:
         if "gate_up_proj" in self:
             gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
         else:
             gate, up = self.gate_proj(x), self.up_proj(x)
-        return self.down_proj(self._activation(gate) * up)
+        return self.down_proj(self._gated(gate, up))

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..device import compute_dtype, is_cpu
-from .layers import activation
+from .layers import gated
 
 # From here on rows are sorted by expert, so that each expert's weights are read once.
 SORT_FROM = 64
@@ -115,7 +115,7 @@ class Experts(nn.Module):
         self.gate_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.up_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.down_proj = ExpertLinear(num_experts, intermediate_size, hidden_size)
-        self._activation = activation(hidden_act)
+        self._gated = gated(hidden_act)
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """x (T, D), experts and weights (T, k) -> the experts' outputs weighted and summed in float32, (T, D)."""
@@ -134,5 +134,5 @@ class Experts(nn.Module):
             gate, up = mx.split(self.gate_up_proj(x, experts, sorted_indices), 2, axis=-1)
         else:
             gate, up = self.gate_proj(x, experts, sorted_indices), self.up_proj(x, experts, sorted_indices)
-        y = self.down_proj(self._activation(gate) * up, experts, sorted_indices)
+        y = self.down_proj(self._gated(gate, up), experts, sorted_indices)
         return y[:, 0] if sorted_indices else y
