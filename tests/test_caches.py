@@ -254,3 +254,10 @@ def test_an_emptied_cache_takes_any_batch() -> None:
     model(tokens(2, 5), cache=cache)
     cache.rewind(5)
     assert model(tokens(3, 5), cache=cache).shape[0] == 3
+
+
+def test_a_state_of_another_architecture_is_refused() -> None:
+    model, cache = tiny(), tiny().make_cache()
+    model(tokens(1, 3), cache=cache)
+    with pytest.raises(CacheError, match="another"):
+        tiny("lfm2_moe").make_cache().state = cache.state

@@ -16,7 +16,8 @@ from unittest.mock import Mock
 import pytest
 from hub_server import MODEL, REPO, SMALL, FakeHub, sharded, use_hub
 
-from afmoe_mlx.checkpoint.hub import INDEX, cached_models, remove_cached, resolve
+from afmoe_mlx.checkpoint.hub import INDEX, resolve
+from afmoe_mlx.checkpoint.hub_cache import cached_models, remove_cached
 from afmoe_mlx.errors import AfmoeError, CheckpointError, HubError
 
 

@@ -17,8 +17,10 @@ TOLERANCE = 2e-5
         ({"input_ids": mx.zeros((1, 2), mx.int32), "inputs_embeds": mx.zeros((1, 2, 32))}, "one of them"),
         ({"input_ids": mx.zeros((2,), mx.int32)}, r"\(batch, length\)"),
         ({"input_ids": mx.zeros((1, 2))}, "float32"),
-        ({"input_ids": mx.array([[0, 40]])}, "vocabulary"),
-        ({"input_ids": mx.array([[0, -1]])}, "vocabulary"),
+        ({"input_ids": mx.zeros((0, 3), mx.int32)}, "no tokens"),
+        ({"input_ids": mx.zeros((1, 3), mx.int32), "logits_to_keep": True}, "logits_to_keep"),
+        ({"input_ids": mx.zeros((1, 3), mx.int32), "logits_to_keep": mx.array(3)}, "logits_to_keep"),
+        ({"input_ids": mx.zeros((1, 3), mx.int32), "logits_to_keep": mx.array([True, False, True])}, "logits_to_keep"),
         ({"input_ids": mx.zeros((1, 0), mx.int32)}, "no tokens"),
         ({"inputs_embeds": mx.zeros((1, 2, 31))}, r"\(batch, length, 32\)"),
         ({"input_ids": mx.zeros((1, 3), mx.int32), "attention_mask": mx.ones((1, 2))}, r"\(1, 3\)"),
@@ -104,3 +106,24 @@ def test_a_plain_token_needs_no_mask() -> None:
     assert causal_mask(1, 30, window=30) is None
     assert causal_mask(1, 30) is None
     assert causal_mask(5, 30) == "causal"
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_a_forward_can_be_compiled(model_type: str) -> None:
+    """Nothing in it waits for the device, a mask included."""
+    model, ids, mask = tiny(model_type), tokens(2, 9), mx.array([[0] * 3 + [1] * 6, [1] * 9])
+    compiled = mx.compile(lambda ids, mask: model(ids, attention_mask=mask))
+    assert mx.allclose(compiled(ids, mask), model(ids, attention_mask=mask), atol=TOLERANCE)
+
+
+def test_columns_to_keep_may_differ_by_row() -> None:
+    model, ids = tiny(), tokens(2, 9)
+    logits = model(ids)
+    kept = model(ids, logits_to_keep=mx.array([[1, 5], [3, 7]]))
+    assert mx.allclose(kept, mx.stack([logits[0, mx.array([1, 5])], logits[1, mx.array([3, 7])]]), atol=TOLERANCE)
+    assert mx.allclose(model(ids, logits_to_keep=np.int64(3)), logits[:, -3:], atol=TOLERANCE)
+
+
+def test_the_loss_of_a_single_token_is_undefined() -> None:
+    ids = tokens(1, 1)
+    assert np.isnan(tiny()(ids, labels=ids)[0].item())

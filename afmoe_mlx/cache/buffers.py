@@ -32,6 +32,7 @@ class KVCache:
     """Keeps every position, in a buffer that grows in steps. It can step back to any of them."""
 
     step = 256
+    layout: tuple[int, ...] = (4, 4)  # dimensions of the arrays held
 
     def __init__(self) -> None:
         self.arrays: tuple[mx.array, ...] = ()
@@ -55,7 +56,7 @@ class KVCache:
 
     def rewind(self, n: int) -> None:
         """Take back the last `n` tokens; CacheError, and nothing changes, if that many cannot be."""
-        if not 0 <= n <= self.rewindable:
+        if not isinstance(n, int) or not 0 <= n <= self.rewindable:
             raise CacheError(f"cannot take back {n} tokens: between 0 and {self.rewindable} can be")
         self.offset -= n
 
@@ -119,8 +120,8 @@ class RotatingKVCache(KVCache):
     """
 
     def __init__(self, history: int, slack: int = DEFAULT_SLACK) -> None:
-        if history < 0 or slack < 0:
-            raise CacheError(f"history {history} and slack {slack}: both must be 0 or more")
+        if not (isinstance(history, int) and isinstance(slack, int) and history >= 0 and slack >= 0):
+            raise CacheError(f"history {history} and slack {slack}: both must be integers, 0 or more")
         super().__init__()
         self.history = history
         self.slack = slack
@@ -172,6 +173,8 @@ class RotatingKVCache(KVCache):
 
 class ConvCache(RotatingKVCache):
     """The last inputs of a short convolution of `kernel_size` taps, kept as RotatingKVCache keeps keys."""
+
+    layout = (3,)
 
     def __init__(self, kernel_size: int, slack: int = DEFAULT_SLACK) -> None:
         super().__init__(kernel_size - 1, slack)

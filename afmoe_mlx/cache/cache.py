@@ -41,7 +41,7 @@ class Cache:
 
     def rewind(self, n: int) -> None:
         """Take back the last `n` tokens of every row; CacheError, and nothing changes, if `n` > `rewindable`."""
-        if not 0 <= n <= self.rewindable:
+        if not isinstance(n, int) or not 0 <= n <= self.rewindable:
             raise CacheError(f"cannot take back {n} tokens: at most {max(self.rewindable, 0)} can be now")
         position = self.offset - n
         for layer in self.layers:
@@ -90,6 +90,9 @@ class Cache:
             raise CacheError(f"this state is not one of a model with {len(self.layers)} layers") from None
         if len({(layer.offset, layer.batch_size) for layer in held}) > 1:
             raise CacheError("this state's layers disagree on what they have seen")
+        for layer, layer_state in zip(self.layers, held, strict=True):
+            if layer_state.arrays and tuple(array.ndim for array in layer_state.arrays) != layer.layout:
+                raise CacheError("this state is of another architecture's model")
         for layer, layer_state in zip(self.layers, held, strict=True):
             layer.restore(layer_state)
         self.left_padding = left_padding

@@ -11,7 +11,7 @@ import mlx.core as mx
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, ConfigError
-from ..models.values import listed, shown
+from ..values import listed, shown
 
 INDEX = "model.safetensors.index.json"
 DTYPES = ("BF16", "F16", "F32", "U32", "U8")

@@ -3,9 +3,6 @@
 `huggingface_hub` is imported inside functions: it costs more than opening a model that is already here.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import errno
 import fnmatch
 import glob
@@ -14,35 +11,19 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from afmoe_mlx.checkpoint import names
-from afmoe_mlx.errors import AfmoeError, CheckpointError, HubError
+from ..errors import AfmoeError, CheckpointError, HubError
+from . import names
+from .files import INDEX
 
-if TYPE_CHECKING:
-    from huggingface_hub import HFCacheInfo
-
-INDEX = "model.safetensors.index.json"
 SHARDS = "model*.safetensors"
 NUMBERED = re.compile(r"(model.*-)(\d{5})-of-(\d{5})\.safetensors")
 LM_STUDIO = ("~/.lmstudio/models", "~/.cache/lm-studio/models")
-MODEL_TYPES = ("afmoe", "lfm2_moe")
 CACHED_TIMEOUT = 3.0  # seconds to ask for a newer revision when the model could start without an answer
 
 log = logging.getLogger("afmoe_mlx")
-
-
-@dataclass(frozen=True)
-class CachedModel:
-    """A model in the Hub cache: `path` is its main (else newest) revision, `revisions` its commits, newest first."""
-
-    repo: str
-    bytes: int
-    path: Path
-    revisions: tuple[str, ...]
-    model_type: str
 
 
 def resolve(source: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> Path:
@@ -68,40 +49,6 @@ def resolve(source: str | os.PathLike[str], *, revision: str | None = None, weig
     if revision is None and (local := _lm_studio_folder(repo, weights)):
         return local
     return _fetch(repo, revision, weights)
-
-
-def cached_models() -> list[CachedModel]:
-    """The AFMoE and LFM2-MoE models in the local Hub cache, by repository; empty when there is no cache."""
-    found = []
-    info = _scan_cache()
-    for repo in info.repos if info else ():
-        newest_first = sorted(repo.revisions, key=lambda item: item.last_modified, reverse=True)
-        for item in sorted(newest_first, key=lambda item: "main" not in item.refs):
-            model_type = _model_type(item.snapshot_path)
-            if repo.repo_type == "model" and model_type in MODEL_TYPES:
-                commits = tuple(item.commit_hash for item in newest_first)
-                found.append(CachedModel(repo.repo_id, repo.size_on_disk, item.snapshot_path, commits, model_type))
-                break
-    return sorted(found, key=lambda model: model.repo)
-
-
-def remove_cached(name: str) -> int:
-    """Delete every revision of a model, a short name or `owner/name`, from the Hub cache; returns the bytes freed.
-
-    Raises HubError when the cache does not hold it or it cannot be deleted.
-    """
-    repo = names.repo_id(name)
-    info = _scan_cache()
-    held = [item for item in info.repos if item.repo_type == "model" and item.repo_id == repo] if info else []
-    if info is None or not held or not held[0].revisions:
-        raise HubError(f"{repo!r} is not in the Hub cache: nothing to remove")
-    # The library finds revisions by hash alone, and copies of a repository share theirs: show it this one only.
-    alone = dataclasses.replace(info, repos=frozenset(held))
-    strategy = alone.delete_revisions(*(item.commit_hash for item in held[0].revisions))
-    strategy.execute()
-    if held[0].repo_path.exists():
-        raise HubError(f"{repo!r} could not be removed from {held[0].repo_path}: check the folder's permissions")
-    return int(strategy.expected_freed_size)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -134,7 +81,7 @@ def _fetch(repo: str, revision: str | None, weights: bool) -> Path:
         except Exception as error:
             if complete is None or isinstance(error, RevisionNotFoundError):
                 raise
-            log.info("using the cached copy of %s: %s", repo, _one_line(error))
+            log.info("using the cached copy of %s: %s", repo, one_line(error))
             return complete
         listing = [item.rfilename for item in info.siblings or ()]
         if cached and cached.name == info.sha and not _missing(cached, listing, weights):
@@ -223,7 +170,7 @@ def _shards(folder: Path, listing: Iterable[str]) -> list[str]:
     try:
         shards = set(json.loads(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is damaged ({_one_line(error)}): remove it and fetch it again") from error
+        raise CheckpointError(f"{index} is damaged ({one_line(error)}): remove it and fetch it again") from error
     for name in shards:
         # The index is a stranger's: a shard outside the folder is not to be read.
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
@@ -246,7 +193,7 @@ def _explain(error: Exception, repo: str, revision: str | None, missing: list[st
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # the library's advice to look at the connection hides what happened
-    line = _one_line(error)
+    line = one_line(error)
     found = f"the local cache lacks {_listed(missing) or 'it'}"
     match error:
         case errors.HFValidationError():
@@ -272,28 +219,9 @@ def _explain(error: Exception, repo: str, revision: str | None, missing: list[st
     return f"cannot fetch {repo}: {found} and the connection failed ({line}); run it again, finished files are kept"
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
 def _listed(files: list[str]) -> str:
     return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-
-
-def _scan_cache() -> HFCacheInfo | None:
-    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
-
-    try:
-        return scan_cache_dir(constants.HF_HUB_CACHE)
-    except CacheNotFound:
-        return None
-    except (OSError, ValueError) as error:
-        raise HubError(f"cannot read the Hub cache ({_one_line(error)}): check HF_HOME and its permissions") from error
-
-
-def _model_type(folder: Path) -> str | None:
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return config.get("model_type") if isinstance(config, dict) else None

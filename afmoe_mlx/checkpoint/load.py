@@ -110,7 +110,7 @@ def _cast(name: str, array: mx.array, dtype: mx.Dtype) -> mx.array:
         return array
     if name.endswith("expert_bias"):
         return array.astype(mx.float32)
-    if name.endswith("norm.weight") and array.dtype == mx.float32:
+    if name.endswith("norm.weight") and not mx.array_equal(array.astype(dtype).astype(array.dtype), array).item():
         return array
     return array.astype(dtype)
 

@@ -1,11 +1,9 @@
 """Short names for the models people ask for, so that nobody types a repository id from memory."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass
 
-from afmoe_mlx.errors import CheckpointError
+from ..errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)

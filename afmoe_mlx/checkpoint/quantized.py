@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from ..errors import ConfigError
 from ..models.moe import ExpertLinear
-from ..models.values import shown
+from ..values import shown
 
 # (default group size, default bits) of each mode of mx.quantize
 MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}

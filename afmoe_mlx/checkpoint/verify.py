@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from ..errors import CheckpointError
 from ..models import ModelConfig
-from ..models.values import listed, shown
+from ..values import listed, shown
 from .files import StoredTensor
 from .layouts import Piece, shape_of
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from ..checkpoint.hub import cached_models, remove_cached
+from ..checkpoint.hub_cache import cached_models, remove_cached
 from ..checkpoint.names import MODEL_NAMES
 from ..terminal import note, printable, size, write
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import ConfigError
+from ..values import shown
 from .afmoe import AfmoeConfig, AfmoeForCausalLM
 from .causal_lm import CausalLM
 from .config import ModelConfig
 from .fuse import fuse, fuse_layer
 from .lfm2_moe import Lfm2MoeConfig, Lfm2MoeForCausalLM
 from .trace import Trace
-from .values import shown
 
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], Callable[..., CausalLM]]] = {
     "afmoe": (AfmoeConfig, AfmoeForCausalLM),

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import DEFAULT_SLACK, Cache, KVCache, RotatingKVCache
+from ..values import shown
 from .attention import attend, attend_plain, merge_heads, split_heads
 from .causal_lm import CausalLM
 from .chunk import Chunk
@@ -19,7 +20,6 @@ from .config import ACTIVATIONS, ModelConfig, require
 from .layers import MLP, RMSNorm
 from .moe import Experts, route
 from .trace import Trace
-from .values import shown
 
 
 @dataclass(frozen=True, kw_only=True)

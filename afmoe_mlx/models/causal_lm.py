@@ -1,5 +1,6 @@
 """What every causal language model here does around its layers: inputs, alignment, head and loss."""
 
+from numbers import Integral
 from typing import Any
 
 import mlx.core as mx
@@ -55,9 +56,11 @@ class CausalLM(nn.Module):
     ) -> Any:
         """Logits (B, L, vocab) of the tokens `input_ids` (B, L), or of their embeddings (B, L, D).
 
+        Ids are not checked, for that would wait for the device: they must be below the vocabulary's size.
         attention_mask: (B, L), 0 at padding; with a cache, padding is allowed in the first chunk alone.
-        position_ids: (B, L) or (1, L) rotary positions, instead of those that follow from the cache.
-        logits_to_keep: the last n positions alone (0: all), or an array of columns.
+        position_ids: (B, L) or (1, L) rotary positions, instead of those that follow from the cache; they never split
+        a row into several sequences.
+        logits_to_keep: the last n positions alone (0: all), or columns: (n,), or (B, n) for each row its own.
         labels: (B, L), -100 ignored; the result is then (loss, logits), the loss shifted by one and averaged.
         Raises InputError for shapes that do not fit, CacheError for a cache that cannot go on.
         """
@@ -105,9 +108,6 @@ class CausalLM(nn.Module):
             return self.scale_embeddings(inputs_embeds).astype(self.dtype)
         if input_ids.ndim != 2 or not mx.issubdtype(input_ids.dtype, mx.integer):
             raise InputError(f"input_ids is {input_ids.dtype} {input_ids.shape}: expected integers (batch, length)")
-        # a decode step's token comes from the device, and is never waited for
-        if input_ids.shape[1] > 1 and mx.any((input_ids < 0) | (input_ids >= self.config.vocab_size)).item():
-            raise InputError(f"input_ids go beyond the vocabulary: expected 0 to {self.config.vocab_size - 1}")
         # cast last: embeddings in mxfp4 and its like come out in bfloat16, and mlx-lm scales them there
         return self.scale_embeddings(self.embed(input_ids)).astype(self.dtype)
 
@@ -116,19 +116,22 @@ class CausalLM(nn.Module):
         return h
 
 
-def _keep(h: mx.array, logits_to_keep: int | mx.array) -> mx.array:
-    if isinstance(logits_to_keep, int):
-        if logits_to_keep < 0:
-            raise InputError(f"logits_to_keep is {logits_to_keep}: expected 0 (all) or a number of last positions")
-        return h[:, -logits_to_keep:]
-    return h[:, logits_to_keep]
+def _keep(h: mx.array, logits_to_keep: Any) -> mx.array:
+    if isinstance(logits_to_keep, mx.array):
+        if logits_to_keep.ndim not in (1, 2) or not mx.issubdtype(logits_to_keep.dtype, mx.integer):
+            found = f"{logits_to_keep.dtype} {logits_to_keep.shape}"
+            raise InputError(f"logits_to_keep is {found}: expected integers (columns,) or (batch, columns)")
+        return h[:, logits_to_keep] if logits_to_keep.ndim == 1 else mx.take_along_axis(h, logits_to_keep[..., None], 1)
+    if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, Integral) or logits_to_keep < 0:
+        raise InputError(f"logits_to_keep is {logits_to_keep!r}: expected 0 (all) or a number of last positions")
+    return h[:, -int(logits_to_keep) :]
 
 
 def causal_loss(logits: mx.array, labels: mx.array) -> mx.array:
     """Mean cross-entropy in float32 of each position's logits against the next label; -100 is ignored."""
     if labels.shape != logits.shape[:2]:
         raise InputError(f"labels has shape {labels.shape}: expected {logits.shape[:2]}, one for each position")
-    targets = labels[:, 1:]
+    targets = mx.concatenate([labels[:, 1:], mx.full((labels.shape[0], 1), -100, labels.dtype)], axis=1)
     counted = targets != -100
-    losses = nn.losses.cross_entropy(logits[:, :-1].astype(mx.float32), mx.where(counted, targets, 0))
+    losses = nn.losses.cross_entropy(logits.astype(mx.float32), mx.where(counted, targets, 0))
     return (losses * counted).sum() / counted.sum()

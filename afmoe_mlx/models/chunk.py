@@ -10,7 +10,7 @@ import mlx.core as mx
 from ..cache import Cache
 from ..errors import InputError
 from .attention import Mask, causal_mask
-from .rope import Rope
+from .rope import Rope, rotate
 
 
 class Chunk:
@@ -26,7 +26,7 @@ class Chunk:
         position_ids: mx.array | None = None,
         cache: Cache | None = None,
     ) -> None:
-        if length == 0:
+        if length == 0 or batch_size == 0:
             raise InputError("the input has no tokens: expected at least one")
         self.length = length
         self.cache = cache
@@ -43,7 +43,11 @@ class Chunk:
         if cache is not None:
             self._seen = cache.offset
             self._offset = cache.offsets if cache.left_padding else cache.offset
-        self._position_ids = None if position_ids is None else self._read_positions(position_ids, batch_size)
+        self._tables: tuple[mx.array, mx.array] | None = None
+        if position_ids is not None:
+            self._tables = rope.tables(self._read_positions(position_ids, batch_size))
+        elif not rope.has_kernel:
+            self._tables = rope.tables(mx.arange(length) + mx.array(self._offset).reshape(-1, 1))
         self._masks: dict[int | None, Mask] = {}
 
     def _read_mask(self, attention_mask: mx.array, batch_size: int) -> None:
@@ -58,13 +62,13 @@ class Chunk:
                 f"attention_mask has shape {attention_mask.shape}: expected {(batch_size, self.length)}, as the input"
             )
         valid = attention_mask[:, -self.length :].astype(mx.bool_)
+        if self.cache is None:
+            self.valid = valid
+            return
         rows: list[list[bool]] = valid.tolist()  # type: ignore[assignment]
         if columns > self.length and self._padding_of(attention_mask[:, :seen]) != self._left_padding:
             raise InputError("attention_mask has another padding than the first chunk had: leave its columns out")
         if all(all(row) for row in rows):
-            return
-        if self.cache is None:
-            self.valid = valid
             return
         if seen:
             raise InputError("attention_mask has padding after the first chunk: a cache allows it in the first alone")
@@ -111,9 +115,7 @@ class Chunk:
 
     def rotate(self, x: mx.array) -> mx.array:
         """Rotary embedding of queries or keys (B, heads, L, head_dim) at these tokens' positions."""
-        if self._position_ids is not None:
-            return self._rope.at(x, self._position_ids)
-        return self._rope(x, self._offset)
+        return self._rope(x, self._offset) if self._tables is None else rotate(x, *self._tables)
 
     def mask(self, window: int | None = None) -> Mask:
         """The attention mask of layers that see the last `window` columns, or all; made once for all of them."""

@@ -7,8 +7,8 @@ from types import UnionType
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from ..errors import ConfigError
+from ..values import is_number, listed, shown
 from .rope import ROPE_KEYS, RopeParameters
-from .values import is_number, listed, shown
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 

@@ -13,6 +13,7 @@ import mlx.nn as nn
 
 from ..cache import DEFAULT_SLACK, Cache, ConvCache, KVCache
 from ..errors import InputError
+from ..values import shown
 from .attention import attend, attend_plain, merge_heads, split_heads
 from .causal_lm import CausalLM
 from .chunk import Chunk
@@ -20,7 +21,6 @@ from .config import IGNORED, NEUTRAL, ModelConfig, require, require_positive, ty
 from .layers import MLP, RMSNorm
 from .moe import Experts, route
 from .trace import Trace
-from .values import shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from typing import Any, Self
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..device import is_cpu
 from ..errors import ConfigError
-from .values import is_number, listed, shown
+from ..values import is_number, listed, shown
 
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 ROPE_KEYS = frozenset(
@@ -115,32 +116,33 @@ class RopeParameters:
         return 1.0 if self.factor <= 1 else 0.1 * mscale * math.log(self.factor) + 1.0
 
     def frequencies(self, dims: int) -> mx.array:
-        """(dims / 2,) float32: radians per position, Transformers' `inv_freq`."""
-        freqs = 1 / self.rope_theta ** (mx.arange(0, dims, 2, dtype=mx.float32) / dims)
+        """(dims / 2,) float32: radians per position, Transformers' `inv_freq`, in its order of operations."""
+        periods = self.rope_theta ** (mx.arange(0, dims, 2, dtype=mx.float32) / dims)
         if self.rope_type == "linear":
-            return freqs / self.factor
+            return 1 / periods / self.factor
         if self.rope_type == "llama3":
-            return self._llama3(freqs)
+            return self._llama3(1 / periods)
         if self.rope_type == "yarn":
-            return self._yarn(freqs, dims)
-        return freqs
+            return self._yarn(periods, dims)
+        return 1 / periods
 
     def _llama3(self, freqs: mx.array) -> mx.array:
-        cycles = self.original_max_position_embeddings * freqs / (2 * math.pi)
-        smooth = (cycles - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        low, high, length = self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings
+        lengths = (1 / freqs) * (2 * math.pi)
+        smooth = ((1 / lengths) * length - low) / (high - low)
         medium = (1 - smooth) * freqs / self.factor + smooth * freqs
-        slow = mx.where(cycles < self.low_freq_factor, freqs / self.factor, medium)
-        return mx.where(cycles > self.high_freq_factor, freqs, slow)
+        slow = mx.where(lengths > length / low, freqs / self.factor, medium) if low > 0 else medium
+        return mx.where(lengths < length / high, freqs, slow)
 
-    def _yarn(self, freqs: mx.array, dims: int) -> mx.array:
+    def _yarn(self, periods: mx.array, dims: int) -> mx.array:
         low, high = (self._yarn_dimension(beta, dims) for beta in (self.beta_fast, self.beta_slow))
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, dims - 1)
         if low == high:
             high += 0.001
-        interpolated = mx.clip((mx.arange(dims // 2, dtype=mx.float32) - low) / (high - low), 0, 1)
-        return freqs / self.factor * interpolated + freqs * (1 - interpolated)
+        kept = 1 - mx.clip((mx.arange(dims // 2, dtype=mx.float32) - low) / (high - low), 0, 1)
+        return 1 / (self.factor * periods) * (1 - kept) + 1 / periods * kept
 
     def _yarn_dimension(self, rotations: float, dims: int) -> float:
         length = self.original_max_position_embeddings
@@ -166,22 +168,25 @@ class Rope(nn.Module):
         super().__init__()
         self.dims = dims
         self.scale = parameters.scale
+        # the kernel inverts reciprocals of the frequencies, which costs the last bit; on the CPU there is no kernel
+        self.has_kernel = not is_cpu()
         self._frequencies = parameters.frequencies(dims)
-        # the kernel takes reciprocals and inverts them again
         self._wavelengths = 1 / self._frequencies
 
     def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
-        """Consecutive positions from `offset`: an int, or (B,) for one per row."""
-        if self.scale != 1.0:
-            x = x * self.scale
-        return mx.fast.rope(
-            x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._wavelengths
-        )
+        """Consecutive positions from `offset`, an int or (B,) for one per row, by one kernel."""
+        x = x if self.scale == 1.0 else x * self.scale
+        freqs = self._wavelengths
+        return mx.fast.rope(x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=freqs)
 
-    def at(self, x: mx.array, positions: mx.array) -> mx.array:
-        """Any positions, (B, L) or (1, L)."""
+    def tables(self, positions: mx.array) -> tuple[mx.array, mx.array]:
+        """Cosines and sines of positions (B, L) or (1, L), for `rotate`; the same for all layers."""
         angles = positions[:, None, :, None].astype(mx.float32) * self._frequencies
-        cos, sin = mx.cos(angles) * self.scale, mx.sin(angles) * self.scale
-        first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
-        rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-        return rotated.astype(x.dtype)
+        return mx.cos(angles) * self.scale, mx.sin(angles) * self.scale
+
+
+def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Rotary embedding of x (B, heads, L, head_dim) in plain operations, by `Rope.tables`."""
+    first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
+    rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)

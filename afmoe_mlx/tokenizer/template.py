@@ -16,7 +16,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from afmoe_mlx.errors import TokenizerError
+from ..errors import TokenizerError
 
 # The first is what templates read today; a message may carry its reasoning under any of them.
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")

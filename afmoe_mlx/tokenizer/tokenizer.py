@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import tokenizers
 
-from afmoe_mlx.errors import TokenizerError
-
+from ..errors import TokenizerError
 from . import files
 from .stream import MAX_TOKEN_ID, TextStream
 
