@@ -1,8 +1,10 @@
 """The device file: a fast BLAS is found in time, or nothing is touched."""
 
 import ctypes
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx.core as mx
 import pytest
@@ -48,3 +50,10 @@ def test_the_cpu_computes_in_float32_and_a_gpu_in_the_stored_dtype(
 ) -> None:
     monkeypatch.setattr(device, "is_cpu", lambda: cpu)
     assert device.compute_dtype(mx.bfloat16) == expected
+
+
+def test_a_run_on_the_cpu_compiles_nothing(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "afmoe_mlx", "generate", "--prompt", "hello"]
+    subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert not list(tmp_path.rglob("*.so"))

@@ -39,11 +39,12 @@ def test_every_folder_with_sources_is_a_listed_package_and_every_listed_package_
 def test_every_data_file_is_package_data():
     patterns = SETUPTOOLS["package-data"]
     for name in installed_files():
-        folder, _, file = name.rpartition("/")
-        package = folder.replace("/", ".")
-        if not file.endswith(".py"):
-            assert package in SETUPTOOLS["packages"], name
-            assert any(fnmatch.fnmatch(file, p) for p in [*patterns.get("*", []), *patterns.get(package, [])]), name
+        if name.endswith(".py"):
+            continue
+        package = max((p for p in SETUPTOOLS["packages"] if name.startswith(p.replace(".", "/") + "/")), key=len)
+        file = name[len(package) + 1 :]
+        wanted = [*patterns["*"], *patterns.get(package, [])]
+        assert any(fnmatch.fnmatch(file, p) and file.count("/") == p.count("/") for p in wanted), name
 
 
 def has_build_tools() -> bool:
