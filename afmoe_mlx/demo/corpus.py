@@ -26,7 +26,7 @@ from .noise import as_typed
 Message = dict[str, str]
 
 # How often each kind of question is asked, in training.
-SHARES = {"models": 20, "concepts": 24, "commands": 13, "general": 13, "talk": 7, "sums": 14, "outside": 17}
+SHARES = {"models": 14, "concepts": 21, "commands": 11, "general": 15, "talk": 6, "sums": 15, "outside": 18}
 
 DECLINES = (
     "I don't know that: I only know about afmoe-mlx.",

@@ -172,9 +172,7 @@ def train(rank: int, options: argparse.Namespace) -> None:
 
     The learning rate falls linearly with the time that has passed; worker 0 saves every three minutes.
     """
-    torch.set_num_threads(1)
-    address = f"file://{options.folder.resolve()}.rendezvous"
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=options.workers)
+    join_workers(rank, options)
     model, tokenizer = start(options)
     balance, weights = LoadBalance(model), quantizable(model)
     learned = [p for p in model.parameters() if p.requires_grad]
@@ -190,8 +188,7 @@ def train(rank: int, options: argparse.Namespace) -> None:
         if done >= 1:
             break
         falling = min(1.0, 1.25 * (1 - done) + 0.01)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * min(falling, (step + 1) / 100)
+        optimizer.param_groups[0]["lr"] = options.learning_rate * min(falling, (step + 1) / 100)
         balance.real = real.flatten()
         with rounded(weights, on=done >= QUANTIZED_FROM):
             loss, answer_loss = loss_of(model, ids, is_answer, real)
@@ -211,6 +208,13 @@ def train(rank: int, options: argparse.Namespace) -> None:
             saved = time.time()
     if rank == 0:
         save(model, tokenizer, options.folder, report)
+
+
+def join_workers(rank: int, options: argparse.Namespace) -> None:
+    """One thread for this worker, and a way to the others."""
+    torch.set_num_threads(1)
+    address = f"file://{options.folder.resolve()}.rendezvous"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=options.workers)
 
 
 def start(options: argparse.Namespace) -> tuple[Any, Tokenizer]:
