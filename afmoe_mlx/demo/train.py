@@ -233,7 +233,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the checkpoint is written")
-    parser.add_argument("--minutes", type=float, default=35)
+    parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--learning-rate", type=float, default=2.5e-3)
     parser.add_argument("--batch-tokens", type=int, default=768, help="of each worker")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
