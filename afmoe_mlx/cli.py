@@ -39,7 +39,6 @@ NOT_HERE = {
     "--upload-repo": "uploading is not implemented yet: use `hf upload`",
 }
 
-
 # How MLX begins its messages when the device or its memory gives out.
 DEVICE_TROUBLE = ("[METAL]", "[metal", "[malloc", "[cuda", "[CUDA", "Unable to allocate")
 
@@ -138,9 +137,15 @@ def root(
 
 
 def _or_demo(model: str | None) -> str:
+    """The model to load, with a word on stderr about what its user may not expect."""
     if model is None:
         note(DEMO_NOTE, dim=True)
-    return model or "demo"
+        return "demo"
+    from .checkpoint.names import find
+
+    if (row := find(model)) and row.note:
+        note(f"{row.name} ({row.download_bytes / 1e9:.0f} GB to download): {row.note}", dim=True)
+    return model
 
 
 MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from afmoe_mlx import generate, load
 from afmoe_mlx.cli import NOT_HERE, _repeated, app
+from afmoe_mlx.errors import HubError
 from afmoe_mlx.terminal import printable, write
 
 ROOT = Path(__file__).parents[1]
@@ -266,3 +267,14 @@ def test_models_lists_the_short_names(monkeypatch: pytest.MonkeyPatch, tmp_path:
         assert name in text
     value = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment).stdout)
     assert [row["cached_bytes"] for row in value["models"]] == [0] * 4
+
+
+def test_a_huge_download_is_named_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afmoe_mlx.api.resolve", _refuse)
+    result = run("generate", "--model", "trinity-large", "--prompt", "x")
+    assert result.code == 1
+    assert "797 GB" in result.err.splitlines()[0]
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise HubError("no network in tests")
