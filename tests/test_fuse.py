@@ -54,7 +54,7 @@ def layer(model: CausalLM, index: int = 1) -> Any:
 
 
 def names(module: nn.Module) -> set[str]:
-    return {name for name, value in module.items() if isinstance(value, nn.Module)}
+    return {name for name, value in module.items() if isinstance(value, nn.Module) and not name.startswith("_")}
 
 
 @pytest.mark.parametrize("change", PLAIN)
@@ -63,7 +63,7 @@ def test_every_shape_of_afmoe(change: str, mode: str | None) -> None:
     options = {"group_size": 32, "bits": 4, "mode": mode} if mode else None
     unfused, fused = pair("afmoe", (lambda *_: options) if options else None, **PLAIN[change])
     assert_equal_logits(unfused, fused)
-    assert names(layer(fused).self_attn) == {"qkvg_proj", "o_proj", "q_norm", "k_norm"}
+    assert names(layer(fused).self_attn) == {"qkvg_proj", "o_proj", "qk_norm"}
     if change != "all dense":
         assert names(layer(fused).mlp) == {"router", "experts"}
         assert names(layer(fused).mlp.experts) == {"gate_up_proj", "down_proj"}
@@ -139,7 +139,8 @@ def test_what_is_quantized_differently_stays_apart(case: str) -> None:
     options, attention, mlp, experts = APART[case]
     unfused, fused = pair("afmoe", options)
     assert_equal_logits(unfused, fused)
-    assert names(layer(fused).self_attn) == attention | {"o_proj", "q_norm", "k_norm"}
+    norms = {"qk_norm"} if "qkvg_proj" in attention else {"q_norm", "k_norm"}
+    assert names(layer(fused).self_attn) == attention | {"o_proj"} | norms
     assert names(layer(fused).mlp) == mlp | {"router", "experts"}
     assert names(layer(fused).mlp.experts) == experts | {"down_proj"}
 
@@ -165,10 +166,30 @@ def test_unfused_names_are_those_that_mlx_lm_stores(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_fusing_keeps_the_number_of_weights(model_type: str) -> None:
+def test_fusing_keeps_the_number_of_weights_in_products(model_type: str) -> None:
+    def count(model: CausalLM) -> int:
+        return sum(array.size for name, array in tree_flatten(model.parameters()) if "_proj" in name)
+
     unfused, fused = pair(model_type)
-    counts = [sum(array.size for _, array in tree_flatten(model.parameters())) for model in (unfused, fused)]
-    assert counts[0] == counts[1]
+    assert count(unfused) == count(fused)
+
+
+@pytest.mark.parametrize("score_func", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("bits", [None, 8])
+@pytest.mark.parametrize("shared", [1, 2])
+def test_shared_experts_are_always_chosen_with_weight_one(score_func: str, bits: int | None, shared: int) -> None:
+    models = [tiny("afmoe", **SHAPES["afmoe"] | {"score_func": score_func, "num_shared_experts": shared})
+              for _ in range(2)]  # fmt: skip
+    if bits:  # as mlx-lm's converter leaves routers
+        for model in models:
+            nn.quantize(model, 32, bits, class_predicate=lambda path, _: path.endswith("router.gate"))
+    unfused, fused = models[0], fuse(models[1])
+    assert_equal_logits(unfused, fused)
+    moe = layer(fused).mlp
+    weights, experts = moe.route(moe.router(mx.random.normal((50, 64))))
+    is_shared = experts >= 6
+    assert mx.all(is_shared.sum(axis=1) == shared)
+    assert mx.all(mx.where(is_shared, weights, 1.0) == 1.0)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

@@ -13,12 +13,13 @@ import mlx.nn as nn
 
 from ..cache import DEFAULT_SLACK, Cache, KVCache, RotatingKVCache
 from ..values import shown
-from .attention import attend, attend_plain, merge_heads, split_heads
+from .attention import merge_heads, split_heads
 from .causal_lm import CausalLM
 from .chunk import Chunk
 from .config import ACTIVATIONS, ModelConfig, require
 from .layers import MLP, RMSNorm
 from .moe import Experts, route
+from .rope import Place, Rope
 from .trace import Trace
 
 
@@ -76,10 +77,14 @@ class AfmoeConfig(ModelConfig):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with normalized queries and keys and a sigmoid gate on its output."""
+    """Grouped-query attention with normalized queries and keys and a sigmoid gate on its output.
 
-    def __init__(self, config: AfmoeConfig, *, is_sliding: bool) -> None:
+    Fused, `qkvg_proj` stands for all four projections, and `qk_norm` for both norms.
+    """
+
+    def __init__(self, config: AfmoeConfig, rope: Rope, *, is_sliding: bool) -> None:
         super().__init__()
+        self._rope = rope
         self.head_dim = config.head_dim
         self.window = config.sliding_window if is_sliding else None
         hidden, bias = config.hidden_size, config.attention_bias
@@ -93,28 +98,25 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def project(self, x: mx.array) -> tuple[mx.array, ...]:
-        """Queries, keys, values and the gate's logits; fused, from one product."""
+    def project(self, x: mx.array, place: Place) -> tuple[mx.array, ...]:
+        """(B, L, D) -> queries, keys and values (B, heads, L, head_dim), and the gate's logits (B, L, H · head_dim)."""
         if "qkvg_proj" in self:
-            q, kv = self.q_size, self.kv_size
-            return tuple(mx.split(self.qkvg_proj(x), [q, q + kv, q + 2 * kv], axis=-1))
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x), self.gate_proj(x)
-
-    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
-        q, k, v, gate = self.project(x)
-        q = self.q_norm(split_heads(q, self.head_dim)).swapaxes(1, 2)
-        k = self.k_norm(split_heads(k, self.head_dim)).swapaxes(1, 2)
-        v = split_heads(v, self.head_dim).swapaxes(1, 2)
-        if self.window is not None:
-            q, k = chunk.rotate(q), chunk.rotate(k)
-        if cache is not None:
-            k, v = cache.update(k, v)
-        scale, mask = self.head_dim**-0.5, chunk.mask(self.window)
-        if trace is None:
-            y = attend(q, k, v, scale=scale, mask=mask)
+            heads = self.q_size + self.kv_size
+            qk, v, gate = mx.split(self.qkvg_proj(x), [heads, heads + self.kv_size], axis=-1)
+            qk = self._rotate(self.qk_norm(split_heads(qk, self.head_dim)), place)
+            q, k = mx.split(qk, [self.q_size // self.head_dim], axis=1)
         else:
-            y, weights = attend_plain(q, k, v, scale=scale, mask=mask)
-            trace.attentions.append(weights)
+            q, k, v, gate = self.q_proj(x), self.k_proj(x), self.v_proj(x), self.gate_proj(x)
+            q = self._rotate(self.q_norm(split_heads(q, self.head_dim)), place)
+            k = self._rotate(self.k_norm(split_heads(k, self.head_dim)), place)
+        return q, k, split_heads(v, self.head_dim).swapaxes(1, 2), gate
+
+    def _rotate(self, x: mx.array, place: Place) -> mx.array:
+        x = x.swapaxes(1, 2)
+        return x if self.window is None else self._rope(x, place)
+
+    def output(self, y: mx.array, gate: mx.array) -> mx.array:
+        """Attended values (B, H, L, head_dim), gated, -> (B, L, D)."""
         return self.o_proj(merge_heads(y) * mx.sigmoid(gate))
 
 
@@ -128,7 +130,10 @@ class Router(nn.Module):
 
 
 class SparseMoe(nn.Module):
-    """Experts of a router's choice, plus shared ones. Fused, the shared ones stand behind the others in `experts`."""
+    """Experts of a router's choice, plus shared ones.
+
+    Fused, the shared ones stand behind the others in `experts`, with rows of the router of their own that always win.
+    """
 
     def __init__(self, config: AfmoeConfig) -> None:
         super().__init__()
@@ -137,52 +142,50 @@ class SparseMoe(nn.Module):
         self.router = Router(config)
         self.expert_bias = mx.zeros((config.num_experts,))
         self.experts = Experts(config.num_experts, hidden, width, config.hidden_act)
-        self.shared_in_experts = False
+        self.shared_in_experts = 0
         if config.num_shared_experts:
             self.shared_experts = MLP(hidden, width * config.num_shared_experts, config.hidden_act)
 
     def __call__(self, x: mx.array, trace: Trace | None) -> mx.array:
+        """(B, L, D) -> the same in float32, as the experts' outputs are summed."""
         tokens = x.reshape(-1, x.shape[-1])
         logits = self.router(tokens)
         weights, experts = self.route(logits)
         if trace is not None:
-            trace.router_logits.append(logits.astype(mx.float32))
-            trace.selected_experts.append(experts)
-        if self.shared_in_experts:
-            weights, experts = self._add_shared(weights, experts)
+            self._write_down(logits, trace)
         y = self.experts(tokens, experts, weights)
         if "shared_experts" in self:
             y = y + self.shared_experts(tokens)
         return y.reshape(x.shape)
 
-    def route(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        """Router logits (T, E) -> weights (T, k) and experts (T, k)."""
+    def route(self, logits: mx.array, shared: int | None = None) -> tuple[mx.array, mx.array]:
+        """Router logits (T, E + shared) -> weights and experts (T, k + shared)."""
         config = self.config
+        shared = self.shared_in_experts if shared is None else shared
         return route(
             logits,
-            self.expert_bias,
+            self.expert_bias[: logits.shape[-1]],
             k=config.num_experts_per_tok,
+            shared=shared,
             score_func=config.score_func,
             normalize=config.route_norm and config.score_func == "sigmoid",
             eps=1e-20,
             scale=config.route_scale,
         )
 
-    def _add_shared(self, weights: mx.array, experts: mx.array) -> tuple[mx.array, mx.array]:
-        shape = (weights.shape[0], self.config.num_shared_experts)
-        first = self.config.num_experts
-        shared = mx.broadcast_to(mx.arange(first, first + shape[1], dtype=experts.dtype), shape)
-        return (
-            mx.concatenate([weights, mx.ones(shape, weights.dtype)], axis=-1),
-            mx.concatenate([experts, shared], axis=-1),
-        )
+    def _write_down(self, logits: mx.array, trace: Trace) -> None:
+        routed = logits[:, : self.config.num_experts]
+        trace.router_logits.append(routed.astype(mx.float32))
+        trace.selected_experts.append(self.route(routed, shared=0)[1])
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: AfmoeConfig, layer_idx: int) -> None:
+    """A layer in three steps: `project`, `attend`, which alone knows the cache, and `finish`."""
+
+    def __init__(self, config: AfmoeConfig, rope: Rope, layer_idx: int) -> None:
         super().__init__()
         hidden, eps = config.hidden_size, config.rms_norm_eps
-        self.self_attn = Attention(config, is_sliding=config.layer_types[layer_idx] == "sliding_attention")
+        self.self_attn = Attention(config, rope, is_sliding=config.layer_types[layer_idx] == "sliding_attention")
         is_dense = layer_idx < config.num_dense_layers
         self.mlp = MLP(hidden, config.intermediate_size, config.hidden_act) if is_dense else SparseMoe(config)
         self.input_layernorm = RMSNorm(hidden, eps)
@@ -190,19 +193,32 @@ class DecoderLayer(nn.Module):
         self.pre_mlp_layernorm = RMSNorm(hidden, eps)
         self.post_mlp_layernorm = RMSNorm(hidden, eps)
 
-    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
-        r = self.self_attn(self.input_layernorm(x), chunk, cache, trace)
-        h = x + self.post_attention_layernorm(r)
+    def project(self, h: mx.array, place: Place, valid: mx.array | None = None) -> tuple[mx.array, ...]:
+        """(B, L, D) -> what `attend` takes."""
+        return self.self_attn.project(self.input_layernorm(h), place)
+
+    def attend(
+        self, projected: tuple[mx.array, ...], chunk: Chunk, cache: KVCache | None, trace: Trace | None = None
+    ) -> tuple[mx.array, ...]:
+        """What these tokens gather from those before them, for `finish`."""
+        q, k, v, gate = projected
+        if cache is not None:
+            k, v = cache.update(k, v)
+        return chunk.attend(q, k, v, window=self.self_attn.window, trace=trace), gate
+
+    def finish(self, h: mx.array, attended: tuple[mx.array, ...], trace: Trace | None = None) -> mx.array:
+        """The layer's output (B, L, D)."""
+        h = h + self.post_attention_layernorm(self.self_attn.output(*attended))
         r = self.pre_mlp_layernorm(h)
         r = self.mlp(r, trace) if isinstance(self.mlp, SparseMoe) else self.mlp(r)
-        return h + self.post_mlp_layernorm(r)
+        return h + self.post_mlp_layernorm(r).astype(h.dtype)
 
 
 class AfmoeModel(nn.Module):
-    def __init__(self, config: AfmoeConfig) -> None:
+    def __init__(self, config: AfmoeConfig, rope: Rope) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        self.layers = [DecoderLayer(config, rope, i) for i in range(config.num_hidden_layers)]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -212,7 +228,8 @@ class AfmoeForCausalLM(CausalLM):
     config: AfmoeConfig
 
     def __init__(self, config: AfmoeConfig) -> None:
-        super().__init__(config, AfmoeModel(config))
+        rope = Rope(config.head_dim, config.rope)
+        super().__init__(config, AfmoeModel(config, rope), rope)
 
     def scale_embeddings(self, h: mx.array) -> mx.array:
         return h * self.config.hidden_size**0.5 if self.config.mup_enabled else h

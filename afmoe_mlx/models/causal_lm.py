@@ -1,5 +1,6 @@
 """What every causal language model here does around its layers: inputs, alignment, head and loss."""
 
+import weakref
 from numbers import Integral
 from typing import Any
 
@@ -7,9 +8,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..cache import Cache
+from ..device import is_cpu
 from ..errors import CacheError, InputError
 from .chunk import Chunk
 from .config import ModelConfig
+from .decode import DecodeStep
 from .rope import Rope
 from .trace import Trace
 
@@ -17,12 +20,17 @@ from .trace import Trace
 class CausalLM(nn.Module):
     """Base of the model classes; a subclass provides `model` (embed_tokens, layers), `final_norm` and `make_cache`."""
 
-    def __init__(self, config: ModelConfig, model: nn.Module) -> None:
+    compiles_decode: bool
+    """Whether single tokens with a cache run through compiled parts; by default where the device compiles at once."""
+
+    def __init__(self, config: ModelConfig, model: nn.Module, rope: Rope) -> None:
         super().__init__()
         self.config = config
         self.dtype = mx.float32
         self.model = model
-        self._rope = Rope(config.head_dim, config.rope)
+        self._rope = rope
+        self.compiles_decode = not is_cpu()
+        self._decode_step: DecodeStep | None = None
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -67,21 +75,27 @@ class CausalLM(nn.Module):
         if cache is not None and len(cache.layers) != len(self.model.layers):
             found = f"the cache has {len(cache.layers)} layers, the model {len(self.model.layers)}"
             raise CacheError(f"{found}: use one of this model's make_cache()")
-        h = self._inputs(input_ids, inputs_embeds)
+        shape = self._check_inputs(input_ids, inputs_embeds)
         chunk = Chunk(
-            h.shape[0],
-            h.shape[1],
+            *shape,
             self._rope,
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=cache,
         )
         self.check(chunk)
-        h = chunk.move(h)
+        is_plain = trace is None and labels is None and chunk.valid is None
+        if self.compiles_decode and is_plain and shape[1] == 1 and input_ids is not None and cache is not None:
+            return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
+        embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
+        assert embeddings is not None
+        h = chunk.move(self.scaled(embeddings))
         for i, layer in enumerate(self.model.layers):
             if trace is not None:
                 trace.hidden_states.append(h)
-            h = layer(h, chunk, cache.layers[i] if cache is not None else None, trace)
+            projected = layer.project(h, chunk.place, chunk.valid)
+            attended = layer.attend(projected, chunk, cache.layers[i] if cache is not None else None, trace)
+            h = layer.finish(h, attended, trace)
         h = self.final_norm(h)
         if trace is not None:
             trace.hidden_states.append(h)
@@ -97,7 +111,23 @@ class CausalLM(nn.Module):
             return self.lm_head(h)
         return self.model.embed_tokens.as_linear(h)
 
-    def _inputs(self, input_ids: mx.array | None, inputs_embeds: mx.array | None) -> mx.array:
+    def _compiled_step(self) -> DecodeStep:
+        """The compiled parts, made when first needed and anew when layers are replaced."""
+        step = self._decode_step
+        if step is None or step.layers != self.model.layers:
+            own = [module for name, module in (*self.model.items(), *self.items()) if name not in ("layers", "model")]
+            ends = [module for module in own if isinstance(module, nn.Module)]
+            whole = weakref.proxy(self)  # no cycle: a model that is dropped frees its memory at once
+            step = self._decode_step = DecodeStep(
+                self.model.layers,
+                embed=lambda ids: whole.scaled(whole.embed(ids)),
+                head=lambda h: whole.logits(whole.final_norm(h)),
+                ends=ends,
+            )
+        return step
+
+    def _check_inputs(self, input_ids: mx.array | None, inputs_embeds: mx.array | None) -> tuple[int, int]:
+        """(B, L) of whichever is given."""
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give either input_ids or inputs_embeds, and one of them")
         if input_ids is None:
@@ -105,11 +135,15 @@ class CausalLM(nn.Module):
             if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != self.config.hidden_size:
                 expected = f"(batch, length, {self.config.hidden_size})"
                 raise InputError(f"inputs_embeds has shape {inputs_embeds.shape}: expected {expected}")
-            return self.scale_embeddings(inputs_embeds).astype(self.dtype)
+            return inputs_embeds.shape[0], inputs_embeds.shape[1]
         if input_ids.ndim != 2 or not mx.issubdtype(input_ids.dtype, mx.integer):
             raise InputError(f"input_ids is {input_ids.dtype} {input_ids.shape}: expected integers (batch, length)")
+        return input_ids.shape[0], input_ids.shape[1]
+
+    def scaled(self, h: mx.array) -> mx.array:
+        """Embeddings (B, L, D) as the first layer takes them, in the model's dtype."""
         # cast last: embeddings in mxfp4 and its like come out in bfloat16, and mlx-lm scales them there
-        return self.scale_embeddings(self.embed(input_ids)).astype(self.dtype)
+        return self.scale_embeddings(h).astype(self.dtype)
 
     def scale_embeddings(self, h: mx.array) -> mx.array:
         """What is done to embeddings before the first layer."""

@@ -9,8 +9,9 @@ import mlx.core as mx
 
 from ..cache import Cache
 from ..errors import InputError
-from .attention import Mask, causal_mask
-from .rope import Rope, rotate
+from .attention import Mask, attend, attend_plain, causal_mask
+from .rope import Rope
+from .trace import Trace
 
 
 class Chunk:
@@ -33,22 +34,20 @@ class Chunk:
         self.left_padded = False  # in the caller's columns
         self.valid: mx.array | None = None  # (B, L) bool, false at padding
         self.shifts: mx.array | None = None  # (B, 1) columns each row is moved to the right
-        self._rope = rope
         self._seen = 0
-        self._offset: int | mx.array = 0
+        offset: int | mx.array = 0
         if cache is not None:
             cache.begin(batch_size)
         if attention_mask is not None:
             self._read_mask(attention_mask, batch_size)
         if cache is not None:
             self._seen = cache.offset
-            self._offset = cache.offsets if cache.left_padding else cache.offset
-        self._tables: tuple[mx.array, mx.array] | None = None
-        if position_ids is not None:
-            self._tables = rope.tables(self._read_positions(position_ids, batch_size))
-        elif not rope.has_kernel:
-            self._tables = rope.tables(mx.arange(length) + mx.array(self._offset).reshape(-1, 1))
-        self._masks: dict[int | None, Mask] = {}
+            offset = cache.offsets if cache.left_padding else self._seen
+        if position_ids is None:
+            self.place = rope.consecutive(offset, length)
+        else:
+            self.place = rope.tables(self._read_positions(position_ids, batch_size))
+        self._masks: dict[tuple[int | None, int, int], Mask] = {}
 
     def _read_mask(self, attention_mask: mx.array, batch_size: int) -> None:
         seen = self.cache.offset if self.cache is not None else 0
@@ -113,23 +112,51 @@ class Chunk:
         columns = (mx.arange(self.length) + (self.shifts if back else -self.shifts)) % self.length
         return mx.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1)
 
-    def rotate(self, x: mx.array) -> mx.array:
-        """Rotary embedding of queries or keys (B, heads, L, head_dim) at these tokens' positions."""
-        return self._rope(x, self._offset) if self._tables is None else rotate(x, *self._tables)
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, *, window: int | None = None, trace: Trace | None = None
+    ) -> mx.array:
+        """Attention of queries (B, H, L, d) over the keys and values (B, K heads, K, d) that a cache gave for them.
 
-    def mask(self, window: int | None = None) -> Mask:
-        """The attention mask of layers that see the last `window` columns, or all; made once for all of them."""
-        if window not in self._masks:
-            self._masks[window] = self._make_mask(window)
-        return self._masks[window]
+        With a window, blocks of queries attend to their own slice of keys, so that a long chunk costs no more a token
+        than a short one. A trace gets the weights of all keys at once.
+        """
+        keys, scale = k.shape[2], q.shape[-1] ** -0.5
+        if trace is not None:
+            y, weights = attend_plain(q, k, v, scale=scale, mask=self._mask(window, 0, self.length, keys))
+            trace.attentions.append(weights)
+            return y
+        block = self.length if window is None or keys <= window else block_size(window)
+        parts = []
+        for start in range(0, self.length, block):
+            end = min(start + block, self.length)
+            last = keys - self.length + end
+            first = 0 if window is None else max(0, last - (end - start) - window + 1)
+            mask = self._mask(window, keys - last, end - start, last - first)
+            part = k[:, :, first:last], v[:, :, first:last]
+            parts.append(attend(q[:, :, start:end], *part, scale=scale, mask=mask))
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
 
-    def _make_mask(self, window: int | None) -> Mask:
+    def _mask(self, window: int | None, after: int, length: int, keys: int) -> Mask:
+        """What `length` tokens, followed by `after` more, may see of the last `keys` columns up to them.
+
+        Made once for all layers, and for all blocks where no row is padded.
+        """
+        valid = self._valid_columns(after, keys)
+        key = (window, length, keys if valid is None else -after - 1)
+        if key not in self._masks:
+            self._masks[key] = causal_mask(length, keys, window=window, valid=valid)
+        return self._masks[key]
+
+    def _valid_columns(self, after: int, keys: int) -> mx.array | None:
+        """(B, keys) bool, false at padding, of the `keys` columns before the last `after`; None if all are valid."""
+        last = self._seen + self.length - after
         if self.cache is None:
-            return causal_mask(self.length, self.length, window=window, valid=self.valid)
-        # the caches return no more than these
-        keys = self.length + (self._seen if window is None else min(self._seen, window - 1))
-        first = self._seen + self.length - keys
-        valid = None
-        if first < max(self.cache.left_padding, default=0):
-            valid = mx.arange(first, first + keys) >= mx.array(self.cache.left_padding)[:, None]
-        return causal_mask(self.length, keys, window=window, valid=valid)
+            return None if self.valid is None else self.valid[:, last - keys : last]
+        if last - keys >= max(self.cache.left_padding, default=0):
+            return None
+        return mx.arange(last - keys, last) >= mx.array(self.cache.left_padding)[:, None]
+
+
+def block_size(window: int) -> int:
+    """Queries that share a slice of keys: few against the window, whose keys are read for each, yet a fair product."""
+    return min(max(window // 4, 64), 512)

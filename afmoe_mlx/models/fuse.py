@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from .layers import MLP
+from .layers import MLP, HeadNorm
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -27,8 +27,10 @@ def fuse_layer(layer: nn.Module) -> None:
         attention = layer.self_attn
         if "gate_proj" in attention:
             _join(attention, ("q_proj", "k_proj", "v_proj", "gate_proj"), "qkvg_proj")
+            _join_norms(attention, "qkvg_proj", ("q_norm", "k_norm"), "qk_norm")
         else:
             _join(attention, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
+            _join_norms(attention, "qkv_proj", ("q_layernorm", "k_layernorm"), "qk_layernorm")
     mlp = layer.mlp if "mlp" in layer else layer.feed_forward
     if isinstance(mlp, MLP):
         _join(mlp, ("gate_proj", "up_proj"), "gate_up_proj")
@@ -62,6 +64,17 @@ def _join(parent: nn.Module, names: Sequence[str], fused_name: str) -> None:
     parent[fused_name] = fused
 
 
+def _join_norms(attention: nn.Module, projection: str, names: tuple[str, str], fused_name: str) -> None:
+    """Replace the norms of queries and keys by one over all heads, if these come from one projection."""
+    if projection not in attention or fused_name in attention:
+        return
+    heads = (attention.q_size // attention.head_dim, attention.kv_size // attention.head_dim)
+    norms = [attention[name] for name in names]
+    attention[fused_name] = HeadNorm([norm.weight for norm in norms], heads, norms[0].eps)
+    for name in names:
+        del attention[name]
+
+
 def _move_shared(mlp: nn.Module) -> bool:
     """Put the shared experts, one MLP of n times an expert's width, behind the routed ones as n experts."""
     if "gate_up_proj" in mlp.experts:
@@ -87,5 +100,15 @@ def _move_shared(mlp: nn.Module) -> bool:
             # one at a time, before gate and up are joined: a layer never holds two more copies of its experts
             mx.eval(routed[key])
     del mlp.shared_experts
-    mlp.shared_in_experts = True
+    _add_router_rows(mlp, n)
+    mlp.shared_in_experts = n
     return True
+
+
+def _add_router_rows(mlp: nn.Module, n: int) -> None:
+    """Give the router a row of zeros for each shared expert, and it an infinite bias, so that it is always chosen."""
+    gate = mlp.router.gate
+    for key in ("weight", "scales", "biases"):
+        if gate.get(key) is not None:
+            gate[key] = mx.pad(gate[key], [(0, n), (0, 0)])
+    mlp.expert_bias = mx.pad(mlp.expert_bias, (0, n), constant_values=mx.array(mx.inf, mlp.expert_bias.dtype))

@@ -1,7 +1,7 @@
 """Small blocks that both architectures share: normalization and the gated MLP."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,6 +31,19 @@ class RMSNorm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         return mx.fast.rms_norm(x, self.weight, self.eps).astype(x.dtype)
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm over head_dim of several kinds of heads at once, (B, L, heads, head_dim), each kind with its weight."""
+
+    def __init__(self, weights: Sequence[mx.array], heads: Sequence[int], eps: float) -> None:
+        super().__init__()
+        rows = [mx.broadcast_to(weight, (n, *weight.shape)) for weight, n in zip(weights, heads, strict=True)]
+        self.weight = mx.concatenate(rows)
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return (mx.fast.rms_norm(x, None, self.eps) * self.weight).astype(x.dtype)
 
 
 class MLP(nn.Module):

@@ -14,12 +14,13 @@ import mlx.nn as nn
 from ..cache import DEFAULT_SLACK, Cache, ConvCache, KVCache
 from ..errors import InputError
 from ..values import shown
-from .attention import attend, attend_plain, merge_heads, split_heads
+from .attention import merge_heads, split_heads
 from .causal_lm import CausalLM
 from .chunk import Chunk
 from .config import IGNORED, NEUTRAL, ModelConfig, require, require_positive, typed
 from .layers import MLP, RMSNorm
 from .moe import Experts, route
+from .rope import Place, Rope
 from .trace import Trace
 
 
@@ -72,10 +73,14 @@ class Lfm2MoeConfig(ModelConfig):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with normalized, rotated queries and keys."""
+    """Grouped-query attention with normalized, rotated queries and keys.
 
-    def __init__(self, config: Lfm2MoeConfig) -> None:
+    Fused, `qkv_proj` stands for all three projections, and `qk_layernorm` for both norms.
+    """
+
+    def __init__(self, config: Lfm2MoeConfig, rope: Rope) -> None:
         super().__init__()
+        self._rope = rope
         self.head_dim = config.head_dim
         hidden = config.hidden_size
         self.q_size = config.num_attention_heads * config.head_dim
@@ -87,25 +92,20 @@ class Attention(nn.Module):
         self.q_layernorm = RMSNorm(config.head_dim, config.norm_eps)
         self.k_layernorm = RMSNorm(config.head_dim, config.norm_eps)
 
-    def project(self, x: mx.array) -> tuple[mx.array, ...]:
-        """Queries, keys and values; fused, from one product."""
+    def project(self, x: mx.array, place: Place) -> tuple[mx.array, ...]:
+        """(B, L, D) -> queries, keys and values (B, heads, L, head_dim)."""
         if "qkv_proj" in self:
-            return tuple(mx.split(self.qkv_proj(x), [self.q_size, self.q_size + self.kv_size], axis=-1))
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
-
-    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
-        q, k, v = self.project(x)
-        q = chunk.rotate(self.q_layernorm(split_heads(q, self.head_dim)).swapaxes(1, 2))
-        k = chunk.rotate(self.k_layernorm(split_heads(k, self.head_dim)).swapaxes(1, 2))
-        v = split_heads(v, self.head_dim).swapaxes(1, 2)
-        if cache is not None:
-            k, v = cache.update(k, v)
-        scale, mask = self.head_dim**-0.5, chunk.mask()
-        if trace is None:
-            y = attend(q, k, v, scale=scale, mask=mask)
+            qk, v = mx.split(self.qkv_proj(x), [self.q_size + self.kv_size], axis=-1)
+            qk = self._rope(self.qk_layernorm(split_heads(qk, self.head_dim)).swapaxes(1, 2), place)
+            q, k = mx.split(qk, [self.q_size // self.head_dim], axis=1)
         else:
-            y, weights = attend_plain(q, k, v, scale=scale, mask=mask)
-            trace.attentions.append(weights)
+            q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+            q = self._rope(self.q_layernorm(split_heads(q, self.head_dim)).swapaxes(1, 2), place)
+            k = self._rope(self.k_layernorm(split_heads(k, self.head_dim)).swapaxes(1, 2), place)
+        return q, k, split_heads(v, self.head_dim).swapaxes(1, 2)
+
+    def output(self, y: mx.array) -> mx.array:
+        """Attended values (B, H, L, head_dim) -> (B, L, D)."""
         return self.out_proj(merge_heads(y))
 
 
@@ -120,18 +120,28 @@ class ShortConv(nn.Module):
         self.conv = nn.Conv1d(hidden, hidden, config.conv_L_cache, groups=hidden, bias=bias)
         self.out_proj = nn.Linear(hidden, hidden, bias=bias)
 
-    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None) -> mx.array:
-        if chunk.valid is not None:
-            x = mx.where(chunk.valid[..., None], x, 0)
+    def project(self, x: mx.array, valid: mx.array | None) -> tuple[mx.array, ...]:
+        """(B, L, D) -> the convolution's inputs and the gate of its outputs, both (B, L, D); inputs at pads are zero.
+
+        A bias makes something of a zero: those of a row in a cache are zeroed again by `recall`.
+        """
+        if valid is not None:
+            x = mx.where(valid[..., None], x, 0)
         b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
-        x = b * x
+        return b * x, c
+
+    def recall(self, x: mx.array, chunk: Chunk, cache: KVCache | None) -> mx.array:
+        """The inputs with those before them that the convolution needs."""
         if cache is not None:
             if chunk.valid is not None:
                 # a row in a cache begins where its tokens do, so even a bias has not passed here before
                 x = mx.where(chunk.valid[..., None], x, 0)
             (x,) = cache.update(x)
-        if missing := self.history + chunk.length - x.shape[1]:
-            x = mx.pad(x, [(0, 0), (missing, 0), (0, 0)])
+        missing = self.history + chunk.length - x.shape[1]
+        return mx.pad(x, [(0, 0), (missing, 0), (0, 0)]) if missing else x
+
+    def output(self, x: mx.array, c: mx.array) -> mx.array:
+        """Inputs (B, history + L, D) and the gate (B, L, D) -> (B, L, D)."""
         return self.out_proj(c * self.conv(x))
 
 
@@ -147,6 +157,7 @@ class SparseMoe(nn.Module):
             self.expert_bias = mx.zeros((config.num_experts,))
 
     def __call__(self, x: mx.array, trace: Trace | None) -> mx.array:
+        """(B, L, D) -> the same in float32, as the experts' outputs are summed."""
         tokens = x.reshape(-1, x.shape[-1])
         logits = self.gate(tokens)
         weights, experts = self.route(logits)
@@ -168,11 +179,13 @@ class SparseMoe(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: Lfm2MoeConfig, layer_idx: int) -> None:
+    """A layer in three steps: `project`, `attend`, which alone knows the cache, and `finish`."""
+
+    def __init__(self, config: Lfm2MoeConfig, rope: Rope, layer_idx: int) -> None:
         super().__init__()
         self.is_attention = config.layer_types[layer_idx] == "full_attention"
         if self.is_attention:
-            self.self_attn = Attention(config)
+            self.self_attn = Attention(config, rope)
         else:
             self.conv = ShortConv(config)
         is_dense = layer_idx < config.num_dense_layers
@@ -180,19 +193,37 @@ class DecoderLayer(nn.Module):
         self.operator_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.ffn_norm = RMSNorm(config.hidden_size, config.norm_eps)
 
-    def __call__(self, x: mx.array, chunk: Chunk, cache: KVCache | None, trace: Trace | None) -> mx.array:
-        r = self.operator_norm(x)
-        h = x + (self.self_attn(r, chunk, cache, trace) if self.is_attention else self.conv(r, chunk, cache))
+    def project(self, h: mx.array, place: Place, valid: mx.array | None = None) -> tuple[mx.array, ...]:
+        """(B, L, D) -> what `attend` takes; valid: (B, L), false at padding."""
+        r = self.operator_norm(h)
+        return self.self_attn.project(r, place) if self.is_attention else self.conv.project(r, valid)
+
+    def attend(
+        self, projected: tuple[mx.array, ...], chunk: Chunk, cache: KVCache | None, trace: Trace | None = None
+    ) -> tuple[mx.array, ...]:
+        """What these tokens gather from those before them, for `finish`."""
+        if not self.is_attention:
+            x, gate = projected
+            return self.conv.recall(x, chunk, cache), gate
+        q, k, v = projected
+        if cache is not None:
+            k, v = cache.update(k, v)
+        return (chunk.attend(q, k, v, trace=trace),)
+
+    def finish(self, h: mx.array, attended: tuple[mx.array, ...], trace: Trace | None = None) -> mx.array:
+        """The layer's output (B, L, D)."""
+        h = h + (self.self_attn if self.is_attention else self.conv).output(*attended)
         r = self.ffn_norm(h)
         mlp = self.feed_forward
-        return h + (mlp(r, trace) if isinstance(mlp, SparseMoe) else mlp(r))
+        r = mlp(r, trace) if isinstance(mlp, SparseMoe) else mlp(r)
+        return h + r.astype(h.dtype)
 
 
 class Lfm2MoeModel(nn.Module):
-    def __init__(self, config: Lfm2MoeConfig) -> None:
+    def __init__(self, config: Lfm2MoeConfig, rope: Rope) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = [DecoderLayer(config, i) for i in range(config.num_hidden_layers)]
+        self.layers = [DecoderLayer(config, rope, i) for i in range(config.num_hidden_layers)]
         self.embedding_norm = RMSNorm(config.hidden_size, config.norm_eps)
 
 
@@ -202,7 +233,8 @@ class Lfm2MoeForCausalLM(CausalLM):
     config: Lfm2MoeConfig
 
     def __init__(self, config: Lfm2MoeConfig) -> None:
-        super().__init__(config, Lfm2MoeModel(config))
+        rope = Rope(config.head_dim, config.rope)
+        super().__init__(config, Lfm2MoeModel(config, rope), rope)
 
     def final_norm(self, h: mx.array) -> mx.array:
         return self.model.embedding_norm(h)

@@ -21,6 +21,7 @@ def route(
     bias: mx.array | None,
     *,
     k: int,
+    shared: int = 0,
     score_func: str = "sigmoid",
     normalize: bool,
     eps: float,
@@ -28,16 +29,27 @@ def route(
 ) -> tuple[mx.array, mx.array]:
     """Choose `k` experts for each token: logits (T, E) -> weights (T, k) float32 and experts (T, k).
 
-    The bias (E,) moves the choice alone; the weights are the unbiased scores.
+    The bias (E,) moves the choice alone; the weights are the unbiased scores. With `shared` experts the logits are
+    (T, E + shared), the bias of the last of them is infinite, and the results have `shared` columns more, anywhere:
+    those experts with a weight of 1.
     """
     logits = logits.astype(mx.float32)
-    scores = mx.sigmoid(logits) if score_func == "sigmoid" else mx.softmax(logits, axis=-1)
+    experts_count = logits.shape[-1] - shared
+    if score_func == "sigmoid":
+        scores = mx.sigmoid(logits)
+    else:
+        routed = mx.softmax(logits[..., :experts_count], axis=-1)
+        scores = mx.pad(routed, [(0, 0), (0, shared)]) if shared else routed
     ranked = scores if bias is None else scores + bias
-    experts = mx.stop_gradient(mx.argpartition(-ranked, kth=k - 1, axis=-1)[..., :k])
+    chosen = k + shared
+    experts = mx.stop_gradient(mx.argpartition(ranked, kth=-chosen, axis=-1)[..., -chosen:])
     weights = mx.take_along_axis(scores, experts, axis=-1)
+    if shared:
+        weights = mx.where(experts < experts_count, weights, 0)
     if normalize:
         weights = weights / (weights.sum(axis=-1, keepdims=True) + eps)
-    return weights * scale, experts
+    weights = weights * scale
+    return mx.where(experts < experts_count, weights, 1) if shared else weights, experts
 
 
 class ExpertLinear(nn.Module):
@@ -127,7 +139,7 @@ class Experts(nn.Module):
             y = y[mx.argsort(order)].reshape(tokens, k, -1)
         else:
             y = self._apply(x[:, None, None], experts, False)[:, :, 0]
-        return (y * weights[..., None]).sum(axis=1).astype(x.dtype)
+        return (y * weights[..., None]).sum(axis=1)
 
     def _apply(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         if "gate_up_proj" in self:

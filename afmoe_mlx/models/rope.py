@@ -161,8 +161,13 @@ def _checked(key: str, value: Any) -> Any:
     return value if abs(value) < 2**53 else float(value)  # MLX takes no integer that is larger than its own
 
 
+# Where tokens stand, as arrays, so that a compiled step takes them as inputs: offsets () or (B,) for the kernel, or
+# cosines and sines (B or 1, 1, L, head_dim / 2).
+Place = tuple[mx.array, ...]
+
+
 class Rope(nn.Module):
-    """Rotates queries or keys (B, heads, L, head_dim) by their positions."""
+    """Rotates queries or keys (B, heads, L, head_dim) by their positions; one for all layers."""
 
     def __init__(self, dims: int, parameters: RopeParameters) -> None:
         super().__init__()
@@ -173,20 +178,27 @@ class Rope(nn.Module):
         self._frequencies = parameters.frequencies(dims)
         self._wavelengths = 1 / self._frequencies
 
-    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
-        """Consecutive positions from `offset`, an int or (B,) for one per row, by one kernel."""
+    def __call__(self, x: mx.array, place: "Place") -> mx.array:
+        """Rotate x by one kernel, or in plain operations where `place` holds tables."""
+        if len(place) == 2:
+            return rotate(x, *place)
         x = x if self.scale == 1.0 else x * self.scale
         freqs = self._wavelengths
-        return mx.fast.rope(x, self.dims, traditional=False, base=None, scale=1.0, offset=offset, freqs=freqs)
+        return mx.fast.rope(x, self.dims, traditional=False, base=None, scale=1.0, offset=place[0], freqs=freqs)
 
-    def tables(self, positions: mx.array) -> tuple[mx.array, mx.array]:
-        """Cosines and sines of positions (B, L) or (1, L), for `rotate`; the same for all layers."""
+    def consecutive(self, offset: int | mx.array, length: int) -> "Place":
+        """`length` positions from `offset` on, an int, or (B,) for one a row."""
+        offset = mx.array(offset)
+        return (offset,) if self.has_kernel else self.tables(mx.arange(length) + offset.reshape(-1, 1))
+
+    def tables(self, positions: mx.array) -> "Place":
+        """Positions (B, L) or (1, L) that may be anything."""
         angles = positions[:, None, :, None].astype(mx.float32) * self._frequencies
         return mx.cos(angles) * self.scale, mx.sin(angles) * self.scale
 
 
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    """Rotary embedding of x (B, heads, L, head_dim) in plain operations, by `Rope.tables`."""
+    """Rotary embedding of x (B, heads, L, head_dim) in plain operations, the kernel's reference."""
     first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
     rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)

@@ -1,0 +1,119 @@
+"""The compiled decode step computes what the plain forward pass does, and holds on to nothing."""
+
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten, tree_map
+from tiny import ARCHITECTURES, tiny, tokens
+
+from afmoe_mlx.models import CausalLM, fuse
+
+TOLERANCE = 2e-5
+TESTS = Path(__file__).parent
+
+
+def step_by_step(model: CausalLM, ids: mx.array, first: int = 5) -> mx.array:
+    """Logits of all of `ids`, the first few in one chunk, then one at a time."""
+    cache = model.make_cache()
+    parts = [model(ids[:, :first], cache=cache)]
+    parts += [model(ids[:, i : i + 1], cache=cache) for i in range(first, ids.shape[1])]
+    return mx.concatenate(parts, axis=1)
+
+
+def compiled(model_type: str, *, fused: bool, **changes: Any) -> CausalLM:
+    model = tiny(model_type, **changes)
+    model.compiles_decode = True
+    return fuse(model) if fused else model
+
+
+def check_all() -> None:
+    """Every form of both architectures; run in a process that finds no C++ compiler, whose kernels take seconds."""
+    for model_type in ARCHITECTURES:
+        for fused in (False, True):
+            for rows in (1, 3):
+                model, ids = compiled(model_type, fused=fused), tokens(rows, 40)
+                found = step_by_step(model, ids)
+                model.compiles_decode = False
+                assert mx.abs(found - step_by_step(model, ids)).max() < TOLERANCE
+                assert mx.abs(found - model(ids)).max() < TOLERANCE
+    check_padded_rows()
+    check_first_token()
+    check_replaced_weights()
+
+
+def check_padded_rows() -> None:
+    for model_type in ARCHITECTURES:
+        model, ids = compiled(model_type, fused=True), tokens(2, 20)
+        mask = mx.array([[0] * 3 + [1] * 2, [1] * 5])
+        cache = model.make_cache()
+        model(ids[:, :5], attention_mask=mask, cache=cache)
+        padded = mx.concatenate([model(ids[:, i : i + 1], cache=cache) for i in range(5, 20)], axis=1)
+        alone = step_by_step(model, ids[:1, 3:], first=2)[:, 2:]
+        assert mx.abs(padded[:1] - alone).max() < TOLERANCE
+
+
+def check_first_token() -> None:
+    """A cache that begins with a single token."""
+    for model_type in ARCHITECTURES:
+        model, ids = compiled(model_type, fused=True), tokens(1, 6)
+        assert mx.abs(step_by_step(model, ids, first=1) - model(ids)).max() < TOLERANCE
+
+
+def check_replaced_weights() -> None:
+    model, ids = compiled("afmoe", fused=True), tokens(1, 8)
+    step_by_step(model, ids)
+    model.update(tree_map(lambda array: array * 1.25, model.parameters()))
+    assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
+    unfused = compiled("afmoe", fused=False)
+    step_by_step(unfused, ids)
+    assert mx.abs(step_by_step(fuse(unfused), ids) - unfused(ids)).max() < TOLERANCE
+
+
+def test_compiled_steps_equal_plain_ones() -> None:
+    code = f"import sys; sys.path.insert(0, {str(TESTS)!r}); import test_decode; test_decode.check_all()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": ""})
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model_type", "other"), [("afmoe", "sliding_attention"), ("lfm2_moe", "conv")])
+def test_compiled_kernels_equal_plain_operations(model_type: str, other: str) -> None:
+    types = ["full_attention", other]
+    model, ids = compiled(model_type, fused=True, num_hidden_layers=2, layer_types=types), tokens(1, 8)
+    assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
+
+
+def test_the_cpu_runs_plain_operations_unless_told_otherwise() -> None:
+    assert not tiny("afmoe").compiles_decode
+
+
+def test_a_dropped_model_is_freed_at_once() -> None:
+    model = compiled("afmoe", fused=True)
+    model._compiled_step()
+    gone = weakref.ref(model)
+    assert tree_flatten(model.parameters())
+    del model
+    assert gone() is None
+
+
+def test_a_step_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs of two steps can be built without the device having computed anything."""
+    for model_type in ARCHITECTURES:
+        model = fuse(tiny(model_type))
+        cache = model.make_cache()
+        token = mx.argmax(model(tokens(1, 7), cache=cache)[:, -1], axis=-1)
+        for name in ("eval", "async_eval", "synchronize"):
+            monkeypatch.setattr(mx, name, _refuse)
+        for _ in range(2):
+            token = mx.argmax(model(token[:, None], cache=cache)[:, -1], axis=-1)
+        monkeypatch.undo()
+        assert 0 <= token.item() < model.config.vocab_size
+
+
+def _refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("the host waits for the device")
