@@ -34,22 +34,18 @@ def route(
     those experts with a weight of 1.
     """
     logits = logits.astype(mx.float32)
-    experts_count = logits.shape[-1] - shared
-    if score_func == "sigmoid":
-        scores = mx.sigmoid(logits)
-    else:
-        routed = mx.softmax(logits[..., :experts_count], axis=-1)
-        scores = mx.pad(routed, [(0, 0), (0, shared)]) if shared else routed
+    if shared:
+        assert bias is not None
+        logits = mx.where(bias < mx.inf, logits, -mx.inf)  # a score of 0, in no sum
+    scores = mx.sigmoid(logits) if score_func == "sigmoid" else mx.softmax(logits, axis=-1)
     ranked = scores if bias is None else scores + bias
     chosen = k + shared
     experts = mx.stop_gradient(mx.argpartition(ranked, kth=-chosen, axis=-1)[..., -chosen:])
     weights = mx.take_along_axis(scores, experts, axis=-1)
-    if shared:
-        weights = mx.where(experts < experts_count, weights, 0)
     if normalize:
         weights = weights / (weights.sum(axis=-1, keepdims=True) + eps)
     weights = weights * scale
-    return mx.where(experts < experts_count, weights, 1) if shared else weights, experts
+    return mx.where(experts < logits.shape[-1] - shared, weights, 1) if shared else weights, experts
 
 
 class ExpertLinear(nn.Module):
@@ -59,13 +55,12 @@ class ExpertLinear(nn.Module):
         super().__init__()
         self.weight = mx.zeros((num_experts, output_dims, input_dims))
 
-    def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
-        """x (..., 1, in) times the weight of `experts` (...)."""
-        weight = self.weight.swapaxes(-1, -2)
-        if (dtype := compute_dtype(x.dtype)) != x.dtype:
-            y = mx.gather_mm(x.astype(dtype), weight.astype(dtype), rhs_indices=experts, sorted_indices=sorted_indices)
-            return y.astype(x.dtype)
-        return mx.gather_mm(x, weight, rhs_indices=experts, sorted_indices=sorted_indices)
+    def __call__(self, x: mx.array, experts: mx.array, rows: mx.array | None = None, *, ordered: bool) -> mx.array:
+        """x (..., 1, in), or its rows `rows` (...), times the weight of `experts` (...), which may be in order."""
+        dtype = compute_dtype(x.dtype)
+        weight = self.weight.swapaxes(-1, -2).astype(dtype)
+        y = mx.gather_mm(x.astype(dtype), weight, lhs_indices=rows, rhs_indices=experts, sorted_indices=ordered)
+        return y.astype(x.dtype)
 
     def to_quantized(
         self, group_size: int = 64, bits: int = 4, mode: str = "affine", global_scale: bool = False
@@ -94,28 +89,34 @@ class QuantizedExpertLinear(nn.Module):
                 self.biases = biases[0]
         self.freeze()
 
-    def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
-        """x (..., 1, in) times the weight of `experts` (...)."""
+    def __call__(self, x: mx.array, experts: mx.array, rows: mx.array | None = None, *, ordered: bool) -> mx.array:
+        """As ExpertLinear."""
         if "global_scale" in self and is_cpu():  # the kernel there takes none: it scales the outputs as well
             scale = self.global_scale[experts][..., None, None] / NVFP4_LARGEST
-            return (self._product(x.astype(mx.float32), experts, sorted_indices) * scale).astype(x.dtype)
-        return self._product(x, experts, sorted_indices, self.get("global_scale"))
+            return (self._product(x.astype(mx.float32), experts, rows, ordered) * scale).astype(x.dtype)
+        return self._product(x, experts, rows, ordered, self.get("global_scale"))
 
     def _product(
-        self, x: mx.array, experts: mx.array, sorted_indices: bool, global_scale: mx.array | None = None
+        self,
+        x: mx.array,
+        experts: mx.array,
+        rows: mx.array | None,
+        ordered: bool,
+        global_scale: mx.array | None = None,
     ) -> mx.array:
         return mx.gather_qmm(
             x,
             self.weight,
             self.scales,
             self.get("biases"),
+            lhs_indices=rows,
             rhs_indices=experts,
             transpose=True,
             group_size=self.group_size,
             bits=self.bits,
             mode=self.mode,
             global_scale=global_scale,
-            sorted_indices=sorted_indices,
+            sorted_indices=ordered,
         )
 
 
@@ -128,6 +129,7 @@ class Experts(nn.Module):
         self.up_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.down_proj = ExpertLinear(num_experts, intermediate_size, hidden_size)
         self._gated = gated(hidden_act)
+        self._rows = mx.arange(num_experts, dtype=mx.uint32)  # kept, since each step would make them again
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """x (T, D), experts and weights (T, k) -> the experts' outputs weighted and summed in float32, (T, D)."""
@@ -135,16 +137,20 @@ class Experts(nn.Module):
         if experts.size >= SORT_FROM:
             flat = experts.flatten()
             order = mx.argsort(flat)
-            y = self._apply(x[order // k][:, None], flat[order], True)
+            y = self._apply(x[order // k][:, None], flat[order], ordered=True)[:, 0]
             y = y[mx.argsort(order)].reshape(tokens, k, -1)
         else:
-            y = self._apply(x[:, None, None], experts, False)[:, :, 0]
+            y = self._apply(x[:, None, None], experts, ordered=False)[:, :, 0]
         return (y * weights[..., None]).sum(axis=1)
 
-    def _apply(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
+    def _apply(self, x: mx.array, experts: mx.array, *, ordered: bool) -> mx.array:
+        first = rows = None
+        if x.shape[0] == 1 and experts.size <= self._rows.size:
+            rows = self._rows[None, : experts.size]
+            first = mx.broadcast_to(self._rows[:1], experts.shape)
         if "gate_up_proj" in self:
-            gate, up = mx.split(self.gate_up_proj(x, experts, sorted_indices), 2, axis=-1)
+            gate, up = mx.split(self.gate_up_proj(x, experts, first, ordered=ordered), 2, axis=-1)
         else:
-            gate, up = self.gate_proj(x, experts, sorted_indices), self.up_proj(x, experts, sorted_indices)
-        y = self.down_proj(self._gated(gate, up), experts, sorted_indices)
-        return y[:, 0] if sorted_indices else y
+            gate = self.gate_proj(x, experts, first, ordered=ordered)
+            up = self.up_proj(x, experts, first, ordered=ordered)
+        return self.down_proj(self._gated(gate, up), experts, rows, ordered=ordered)
