@@ -18,6 +18,7 @@ from .causal_lm import CausalLM
 from .chunk import Chunk
 from .config import ACTIVATIONS, ModelConfig, require
 from .layers import MLP, RMSNorm
+from .linear import Embedding, Linear
 from .moe import Experts, route
 from .rope import Place, Rope
 from .trace import Trace
@@ -90,11 +91,11 @@ class Attention(nn.Module):
         hidden, bias = config.hidden_size, config.attention_bias
         self.q_size = config.num_attention_heads * config.head_dim
         self.kv_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(hidden, self.q_size, bias=bias)
-        self.k_proj = nn.Linear(hidden, self.kv_size, bias=bias)
-        self.v_proj = nn.Linear(hidden, self.kv_size, bias=bias)
-        self.o_proj = nn.Linear(self.q_size, hidden, bias=bias)
-        self.gate_proj = nn.Linear(hidden, self.q_size, bias=False)
+        self.q_proj = Linear(hidden, self.q_size, bias=bias)
+        self.k_proj = Linear(hidden, self.kv_size, bias=bias)
+        self.v_proj = Linear(hidden, self.kv_size, bias=bias)
+        self.o_proj = Linear(self.q_size, hidden, bias=bias)
+        self.gate_proj = Linear(hidden, self.q_size, bias=False)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
@@ -123,7 +124,7 @@ class Attention(nn.Module):
 class Router(nn.Module):
     def __init__(self, config: AfmoeConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.gate = Linear(config.hidden_size, config.num_experts, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.gate(x)
@@ -217,7 +218,7 @@ class DecoderLayer(nn.Module):
 class AfmoeModel(nn.Module):
     def __init__(self, config: AfmoeConfig, rope: Rope) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, rope, i) for i in range(config.num_hidden_layers)]
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 

@@ -13,6 +13,7 @@ from ..errors import CacheError, InputError
 from .chunk import Chunk
 from .config import ModelConfig
 from .decode import DecodeStep
+from .linear import Linear
 from .rope import Rope
 from .trace import Trace
 
@@ -32,7 +33,7 @@ class CausalLM(nn.Module):
         self.compiles_decode = not is_cpu()
         self._decode_step: DecodeStep | None = None
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def make_cache(self, slack: int | None = None) -> Cache:
         """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512)."""

@@ -19,6 +19,7 @@ from .causal_lm import CausalLM
 from .chunk import Chunk
 from .config import IGNORED, NEUTRAL, ModelConfig, require, require_positive, typed
 from .layers import MLP, RMSNorm
+from .linear import Embedding, Linear
 from .moe import Experts, route
 from .rope import Place, Rope
 from .trace import Trace
@@ -85,10 +86,10 @@ class Attention(nn.Module):
         hidden = config.hidden_size
         self.q_size = config.num_attention_heads * config.head_dim
         self.kv_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(hidden, self.q_size, bias=False)
-        self.k_proj = nn.Linear(hidden, self.kv_size, bias=False)
-        self.v_proj = nn.Linear(hidden, self.kv_size, bias=False)
-        self.out_proj = nn.Linear(self.q_size, hidden, bias=False)
+        self.q_proj = Linear(hidden, self.q_size, bias=False)
+        self.k_proj = Linear(hidden, self.kv_size, bias=False)
+        self.v_proj = Linear(hidden, self.kv_size, bias=False)
+        self.out_proj = Linear(self.q_size, hidden, bias=False)
         self.q_layernorm = RMSNorm(config.head_dim, config.norm_eps)
         self.k_layernorm = RMSNorm(config.head_dim, config.norm_eps)
 
@@ -116,9 +117,9 @@ class ShortConv(nn.Module):
         super().__init__()
         hidden, bias = config.hidden_size, config.conv_bias
         self.history = config.conv_L_cache - 1
-        self.in_proj = nn.Linear(hidden, 3 * hidden, bias=bias)
+        self.in_proj = Linear(hidden, 3 * hidden, bias=bias)
         self.conv = nn.Conv1d(hidden, hidden, config.conv_L_cache, groups=hidden, bias=bias)
-        self.out_proj = nn.Linear(hidden, hidden, bias=bias)
+        self.out_proj = Linear(hidden, hidden, bias=bias)
 
     def project(self, x: mx.array, valid: mx.array | None) -> tuple[mx.array, ...]:
         """(B, L, D) -> the convolution's inputs and the gate of its outputs, both (B, L, D); inputs at pads are zero.
@@ -151,7 +152,7 @@ class SparseMoe(nn.Module):
     def __init__(self, config: Lfm2MoeConfig) -> None:
         super().__init__()
         self.config = config
-        self.gate = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.gate = Linear(config.hidden_size, config.num_experts, bias=False)
         self.switch_mlp = Experts(config.num_experts, config.hidden_size, config.moe_intermediate_size)
         if config.use_expert_bias:
             self.expert_bias = mx.zeros((config.num_experts,))
@@ -222,7 +223,7 @@ class DecoderLayer(nn.Module):
 class Lfm2MoeModel(nn.Module):
     def __init__(self, config: Lfm2MoeConfig, rope: Rope) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = [DecoderLayer(config, rope, i) for i in range(config.num_hidden_layers)]
         self.embedding_norm = RMSNorm(config.hidden_size, config.norm_eps)
 
