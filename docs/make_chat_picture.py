@@ -9,7 +9,7 @@ from rich.text import Text
 from afmoe_mlx import load
 from afmoe_mlx.chat import Chat, Conversation
 
-WIDTH = 92
+WIDTH = 96
 QUESTIONS = (
     "What is AFMoE?",
     "whats a router",

@@ -26,7 +26,7 @@ from .noise import as_typed
 Message = dict[str, str]
 
 # How often each kind of question is asked, in training.
-SHARES = {"models": 14, "concepts": 21, "commands": 11, "general": 15, "talk": 6, "sums": 15, "outside": 18}
+SHARES = {"models": 13, "concepts": 20, "commands": 12, "general": 14, "talk": 10, "sums": 18, "outside": 20}
 
 DECLINES = (
     "I don't know that: I only know about afmoe-mlx.",
