@@ -18,7 +18,7 @@ class Cache:
     @property
     def offset(self) -> int:
         """Columns seen, padding included. A step interrupted half-way does not count."""
-        return min(layer.offset for layer in self.layers)
+        return min([layer.offset for layer in self.layers])
 
     @property
     def batch_size(self) -> int | None:
@@ -49,11 +49,12 @@ class Cache:
 
     def begin(self, batch_size: int) -> None:
         """Make ready for a chunk of `batch_size` rows; undoes what an interrupted step left behind."""
-        if self.offset == 0:
+        offset = self.offset
+        if offset == 0:
             self.left_padding = ()
             for layer in self.layers:
                 layer.clear()
-        if any(layer.offset != self.offset for layer in self.layers):
+        if any([layer.offset != offset for layer in self.layers]):  # noqa: C419 (half the time, at each step)
             if self.rewindable < 0:
                 raise CacheError("a step was interrupted and cannot be undone: make a new cache")
             self.rewind(0)

@@ -110,10 +110,9 @@ class Attention(nn.Module):
             q, k, v, gate = self.q_proj(x), self.k_proj(x), self.v_proj(x), self.gate_proj(x)
             q = self._rotate(self.q_norm(split_heads(q, self.head_dim)), place)
             k = self._rotate(self.k_norm(split_heads(k, self.head_dim)), place)
-        return q, k, split_heads(v, self.head_dim).swapaxes(1, 2), gate
+        return q, k, split_heads(v, self.head_dim), gate
 
     def _rotate(self, x: mx.array, place: Place) -> mx.array:
-        x = x.swapaxes(1, 2)
         return x if self.window is None else self._rope(x, place)
 
     def output(self, y: mx.array, gate: mx.array) -> mx.array:

@@ -49,10 +49,12 @@ def attend_plain(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: M
 
 
 def split_heads(x: mx.array, head_dim: int) -> mx.array:
-    """(B, L, heads · head_dim) -> (B, L, heads, head_dim)."""
-    return x.reshape(*x.shape[:-1], -1, head_dim)
+    """(B, L, heads · head_dim) -> (B, heads, L, head_dim)."""
+    B, L, _ = x.shape
+    return x.reshape(B, -1, 1, head_dim) if L == 1 else x.reshape(B, L, -1, head_dim).swapaxes(1, 2)
 
 
 def merge_heads(x: mx.array) -> mx.array:
     """(B, heads, L, head_dim) -> (B, L, heads · head_dim)."""
-    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+    B, _, L, _ = x.shape
+    return x.reshape(B, 1, -1) if L == 1 else x.swapaxes(1, 2).reshape(B, L, -1)

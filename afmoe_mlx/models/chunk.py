@@ -47,6 +47,7 @@ class Chunk:
             self.place = rope.consecutive(offset, length)
         else:
             self.place = rope.tables(self._read_positions(position_ids, batch_size))
+        self._is_padded = self.valid is not None or (cache is not None and bool(cache.left_padding))
         self._masks: dict[tuple[int | None, int, int], Mask] = {}
 
     def _read_mask(self, attention_mask: mx.array, batch_size: int) -> None:
@@ -120,7 +121,10 @@ class Chunk:
         With a window, blocks of queries attend to their own slice of keys, so that a long chunk costs no more a token
         than a short one. A trace gets the weights of all keys at once.
         """
-        keys, scale = k.shape[2], q.shape[-1] ** -0.5
+        scale = q.shape[-1] ** -0.5
+        if self.length == 1 and trace is None and not self._is_padded:
+            return attend(q, k, v, scale=scale, mask=None)
+        keys = k.shape[2]
         if trace is not None:
             y, weights = attend_plain(q, k, v, scale=scale, mask=self._mask(window, 0, self.length, keys))
             trace.attentions.append(weights)

@@ -35,11 +35,11 @@ class RMSNorm(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm over head_dim of several kinds of heads at once, (B, L, heads, head_dim), each kind with its weight."""
+    """RMSNorm over head_dim of several kinds of heads at once, (B, heads, L, head_dim), each kind with its weight."""
 
     def __init__(self, weights: Sequence[mx.array], heads: Sequence[int], eps: float) -> None:
         super().__init__()
-        rows = [mx.broadcast_to(weight, (n, *weight.shape)) for weight, n in zip(weights, heads, strict=True)]
+        rows = [mx.broadcast_to(weight, (n, 1, *weight.shape)) for weight, n in zip(weights, heads, strict=True)]
         self.weight = mx.concatenate(rows)
         self.eps = eps
 

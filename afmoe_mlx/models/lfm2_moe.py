@@ -97,13 +97,13 @@ class Attention(nn.Module):
         """(B, L, D) -> queries, keys and values (B, heads, L, head_dim)."""
         if "qkv_proj" in self:
             qk, v = mx.split(self.qkv_proj(x), [self.q_size + self.kv_size], axis=-1)
-            qk = self._rope(self.qk_layernorm(split_heads(qk, self.head_dim)).swapaxes(1, 2), place)
+            qk = self._rope(self.qk_layernorm(split_heads(qk, self.head_dim)), place)
             q, k = mx.split(qk, [self.q_size // self.head_dim], axis=1)
         else:
             q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-            q = self._rope(self.q_layernorm(split_heads(q, self.head_dim)).swapaxes(1, 2), place)
-            k = self._rope(self.k_layernorm(split_heads(k, self.head_dim)).swapaxes(1, 2), place)
-        return q, k, split_heads(v, self.head_dim).swapaxes(1, 2)
+            q = self._rope(self.q_layernorm(split_heads(q, self.head_dim)), place)
+            k = self._rope(self.k_layernorm(split_heads(k, self.head_dim)), place)
+        return q, k, split_heads(v, self.head_dim)
 
     def output(self, y: mx.array) -> mx.array:
         """Attended values (B, H, L, head_dim) -> (B, L, D)."""

@@ -143,7 +143,8 @@ class Experts(nn.Module):
         self.up_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.down_proj = ExpertLinear(num_experts, intermediate_size, hidden_size)
         self._gated = gated(hidden_act)
-        self._rows = mx.arange(num_experts, dtype=mx.uint32)  # kept, since each step would make them again
+        # kept, since each step would make them again
+        self._rows = mx.arange(num_experts, dtype=mx.uint32)[None]
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """x (T, D), experts and weights (T, k) -> the experts' outputs weighted and summed in float32, (T, D)."""
@@ -154,14 +155,14 @@ class Experts(nn.Module):
             y = self._apply(x[order // k][:, None], flat[order], ordered=True)[:, 0]
             y = y[mx.argsort(order)].reshape(tokens, k, -1)
         else:
-            y = self._apply(x[:, None, None], experts, ordered=False)[:, :, 0]
+            y = self._apply(mx.expand_dims(x, (1, 2)), experts, ordered=False).squeeze(2)
         return (y * weights[..., None]).sum(axis=1)
 
     def _apply(self, x: mx.array, experts: mx.array, *, ordered: bool) -> mx.array:
         first = rows = None
         if x.shape[0] == 1 and experts.size <= self._rows.size:
-            rows = self._rows[None, : experts.size]
-            first = mx.broadcast_to(self._rows[:1], experts.shape)
+            rows = self._rows[:, : experts.size]
+            first = mx.broadcast_to(self._rows[:, :1], experts.shape)
         if "gate_up_proj" in self:
             gate, up = mx.split(self.gate_up_proj(x, experts, first, ordered=ordered), 2, axis=-1)
         else:
