@@ -5,7 +5,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from .checkpoint import load_model, resolve
+from .checkpoint.load import parse_dtype
 from .errors import InputError
+from .footprint import fit_check
 from .models import CausalLM
 from .tokenizer import Tokenizer
 
@@ -14,16 +16,23 @@ DEMO = Path(__file__).parent / "demo" / "model"
 
 
 def load(
-    source: str | Path, *, dtype: mx.Dtype | str | None = None, revision: str | None = None
+    source: str | Path,
+    *,
+    dtype: mx.Dtype | str | None = None,
+    revision: str | None = None,
+    context: int | None = None,
+    force: bool = False,
 ) -> tuple[CausalLM, Tokenizer]:
     """A model, ready to run, and its tokenizer, from a folder, a short name, a Hub id or "demo".
 
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. revision: a branch, tag
-    or commit on the Hub. Raises ConfigError, CheckpointError, TokenizerError, HubError or
-    InputError.
+    or commit on the Hub. context: tokens of conversation that memory must have room for beside the weights, 4096
+    unless told. force: load even what does not fit. Raises FitError before weights are fetched or read, ConfigError,
+    CheckpointError, TokenizerError, HubError or InputError.
     """
     if source == "demo" and revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
-    folder = DEMO if source == "demo" else resolve(source, revision=revision)
+    check = None if force else fit_check(str(source), context=context, dtype=parse_dtype(dtype))
+    folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
     tokenizer = Tokenizer.from_folder(folder)
-    return load_model(folder, dtype=dtype)[0], tokenizer
+    return load_model(folder, dtype=dtype, check=check)[0], tokenizer

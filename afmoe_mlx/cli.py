@@ -162,6 +162,10 @@ XtcProbability = Annotated[float | None, typer.Option(help="How often to leave o
 XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed draws the same answer.")]
+Context = Annotated[
+    int | None, typer.Option(min=1, help="Tokens of conversation that memory must have room for; 4096 if not given.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Load even what does not fit in memory.")]
 PrefillStepSize = Annotated[int, typer.Option(help="Prompt tokens run at a time.")]
 
 
@@ -186,6 +190,8 @@ def generate(
     extra_eos_token: Annotated[list[str] | None, typer.Option(help="Another token that ends it; repeatable.")] = None,
     stop: Stop = None,
     prefill_step_size: PrefillStepSize = 512,
+    context: Context = None,
+    force: Force = False,
     revision: Revision = None,
     verbose: Annotated[str, typer.Option(help="False: no statistics on stderr.")] = "True",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with statistics.")] = False,
@@ -202,6 +208,8 @@ def generate(
         ignore_chat_template=ignore_chat_template,
         chat_template_config=chat_template_config,
         extra_eos_tokens=extra_eos_token or (),
+        context=context,
+        force=force,
     )
     options = {
         "max_tokens": max_tokens,
@@ -232,6 +240,8 @@ def chat(
     repetition_penalty: RepetitionPenalty = None,
     seed: Seed = None,
     system_prompt: SystemPrompt = None,
+    context: Context = None,
+    force: Force = False,
     revision: Revision = None,
 ) -> None:
     """Talk with a model in the terminal; a message on stdin is answered once."""
@@ -246,7 +256,9 @@ def chat(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
     }
-    raise typer.Exit(run(_or_demo(model), revision=revision, system_prompt=system_prompt, options=options))
+    name = _or_demo(model)
+    code = run(name, revision=revision, system_prompt=system_prompt, options=options, context=context, force=force)
+    raise typer.Exit(code)
 
 
 @app.command(cls=_Command)
@@ -283,6 +295,67 @@ def convert(
         revision=revision,
         overwrite=overwrite,
     )
+
+
+@app.command(cls=_Command)
+def info(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")],
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of conversation to count; 32768 if not given, or the model's most."),
+    ] = None,
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a model needs, and where it fits, without downloading its weights."""
+    from .commands import info as command
+
+    command.run(model, context=context, revision=revision, as_json=as_json)
+
+
+@app.command(cls=_Command)
+def bench(
+    model: Model = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Random weights in the shape of trinity-nano, -mini, -large or lfm2-8b-a1b.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(help="The first layers of --shape alone.")] = None,
+    bits: Annotated[int | None, typer.Option(help="Bits a weight of --shape, 4 by default; 16 is bfloat16.")] = None,
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", "-p", help="Length of each prompt.")] = 512,
+    generation_tokens: Annotated[int, typer.Option("--generation-tokens", "-g", help="Tokens after it.")] = 128,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts at a time.")] = 1,
+    num_trials: Annotated[int, typer.Option("--num-trials", "-n", help="Runs, of which the median counts.")] = 5,
+    prefill_step_size: PrefillStepSize = 512,
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a model's speed here, or that of a shape with random weights, before a download."""
+    if shape is None and not (layers is None and bits is None):
+        raise typer.BadParameter("--layers and --bits need --shape")
+    if shape is not None and not (model is None and revision is None):
+        raise typer.BadParameter("choose --model or --shape, not both")
+    from .commands import bench as command
+
+    settings = command.Settings(
+        prompt_tokens=prompt_tokens,
+        generation_tokens=generation_tokens,
+        batch_size=batch_size,
+        num_trials=num_trials,
+        prefill_step_size=prefill_step_size,
+    )
+    if shape is None:
+        command.bench_model(_or_demo(model), settings, revision=revision, as_json=as_json)
+    else:
+        bits = 4 if bits is None else bits
+        command.bench_shape(shape, settings, layers=layers, bits=bits, as_json=as_json)
+
+
+@app.command(cls=_Command)
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Look at this machine: device, memory, libraries, the Hub and its cache, and what to do about each problem."""
+    from .commands import doctor as command
+
+    command.run(as_json=as_json)
 
 
 @models_app.callback()

@@ -3,14 +3,29 @@
 import ctypes
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
 # Any of these gives MLX's CPU backend matrix products many times faster than the reference BLAS in its wheel.
 FAST_BLAS = ("libopenblas.so.0", "libmkl_rt.so.2", "libmkl_rt.so.1")
+
+# Rows from which, on the CPU, dequantizing a weight and multiplying by a fast BLAS beats the quantized kernel, which
+# unpacks the weight again for each row: measured between 3 and 4 for 1024 × 2560 to 256 × 1024 in 4 bits, OpenBLAS.
+DEQUANTIZE_FROM = 4
+
+MEMINFO = Path("/proc/meminfo")
+MAPS = Path("/proc/self/maps")  # which libraries this process has loaded
+
+# Copies in one evaluation, so that its own cost does not count, and evaluations of which the fastest counts.
+COPIES = 8
+COPY_RUNS = 5
 
 
 def preload_blas() -> str | None:
@@ -20,13 +35,46 @@ def preload_blas() -> str | None:
     """
     if not sys.platform.startswith("linux") or "mlx.core" in sys.modules:
         return None
+    return _open_fast_blas(os.RTLD_GLOBAL)
+
+
+@dataclass(frozen=True)
+class Blas:
+    """What MLX's CPU backend multiplies matrices with on Linux."""
+
+    library: Path | None
+    """The fast one in use; None for the reference BLAS in MLX's wheel."""
+    is_late: bool
+    """Whether one is installed that could not be preloaded, because MLX was imported before this package."""
+
+
+def blas() -> Blas | None:
+    """The BLAS in use; None where MLX has no need of another, on a GPU or on macOS."""
+    if not (is_cpu() and sys.platform.startswith("linux")):
+        return None
+    modules = list(sys.modules)  # in the order of their import
+    came_late = modules.index("mlx.core") < modules.index(__name__.partition(".")[0])
+    if came_late and not any(name in os.environ.get("LD_PRELOAD", "") for name in ("openblas", "mkl_rt")):
+        return Blas(None, is_late=_open_fast_blas(os.RTLD_LOCAL) is not None)
+    return Blas(_loaded_blas(), is_late=False)
+
+
+def _open_fast_blas(mode: int) -> str | None:
     for name in FAST_BLAS:
         try:
-            ctypes.CDLL(name, mode=os.RTLD_GLOBAL)
+            ctypes.CDLL(name, mode=mode)
         except OSError:
             continue
         return name
     return None
+
+
+def _loaded_blas() -> Path | None:
+    """The fast BLAS that this process has mapped; those in other packages' wheels, with symbols of their own, aside."""
+    mapped = (line.split(maxsplit=5)[-1] for line in MAPS.read_text().splitlines() if "/" in line)
+    names = tuple(name.partition(".")[0] for name in FAST_BLAS)
+    fast = (Path(path) for path in mapped if Path(path).name.startswith(names))
+    return next((path for path in fast if not path.parent.name.endswith(".libs")), None)
 
 
 def is_cpu() -> bool:
@@ -46,6 +94,11 @@ def compute_dtype(stored: "mx.Dtype") -> "mx.Dtype":
     return mx.float32 if is_cpu() else stored
 
 
+def dequantizes(rows: int) -> bool:
+    """Whether `rows` rows are multiplied faster by a quantized weight that is dequantized first."""
+    return rows >= DEQUANTIZE_FROM and is_cpu()
+
+
 def one_kernel(function: Callable[..., "mx.array"]) -> Callable[..., "mx.array"]:
     """A function of pointwise operations as one kernel, for any shapes; on the CPU as it is.
 
@@ -57,7 +110,125 @@ def one_kernel(function: Callable[..., "mx.array"]) -> Callable[..., "mx.array"]
 
 
 def peak_memory() -> int:
-    """Bytes that MLX held at most since the process began."""
+    """Bytes that MLX held at most since the process began, or since `reset_peak_memory`."""
     import mlx.core as mx
 
     return mx.get_peak_memory()
+
+
+def reset_peak_memory() -> None:
+    """Count `peak_memory` from here on, with what is held now."""
+    import mlx.core as mx
+
+    mx.reset_peak_memory()
+
+
+def copy_bandwidth(nbytes: int = 1 << 28) -> float:
+    """Bytes a second that memory gives a copy of an array of `nbytes`, read and written, at best.
+
+    The array should be larger than any cache. It is copied onto itself: new memory would cost the CPU page faults.
+    """
+    import mlx.core as mx
+
+    array = mx.zeros((nbytes // 4,))
+    mx.eval(array)
+    best = float("inf")
+    for _ in range(COPY_RUNS):
+        began = time.perf_counter()
+        copy = array
+        for _ in range(COPIES):
+            copy = mx.abs(copy)
+        mx.eval(copy)
+        best = min(best, time.perf_counter() - began)
+        del copy
+    mx.clear_cache()
+    return 2 * nbytes * COPIES / best
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of memory, None where this device does not tell."""
+
+    total: int | None
+    usable: int | None
+    """What is left for a model: of what Metal lets the GPU hold, of a CUDA GPU's own, of the host's on the CPU."""
+
+
+def backend() -> str:
+    """Which of MLX's backends computes by default: "CPU", "CUDA" or "Metal"."""
+    import mlx.core as mx
+
+    if is_cpu():
+        return "CPU"
+    return "Metal" if mx.metal.is_available() else "CUDA"
+
+
+def device_name() -> str:
+    """What MLX calls the default device, such as "Apple M2 Pro"."""
+    return str(_device_info().get("device_name", "unknown device"))
+
+
+def memory() -> Memory:
+    """The memory of the default device, as it is now."""
+    import mlx.core as mx
+
+    info = _device_info()
+    if (limit := _gpu_limit()) is not None:
+        return Memory(info.get("memory_size"), max(limit - mx.get_active_memory(), 0))
+    if "free_memory" in info:  # CUDA
+        return Memory(info.get("total_memory"), info["free_memory"])
+    return _host_memory()
+
+
+@contextmanager
+def resident() -> Iterator[None]:
+    """On Metal, keep what is loaded in memory while the block runs; elsewhere nothing is done.
+
+    Otherwise macOS takes the pages of weights back whenever they rest. The wired limit is raised only for what fits.
+    Beside it, MLX may keep freed buffers for half of what is free; the rest is for caches to grow into. The old limits
+    come back with the end of the block, or of the block around it that raised them first.
+    """
+    import mlx.core as mx
+
+    if (limit := _gpu_limit()) is None:
+        yield
+        return
+    free = max(limit - mx.get_active_memory(), 0)
+    old_wired = mx.set_wired_limit(limit) if free else None
+    if old_wired == limit:
+        yield
+        return
+    old_cache = mx.set_cache_limit(free // 2)
+    try:
+        yield
+    finally:
+        mx.synchronize()  # the limits must not change under work that is under way
+        mx.set_cache_limit(old_cache)
+        if old_wired is not None:
+            mx.set_wired_limit(old_wired)
+
+
+def _gpu_limit() -> int | None:
+    """Bytes that Metal lets the GPU hold; None on other devices."""
+    return _device_info().get("max_recommended_working_set_size")
+
+
+def _device_info() -> dict[str, Any]:
+    import mlx.core as mx
+
+    return mx.device_info()
+
+
+def _host_memory() -> Memory:
+    total: int | None
+    available: int | None
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        total = None
+    try:
+        lines = MEMINFO.read_text().splitlines()
+        available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        available = total
+    return Memory(total, available)

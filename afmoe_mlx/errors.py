@@ -25,6 +25,10 @@ class CacheError(AfmoeError):
     """A cache cannot do what was asked of it, such as stepping back too far."""
 
 
+class FitError(AfmoeError):
+    """A model and its cache need more memory than this machine has for them."""
+
+
 class InputError(AfmoeError):
     """An argument of a call makes no sense: a shape, a range, a combination."""
 

@@ -89,7 +89,9 @@ def main() -> None:
     for compiles in (False, True):
         for compiler in (True, False):
             seconds = first_token(compiles=compiles, compiler=compiler)
-            print(f"  {'compiled' if compiles else 'not compiled'}, {'a' if compiler else 'no'} compiler: {seconds:.2f}")
+            print(
+                f"  {'compiled' if compiles else 'not compiled'}, {'a' if compiler else 'no'} compiler: {seconds:.2f}"
+            )
 
 
 if __name__ == "__main__":

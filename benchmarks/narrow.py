@@ -28,13 +28,17 @@ def narrow_config(**changes: Any) -> dict[str, Any]:
     return shape("trinity-nano") | WIDTHS | changes
 
 
+def narrow_model(*, fused: bool = True, **changes: Any) -> CausalLM:
+    """A narrow model in float32."""
+    return random_model(read_config(narrow_config(**changes)), dtype=mx.float32, fuse=fused)
+
+
 def narrow_pair(**changes: Any) -> tuple[CausalLM, Any]:
-    """A narrow model in float32 as we load it, fused, and mlx-lm's module with the same weights."""
+    """A narrow model as we load it, fused, and mlx-lm's module with the same weights."""
     from mlx_lm.models.afmoe import Model, ModelArgs
 
-    raw = narrow_config(**changes)
-    model = random_model(read_config(raw), dtype=mx.float32, fuse=False)
-    theirs = Model(ModelArgs.from_dict(raw))
+    model = narrow_model(fused=False, **changes)
+    theirs = Model(ModelArgs.from_dict(narrow_config(**changes)))
     theirs.load_weights(tree_flatten(model.parameters()))
     theirs.eval()
     mx.eval(theirs.parameters())

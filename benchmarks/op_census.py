@@ -13,6 +13,7 @@ from operations import operations
 
 BAR = 0.55
 
+
 def step_operations(model: Any, cache: Any) -> Counter[str]:
     """The operations of one greedy step past the window's beginning."""
     token = mx.array([1])

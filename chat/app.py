@@ -22,14 +22,22 @@ COMMANDS = {
 }
 
 
-def run(model: str, *, revision: str | None, system_prompt: str | None, options: Mapping[str, Any]) -> int:
-    """Chat with a model until the user leaves; the exit status."""
+def run(
+    model: str,
+    *,
+    revision: str | None,
+    system_prompt: str | None,
+    options: Mapping[str, Any],
+    context: int | None = None,
+    force: bool = False,
+) -> int:
+    """Chat with a model until the user leaves; the exit status. See `load` for context and force."""
     check_options(**options)
     on_terminal = sys.stdin is not None and sys.stdin.isatty()
     message = "" if on_terminal else read_stdin().strip()
     if not (on_terminal or message):
         raise InputError("stdin is empty: expected a message")
-    loaded = load(model, revision=revision)
+    loaded = load(model, revision=revision, context=context, force=force)
     if loaded[1].chat_template is None:
         raise TokenizerError(f"{model} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
     conversation = Conversation(*loaded, system_prompt=system_prompt, options=options)

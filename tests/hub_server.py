@@ -57,6 +57,8 @@ class FakeHub:
     silent: bool = False
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
+    served: dict[str, int] = field(default_factory=dict)
+    """Bytes sent of each file."""
 
     def __enter__(self) -> FakeHub:
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -209,11 +211,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "EntryNotFound", "Entry not found")
         body = path.read_bytes()
         headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(body).hexdigest()}"', "Accept-Ranges": "bytes"}
-        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        first, _, last = (self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last) + 1 if last else len(body), len(body))
+        is_part = start > 0 or end < len(body)
+        if is_part:
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
         if self.command == "GET" and self.hub.cut.get(name, 0) > 0:
             self.hub.cut[name] -= 1
-            headers["Content-Length"] = str(len(body) - start)
-            body, self.close_connection = body[: start + self.hub.cut_bytes], True
-        return self._send(206 if start else 200, headers, body[start:])
+            headers["Content-Length"] = str(end - start)
+            end, self.close_connection = min(start + self.hub.cut_bytes, end), True
+        if self.command == "GET":
+            self.hub.served[name] = self.hub.served.get(name, 0) + end - start
+        return self._send(206 if is_part else 200, headers, body[start:end])

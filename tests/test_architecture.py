@@ -21,7 +21,8 @@ ARROWS: dict[str, set[str]] = {
     "tokenizer": {"errors"},
     "generation": {"models", "cache", "tokenizer", "errors", "device"},
     "conversion": {"checkpoint", "models", "errors", "device", "values"},
-    "api": {"checkpoint", "models", "tokenizer", "errors", "device"},
+    "footprint": {"checkpoint", "conversion", "models", "cache", "errors", "device", "terminal"},
+    "api": {"checkpoint", "footprint", "models", "tokenizer", "errors", "device"},
     "terminal": {"errors"},
     "demo": {"api", "generation", "errors"},
 }

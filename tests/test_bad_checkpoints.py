@@ -581,7 +581,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(
-        *(("pathlib.Path.read_text",) if name == "config.json" else (f"{read_headers.__module__}.safe_open",)), refuse
+        *(("pathlib.Path.read_text",) if name == "config.json" else (f"{read_headers.__module__}.read_header",)), refuse
     )
     with pytest.raises(AfmoeError, match=re.escape(name) + ".*Permission denied") as raised:
         load_model(tmp_path)

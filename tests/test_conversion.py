@@ -13,8 +13,9 @@ from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 
 from afmoe_mlx import convert, load_model
 from afmoe_mlx.checkpoint import open_model, save
+from afmoe_mlx.checkpoint.quantized import quantize_all
 from afmoe_mlx.checkpoint.save import save_weights
-from afmoe_mlx.conversion.pipeline import dequantize_modules, published, quantize_modules
+from afmoe_mlx.conversion.pipeline import dequantize_modules, published
 from afmoe_mlx.errors import AfmoeError, CheckpointError, ConversionError
 from afmoe_mlx.models import CausalLM
 
@@ -140,7 +141,7 @@ def test_dequantizing_gives_the_same_logits_in_plain_weights(source: Path, tmp_p
 def test_dequantized_weights_are_those_of_the_modules(model_type: str) -> None:
     model, quantized = (tiny(model_type, **WIDE[model_type]) for _ in range(2))
     expected = dict(tree_flatten(rounded(model, {"bits": 8}).parameters()))
-    quantize_modules(quantized, {"bits": 8, "group_size": 64, "mode": "affine"})
+    quantize_all(quantized, {"bits": 8, "group_size": 64, "mode": "affine"})
     dequantize_modules(quantized)
     assert all(mx.array_equal(array, expected[name]) for name, array in tree_flatten(quantized.parameters()))
 

@@ -34,7 +34,9 @@ def test_all_of_afmoe_is_in_it(demo: Loaded) -> None:
     assert config["num_shared_experts"] >= 1
     assert config["mup_enabled"]
     assert config["quantization"]["bits"] == 4
-    biases = [layer.mlp.expert_bias[: config["num_experts"]] for layer in demo[0].model.layers if "expert_bias" in layer.mlp]
+    biases = [
+        layer.mlp.expert_bias[: config["num_experts"]] for layer in demo[0].model.layers if "expert_bias" in layer.mlp
+    ]
     assert len(biases) == config["num_hidden_layers"] - config["num_dense_layers"]
     assert all(bias.std().item() > 0 for bias in biases)
 

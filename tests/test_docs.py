@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_names import SHAPES, weights
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -13,10 +11,3 @@ def test_the_readmes_table_of_macs_is_what_its_script_prints() -> None:
     script = ROOT / "docs" / "make_mac_table.py"
     table = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout.strip()
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_scripts_sizes_follow_from_the_shapes() -> None:
-    source = (ROOT / "docs" / "make_mac_table.py").read_text(encoding="utf-8")
-    for shape in SHAPES.values():
-        quantized, full = weights(shape)
-        assert f"{quantized * 9 // 16 + 2 * full:_}" in source

@@ -10,7 +10,7 @@ from checkpoints import golden, stacked
 from mlx.utils import tree_flatten
 from tiny import ARCHITECTURES, tiny, tokens
 
-from afmoe_mlx.conversion.pipeline import is_quantizable
+from afmoe_mlx.checkpoint.quantized import is_quantizable
 from afmoe_mlx.models import CausalLM, fuse, make_model, read_config
 
 TOLERANCE = 2e-5

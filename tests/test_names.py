@@ -8,42 +8,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
+from mlx.utils import tree_flatten
 
 from afmoe_mlx.checkpoint.hub import resolve
 from afmoe_mlx.checkpoint.names import MODEL_NAMES, find, repo_id, suggest
+from afmoe_mlx.checkpoint.quantized import quantize_all
 from afmoe_mlx.errors import CheckpointError, HubError
-
-AFMOE = {"vocab": 200192, "head_dim": 128, "convolutions": 0, "shared": 1, "tied": False, "gated": True}
-SHAPES: dict[str, dict[str, Any]] = {
-    "trinity-nano": AFMOE
-    | {"layers": 56, "dense": 2, "hidden": 1024, "dense_width": 3072, "width": 256}
-    | {"heads": 8, "kv_heads": 2, "experts": 128},
-    "trinity-mini": AFMOE
-    | {"layers": 32, "dense": 2, "hidden": 2048, "dense_width": 6144, "width": 1024}
-    | {"heads": 32, "kv_heads": 4, "experts": 128},
-    "trinity-large": AFMOE
-    | {"layers": 60, "dense": 6, "hidden": 3072, "dense_width": 12288, "width": 3072}
-    | {"heads": 48, "kv_heads": 8, "experts": 256},
-    "lfm2-8b-a1b": {"vocab": 65536, "head_dim": 64, "convolutions": 18, "shared": 0, "tied": True, "gated": False}
-    | {"layers": 24, "dense": 2, "hidden": 2048, "dense_width": 7168, "width": 1792}
-    | {"heads": 32, "kv_heads": 8, "experts": 32},
-}
+from afmoe_mlx.models import CausalLM, make_model, read_config
+from afmoe_mlx.models.shapes import SHAPES, shape
 
 
-def weights(shape: dict[str, Any]) -> tuple[int, int]:
-    """Weights that a 4-bit conversion quantizes, and those it leaves in 16 bits."""
-    hidden, layers, convolutions = shape["hidden"], shape["layers"], shape["convolutions"]
-    attentions, sparse = layers - convolutions, layers - shape["dense"]
-    attention = (3 if shape["gated"] else 2) * shape["heads"] + 2 * shape["kv_heads"]
-    quantized = attentions * hidden * shape["head_dim"] * attention
-    quantized += convolutions * 4 * hidden * hidden  # in_proj makes three, out_proj takes one
-    quantized += 3 * hidden * shape["dense_width"] * shape["dense"]
-    quantized += 3 * hidden * shape["width"] * (shape["experts"] + shape["shared"]) * sparse
-    quantized += shape["vocab"] * hidden * (1 if shape["tied"] else 2)
-    norms = layers * hidden * (4 if shape["gated"] else 2) + attentions * 2 * shape["head_dim"] + hidden
-    routers = sparse * shape["experts"] * (hidden + 1)
-    return quantized, norms + routers + convolutions * 3 * hidden
+def made(row: Any) -> CausalLM:
+    """The model of a short name in bfloat16, none of whose weights is ever computed."""
+    model = make_model(read_config(shape(row.name)))
+    model.set_dtype(mx.bfloat16)
+    return model
+
+
+def arrays(model: CausalLM) -> list[mx.array]:
+    return [array for _, array in tree_flatten(model.parameters())]
 
 
 def test_every_name_is_unique_and_lower_case() -> None:
@@ -58,18 +43,24 @@ def test_every_repo_is_owner_and_name() -> None:
 
 @pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
 def test_the_number_of_parameters_follows_from_the_shapes(row: Any) -> None:
-    assert row.parameters == sum(weights(SHAPES[row.name]))
+    assert row.parameters == sum(array.size for array in arrays(made(row)))
 
 
 @pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
 def test_the_download_follows_from_the_shapes(row: Any) -> None:
-    quantized, full = weights(SHAPES[row.name])
-    four_bits = quantized * 9 // 16 + 2 * full
+    model = made(row)
+    full = sum(array.nbytes for array in arrays(model))
+    quantize_all(model, {"bits": 4, "group_size": 64, "mode": "affine"})
+    four_bits = sum(array.nbytes for array in arrays(model))
     if row.repo.endswith("4bit"):
         assert row.download_bytes == four_bits
     else:
-        assert row.download_bytes == 2 * (quantized + full)
+        assert row.download_bytes == full
         assert f"4 bits: {four_bits / 1e9:.0f} GB" in row.note
+
+
+def test_every_short_name_has_its_shape() -> None:
+    assert [row.name for row in MODEL_NAMES] == list(SHAPES)
 
 
 @pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError, ConfigError
 from ..values import listed, shown
+from .headers import read_header
 
 INDEX = "model.safetensors.index.json"
 DTYPES = ("BF16", "F16", "F32", "U32", "U8")
@@ -71,18 +71,21 @@ def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for path in files:
         try:
-            with safe_open(path, framework="mlx") as opened:
-                for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                    part = opened.get_slice(name)
-                    stored = StoredTensor(path, tuple(part.get_shape()), part.get_dtype())
-                    if name in tensors:
-                        twice = f"{listed([name])} is in {tensors[name].file.name} too"
-                        raise CheckpointError(f"{path}: {twice}: expected it once")
-                    tensors[name] = stored
-        except SafetensorError as problem:
+            header = read_header(path)
+        except ValueError as problem:
             raise CheckpointError(f"{path}: not a whole safetensors file ({problem}): download it again") from None
         except OSError as problem:
             raise CheckpointError(f"{path}: cannot be read: {problem.strerror or problem}") from None
+        for name, (dtype, shape) in header.items():
+            if name in tensors:
+                twice = f"{listed([name])} is in {tensors[name].file.name} too"
+                raise CheckpointError(f"{path}: {twice}: expected it once")
+            tensors[name] = StoredTensor(path, shape, dtype)
+    return require_dtypes(tensors)
+
+
+def require_dtypes(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors as they are; CheckpointError for one in a number format that is not read."""
     for name, stored in tensors.items():
         if stored.dtype not in DTYPES:
             found = f"{listed([name])} is {stored.dtype}"

@@ -10,13 +10,16 @@ import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from ..errors import AfmoeError, CheckpointError, HubError
+from ..models import read_config
 from . import names
-from .files import INDEX
+from .files import INDEX, StoredTensor, find_weights, read_config_json, read_headers
+from .verify import Check
 
 SHARDS = "model*.safetensors"
 NUMBERED = re.compile(r"(model.*-)(\d{5})-of-(\d{5})\.safetensors")
@@ -26,12 +29,14 @@ CACHED_TIMEOUT = 3.0  # seconds to ask for a newer revision when the model could
 log = logging.getLogger("afmoe_mlx")
 
 
-def resolve(source: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True) -> Path:
+def resolve(
+    source: str | os.PathLike[str], *, revision: str | None = None, weights: bool = True, check: Check | None = None
+) -> Path:
     """The local folder of a model given as a folder, a short name or `owner/name`, fetched from the Hub if need be.
 
     Without `weights` only the configuration and tokenizer files are fetched. A name on the Hub is also looked for in
-    LM Studio's folders unless a revision is given. Raises CheckpointError for what names no model, HubError when the
-    Hub does not give it.
+    LM Studio's folders unless a revision is given. check: may refuse a model before its weights are fetched. Raises
+    CheckpointError for what names no model, HubError when the Hub does not give it.
     """
     text = os.fspath(source)
     if not text.strip():
@@ -48,7 +53,33 @@ def resolve(source: str | os.PathLike[str], *, revision: str | None = None, weig
     repo = names.repo_id(text)
     if revision is None and (local := _lm_studio_folder(repo, weights)):
         return local
-    return _fetch(repo, revision, weights)
+    return _fetch(repo, revision, weights, check)
+
+
+def resolve_headers(
+    source: str | os.PathLike[str], *, revision: str | None = None
+) -> tuple[Path, dict[str, StoredTensor]]:
+    """The folder with a model's configuration, and the headers of its weights, none of which are fetched.
+
+    Raises the errors of `resolve`, and CheckpointError for headers that make no sense.
+    """
+    folder = resolve(source, revision=revision, weights=False)
+    if os.path.isdir(os.path.expanduser(source)) or not _missing(folder, os.listdir(folder), True):
+        return folder, read_headers(find_weights(folder))
+    from huggingface_hub import HfApi
+
+    from .remote import read_remote_headers
+
+    repo = names.repo_id(os.fspath(source))
+    try:
+        info = HfApi().model_info(repo, revision=revision)
+        listing = [item.rfilename for item in info.siblings or ()]
+        _check_listing(repo, listing, True)
+        return folder, read_remote_headers(repo, str(info.sha), _shards(folder, listing))
+    except AfmoeError:
+        raise
+    except Exception as error:
+        raise HubError(_explain(error, repo, revision, ["its weights"])) from error
 
 
 def _looks_like_path(text: str) -> bool:
@@ -63,7 +94,7 @@ def _lm_studio_folder(repo: str, weights: bool) -> Path | None:
     return None
 
 
-def _fetch(repo: str, revision: str | None, weights: bool) -> Path:
+def _fetch(repo: str, revision: str | None, weights: bool, check: Check | None) -> Path:
     """The snapshot of a repository in the Hub cache, brought up to date when the Hub can be reached."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RevisionNotFoundError
@@ -87,7 +118,7 @@ def _fetch(repo: str, revision: str | None, weights: bool) -> Path:
         if cached and cached.name == info.sha and not _missing(cached, listing, weights):
             return cached
         _check_listing(repo, listing, weights)
-        return _download(repo, revision, str(info.sha), listing, weights)
+        return _download(repo, revision, str(info.sha), listing, weights, check)
     except AfmoeError:
         raise
     except Exception as error:
@@ -115,7 +146,9 @@ def _check_listing(repo: str, listing: Collection[str], weights: bool) -> None:
         raise HubError(f"{repo} has {held}, expected {SHARDS}: convert to safetensors first")
 
 
-def _download(repo: str, revision: str | None, commit: str, listing: Collection[str], weights: bool) -> Path:
+def _download(
+    repo: str, revision: str | None, commit: str, listing: Collection[str], weights: bool, check: Check | None
+) -> Path:
     """Fetch the small files of a commit, then exactly the shards that the index among them names."""
     from huggingface_hub import hf_hub_download
 
@@ -124,6 +157,8 @@ def _download(repo: str, revision: str | None, commit: str, listing: Collection[
         shards = _shards(folder, listing)
         if absent := [name for name in shards if name not in listing]:
             raise HubError(f"{repo} lacks {_listed(absent)}: its upload is incomplete, pick another repo or revision")
+        if check is not None:
+            _check_first(repo, commit, folder, shards, check)
         _snapshot(repo, commit, shards)
     if missing := _missing(folder, listing, weights):
         raise HubError(f"the download of {repo} lacks {_listed(missing)}: run it again, finished files are kept")
@@ -131,6 +166,15 @@ def _download(repo: str, revision: str | None, commit: str, listing: Collection[
         # The cache's branch moves last: offline, a half-fetched update must not hide the copy before it.
         hf_hub_download(repo, "config.json", revision=revision)
     return folder
+
+
+def _check_first(repo: str, commit: str, folder: Path, shards: list[str], check: Check) -> None:
+    """Have a model refused, if it is to be, before gigabytes of it are fetched."""
+    from .remote import read_remote_headers
+
+    with warnings.catch_warnings(action="ignore"):  # loading warns of the same
+        config = read_config(read_config_json(folder))
+    check(config, read_remote_headers(repo, commit, shards))
 
 
 def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:

@@ -17,17 +17,24 @@ from .quantized import quantize_modules, read_quantization
 
 
 def load_model(
-    source: str | Path, *, dtype: mx.Dtype | str | None = None, fuse: bool = True, revision: str | None = None
+    source: str | Path,
+    *,
+    dtype: mx.Dtype | str | None = None,
+    fuse: bool = True,
+    revision: str | None = None,
+    check: verify.Check | None = None,
 ) -> tuple[CausalLM, ModelConfig]:
     """A model, ready to run, and its config, from a folder, a short name or a Hub id; no tokenizer is needed.
 
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. fuse: merge projections
-    for inference. revision: a branch, tag or commit on the Hub. Raises ConfigError, CheckpointError, HubError, and
-    InputError for a dtype there is not.
+    for inference. revision: a branch, tag or commit on the Hub. check: may refuse a model by its config and headers,
+    before weights are fetched or read. Raises ConfigError, CheckpointError, HubError, and InputError for a dtype there
+    is not.
     """
     from .hub import resolve
 
-    model = open_model(resolve(source, revision=revision), dtype=_dtype(dtype))
+    wanted = parse_dtype(dtype)
+    model = open_model(resolve(source, revision=revision, check=check), dtype=wanted, check=check)
     _read(model.model.embed_tokens)
     if "lm_head" in model:
         _read(model.lm_head)
@@ -47,7 +54,9 @@ def _read(module: nn.Module) -> None:
         mx.eval(array)
 
 
-def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool = False) -> CausalLM:
+def open_model(
+    folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool = False, check: verify.Check | None = None
+) -> CausalLM:
     """The model of a folder, unfused, its weights not yet read: each is when it is first evaluated.
 
     keep_dtypes leaves every tensor in the dtype it is stored in, as a conversion needs.
@@ -69,6 +78,8 @@ def open_model(folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool
         quantize_modules(model, quantization, {name: layouts.shape_of(groups[name], shapes) for name in groups})
     expected = dict(tree_flatten(model.parameters()))
     verify.check_tensors(folder, expected, groups, headers)
+    if check is not None:
+        check(config, headers)
     weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
     if not keep_dtypes:
         model.dtype = dtype or device.compute_dtype(_stored_dtype(weights))
@@ -86,7 +97,8 @@ def _has_own_head(tensors: Mapping[str, mx.array]) -> bool:
     return not mx.array_equal(head, embeddings).item()
 
 
-def _dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
+def parse_dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
+    """A dtype to compute in, by its name or as it is; InputError for one there is not."""
     accepted = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
     if isinstance(dtype, str):
         dtype = accepted.get(dtype, dtype)

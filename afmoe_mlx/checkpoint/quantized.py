@@ -51,6 +51,21 @@ def read_quantization(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return found
 
 
+def is_quantizable(path: str, module: nn.Module, group_size: int) -> bool:
+    """Whether our converter quantizes a module: maps and embeddings with whole groups, but never a router."""
+    is_router = path.endswith(("router.gate", "feed_forward.gate"))
+    return hasattr(module, "to_quantized") and not is_router and module.weight.shape[-1] % group_size == 0
+
+
+def quantize_all(model: nn.Module, parameters: Mapping[str, Any]) -> None:
+    """Quantize a model in place as our converter does, all but its routers."""
+    nn.quantize(
+        model,
+        **parameters,
+        class_predicate=lambda path, module: is_quantizable(path, module, parameters["group_size"]),
+    )
+
+
 def quantize_modules(model: nn.Module, quantization: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give the modules whose scales are stored their quantized form, with the config's parameters for each.
 

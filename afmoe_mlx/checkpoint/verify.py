@@ -1,6 +1,6 @@
 """Whether what a checkpoint's files hold is what its config's model needs, from their headers alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -13,6 +13,9 @@ from .layouts import Piece, shape_of
 
 Groups = Mapping[str, list[Piece]]
 Headers = Mapping[str, StoredTensor]
+
+# Called before weights are fetched or read; raises to refuse a model.
+Check = Callable[[ModelConfig, Headers], None]
 
 # What each parameter may be stored as; floating ones are cast to the dtype that is computed in.
 FLOATS = ("BF16", "F16", "F32")

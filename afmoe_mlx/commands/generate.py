@@ -33,6 +33,10 @@ class Request:
     chat_template_config: str | None
     """A JSON object of template variables."""
     extra_eos_tokens: Sequence[str]
+    context: int | None
+    """Tokens that memory must have room for."""
+    force: bool
+    """Load what does not fit as well."""
 
 
 def run(request: Request, options: Mapping[str, Any], *, verbose: bool, as_json: bool) -> int:
@@ -40,7 +44,7 @@ def run(request: Request, options: Mapping[str, Any], *, verbose: bool, as_json:
     template_variables = _template_variables(request.chat_template_config)
     check_options(**options)
     text = read_stdin() if request.prompt == "-" else request.prompt
-    model, tokenizer = load(request.model, revision=request.revision)
+    model, tokenizer = load(request.model, revision=request.revision, context=request.context, force=request.force)
     tokenizer = tokenizer.with_extra_eos(request.extra_eos_tokens)
     prompt = render_prompt(tokenizer, text, request, template_variables)
     parts: list[str] = []

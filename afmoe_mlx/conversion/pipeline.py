@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
 from ..checkpoint import names, open_model, resolve
 from ..checkpoint.files import read_config_json
-from ..checkpoint.quantized import parameters, read_quantization
+from ..checkpoint.quantized import parameters, quantize_all, read_quantization
 from ..checkpoint.save import copy_companions, new_folder, save_weights, write_json
 from ..errors import ConfigError, ConversionError
 from ..models import CausalLM, ModelConfig
@@ -65,7 +64,7 @@ def convert(
         if dtype is not None:
             _set_dtype(model, DTYPES[dtype])
         if chosen is not None:
-            quantize_modules(model, chosen)
+            quantize_all(model, chosen)
         quantization = None if dequantize else chosen or stored
         _save(model, raw, quantization, origin, folder, on_progress)
     return target
@@ -89,21 +88,6 @@ def published(source: str | Path) -> str | Path:
     """What a short name was published as, since its ready conversion is no source for another; else `source` itself."""
     row = names.find(source) if isinstance(source, str) and not Path(source).exists() else None
     return row.source if row else source
-
-
-def is_quantizable(path: str, module: nn.Module, group_size: int) -> bool:
-    """Whether our converter quantizes a module: maps and embeddings with whole groups, but never a router."""
-    is_router = path.endswith(("router.gate", "feed_forward.gate"))
-    return hasattr(module, "to_quantized") and not is_router and module.weight.shape[-1] % group_size == 0
-
-
-def quantize_modules(model: CausalLM, parameters: Mapping[str, Any]) -> None:
-    """Quantize a model in place, all but its routers."""
-    nn.quantize(
-        model,
-        **parameters,
-        class_predicate=lambda path, module: is_quantizable(path, module, parameters["group_size"]),
-    )
 
 
 def dequantize_modules(model: CausalLM) -> None:

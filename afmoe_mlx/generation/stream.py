@@ -83,7 +83,13 @@ def stream_generate(
         logits = prefill(model, tokens, cache, step_size=prefill_step_size, on_progress=on_progress)
         yield from decode(model, logits, cache, sampler, tokens=tokens, processors=processors, limit=limit)
 
-    return _chunks(tokenizer, steps(), stops, prompt_tokens=len(tokens), limit=limit)
+    return _resident(_chunks(tokenizer, steps(), stops, prompt_tokens=len(tokens), limit=limit))
+
+
+def _resident(chunks: Iterator[GenerationChunk]) -> Iterator[GenerationChunk]:
+    """The same, with what the model needs kept in memory from the first chunk to the last."""
+    with device.resident():
+        yield from chunks
 
 
 def _chunks(

@@ -1,0 +1,177 @@
+"""`afmoe-mlx doctor`: what this program finds on this machine, and what to do about what is amiss."""
+
+import json
+import platform
+import shutil
+import threading
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .. import device
+from ..errors import AfmoeError
+from ..terminal import size, write
+
+PACKAGES = ("afmoe-mlx", "mlx", "mlx-lm", "tokenizers", "safetensors", "huggingface_hub")
+# MLX's backends come as wheels that each bring libmlx.so: one of them alone is installed.
+BACKEND_WHEELS = ("mlx-metal", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13")
+
+HUB_TIMEOUT = 2.0  # seconds
+
+
+@dataclass
+class Findings:
+    """What was found, section by section, and one line for each thing to do something about."""
+
+    sections: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def run(*, as_json: bool) -> None:
+    """Print the findings."""
+    findings = examine()
+    if as_json:
+        write(json.dumps(findings.sections | {"problems": findings.problems}, indent=2, ensure_ascii=False) + "\n")
+        return
+    lines = [f"{name:10} {text}" for name, text in _describe(findings.sections)]
+    problems = [f"- {problem}" for problem in findings.problems] or ["No problems found."]
+    write("\n".join([*lines, "", *problems]) + "\n")
+
+
+def examine() -> Findings:
+    """Look at everything; whatever fails becomes a problem."""
+    findings = Findings()
+    _examine_versions(findings)
+    try:
+        _examine_device(findings)
+    except (ImportError, RuntimeError) as error:
+        findings.sections["device"] = None
+        findings.problems.append(f"MLX cannot be used ({_one_line(error)}): on Linux, pip install 'afmoe-mlx[cpu]'")
+    _examine_hub(findings)
+    _examine_cache(findings)
+    return findings
+
+
+def _examine_versions(findings: Findings) -> None:
+    versions = {name: _version(name) for name in PACKAGES}
+    backends = {name: found for name in BACKEND_WHEELS if (found := _version(name))}
+    system = f"macOS {platform.mac_ver()[0]} {platform.machine()}" if platform.mac_ver()[0] else platform.platform()
+    findings.sections |= {"python": platform.python_version(), "os": system, "versions": versions | backends}
+    if len(backends) > 1:
+        found = f"{' and '.join(backends)} are installed, and each brings its own libmlx.so"
+        findings.problems.append(f"{found}: uninstall all of them, then install the one you need again")
+
+
+def _examine_device(findings: Findings) -> None:
+    memory, blas = device.memory(), device.blas()
+    findings.sections |= {
+        "device": {"name": device.device_name(), "backend": device.backend()},
+        "memory": {"total_bytes": memory.total, "usable_bytes": memory.usable},
+        "blas": blas and asdict(blas) | {"library": blas.library and str(blas.library)},
+    }
+    if blas and blas.is_late:
+        findings.problems.append("MLX was imported before afmoe_mlx, too late for a fast BLAS: import afmoe_mlx first")
+    elif blas and blas.library is None:
+        findings.problems.append(
+            "MLX multiplies with the slow reference BLAS of its wheel: a fast one is used where it is installed, on"
+            " Debian and Ubuntu with `apt install libopenblas0-pthread`"
+        )
+
+
+def _examine_hub(findings: Findings) -> None:
+    from huggingface_hub import constants
+
+    offline = constants.HF_HUB_OFFLINE
+    trouble = None if offline else _ask(constants.ENDPOINT)
+    reachable = None if offline else trouble is None
+    findings.sections["hub"] = {"endpoint": constants.ENDPOINT, "is_offline": offline, "is_reachable": reachable}
+    if trouble:
+        findings.problems.append(
+            f"the Hub cannot be reached ({trouble}): what is downloaded runs without it; else check the connection,"
+            " HTTPS_PROXY and HF_ENDPOINT"
+        )
+
+
+def _ask(endpoint: str) -> str | None:
+    """Why the Hub gives no answer within HUB_TIMEOUT, or None if it does."""
+    troubles: list[str | None] = []
+
+    def ask() -> None:
+        from huggingface_hub import get_session
+
+        try:
+            status = get_session().head(endpoint, timeout=HUB_TIMEOUT).status_code
+            # a mirror need have no page at its root
+            troubles.append(None if status < 400 or status == 404 else f"it answers {status}")
+        except Exception as error:
+            troubles.append(_one_line(error))
+
+    # looking up a name knows no time-out of ours
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT + 0.5)
+    return troubles[0] if troubles else f"no answer in {HUB_TIMEOUT:.0f} seconds"
+
+
+def _examine_cache(findings: Findings) -> None:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    found: dict[str, Any] = {"folder": str(folder), "free_bytes": shutil.disk_usage(existing).free}
+    findings.sections["models"] = found
+    try:
+        from ..checkpoint.hub_cache import cached_models
+
+        cached = cached_models()
+    except (ImportError, AfmoeError) as error:
+        findings.problems.append(_one_line(error))
+        return
+    findings.sections["models"] = found | {"count": len(cached), "bytes": sum(model.bytes for model in cached)}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AfmoeError) else f"{type(error).__name__}: {text}"
+
+
+def _describe(sections: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each section as a label and a line."""
+    versions = sections["versions"]
+    backends = ", ".join(f"{name} {versions[name]}" for name in BACKEND_WHEELS if name in versions)
+    own, mlx, *others = (versions[name] or "not installed" for name in PACKAGES)
+    lines = [("afmoe-mlx", own), ("System", f"{sections['os']}, Python {sections['python']}")]
+    if found := sections["device"]:
+        lines += [("Device", f"{found['name']} ({found['backend']})"), ("Memory", _memory(sections["memory"]))]
+    if (blas := sections.get("blas")) is not None:
+        lines.append(("BLAS", blas["library"] or "the reference one of MLX's wheel"))
+    lines.append(("MLX", f"{mlx} ({backends})" if backends else mlx))
+    lines.append(("Packages", ", ".join(map(" ".join, zip(PACKAGES[2:], others, strict=True)))))
+    hub = sections["hub"]
+    state = {None: "not asked, HF_HUB_OFFLINE is set", True: "reachable", False: "not reachable"}
+    return [
+        *lines,
+        ("Hub", f"{hub['endpoint']}, {state[hub['is_reachable']]}"),
+        ("Models", _models(sections["models"])),
+    ]
+
+
+def _memory(found: dict[str, Any]) -> str:
+    if found["total_bytes"] is None:
+        return "unknown"
+    usable = found["usable_bytes"]
+    return size(found["total_bytes"]) + ("" if usable is None else f", {size(usable)} of it for a model now")
+
+
+def _models(found: dict[str, Any]) -> str:
+    count = found.get("count")
+    held = "cannot be read" if count is None else f"{count} models, {size(found['bytes'])}" if count else "none yet"
+    return f"{found['folder']}: {held} ({size(found['free_bytes'])} free)"

@@ -1,0 +1,186 @@
+"""`afmoe-mlx info`: what a model needs, and where it fits, from its config and its tensors' headers alone."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .. import device
+from ..api import DEMO
+from ..checkpoint.files import read_config_json
+from ..checkpoint.hub import resolve_headers
+from ..checkpoint.quantized import parameters, read_quantization
+from ..errors import InputError
+from ..footprint import MACS, Footprint, count_parameters, stated_bandwidth, stored_dtype
+from ..models import AfmoeConfig, ModelConfig, read_config
+from ..terminal import printable, size, write
+
+DEFAULT_CONTEXT = 32_768
+
+# Bytes to copy where the device's bandwidth is not known: enough for a figure, little enough for a short wait.
+QUICK_COPY = 1 << 26
+
+KINDS = {"full_attention": "full", "sliding_attention": "sliding", "conv": "convolution"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a model may run; bytes, and bytes a second."""
+
+    name: str
+    memory: int | None
+    usable: int | None
+    """By a model; None where it is unknown."""
+    bandwidth: float
+    is_measured: bool
+    footprint: Footprint
+
+    @property
+    def fits(self) -> bool | None:
+        return None if self.usable is None else self.footprint.needed <= self.usable
+
+    @property
+    def speed(self) -> float:
+        return self.footprint.tokens_per_second(self.bandwidth)
+
+
+def run(source: str, *, context: int | None, revision: str | None, as_json: bool) -> None:
+    """Print what the model `source` is and needs, with a cache of `context` tokens.
+
+    The JSON's own sizes are those on a GPU, which computes in the dtype that is stored; a machine has its own.
+    """
+    folder, headers = resolve_headers(DEMO if source == "demo" else source, revision=revision)
+    raw = read_config_json(folder)
+    config = read_config(raw)
+    tokens = _context(config, context)
+    stored = Footprint.of_checkpoint(config, headers, context=tokens, dtype=stored_dtype(headers))
+    here = _this_machine(Footprint.of_checkpoint(config, headers, context=tokens))
+    macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, stored) for mac in MACS]
+    model = _describe(source, raw, config, stored)
+    if as_json:
+        sizes = _sizes(stored)
+        machines = {"this_machine": _machine_json(here), "macs": [_machine_json(mac) for mac in macs]}
+        write(json.dumps(model | sizes | machines, indent=2, ensure_ascii=False) + "\n")
+        return
+    parts = (_model_lines(model, config), _size_lines(stored, here.footprint), _machine_lines(here, macs))
+    write("\n\n".join("\n".join(lines) for lines in parts) + "\n")
+
+
+def _context(config: ModelConfig, asked: int | None) -> int:
+    longest = config.max_position_embeddings
+    if asked is not None and asked > longest:
+        raise InputError(f"--context is {asked}: expected at most {longest}, the model's context")
+    return asked or min(DEFAULT_CONTEXT, longest)
+
+
+def _this_machine(footprint: Footprint) -> Machine:
+    name, memory = device.device_name(), device.memory()
+    stated = None if device.is_cpu() else stated_bandwidth(name)
+    bandwidth = stated or device.copy_bandwidth(QUICK_COPY)
+    return Machine(name, memory.total, memory.usable, bandwidth, stated is None, footprint)
+
+
+def _describe(source: str, raw: dict[str, Any], config: ModelConfig, stored: Footprint) -> dict[str, Any]:
+    quantization = read_quantization(raw)
+    return {
+        "model": source,
+        "model_type": raw["model_type"],
+        "layers": {kind: caches.layers for kind, caches in stored.caches.items()},
+        "experts": config.num_experts,
+        "experts_per_token": config.num_experts_per_tok,
+        "parameters": asdict(count_parameters(config)),
+        "quantization": None if quantization is None else parameters(quantization),
+        "dtype": _dtype_name(stored),
+        "max_context": config.max_position_embeddings,
+        "context": stored.context,
+        "disk_bytes": stored.weights.stored,
+    }
+
+
+def _sizes(footprint: Footprint) -> dict[str, Any]:
+    return {
+        "weight_bytes": footprint.weights.held,
+        "cache_bytes": {kind: caches.held for kind, caches in footprint.caches.items()},
+        "workspace_bytes": footprint.workspace,
+        "needed_bytes": footprint.needed,
+        "bytes_per_token": footprint.bytes_per_token,
+    }
+
+
+def _machine_json(machine: Machine) -> dict[str, Any]:
+    return {
+        "name": machine.name,
+        "memory_bytes": machine.memory,
+        "usable_bytes": machine.usable,
+        "bandwidth_bytes_per_second": machine.bandwidth,
+        "bandwidth_is_measured": machine.is_measured,
+        "dtype": _dtype_name(machine.footprint),
+        "needed_bytes": machine.footprint.needed,
+        "bytes_per_token": machine.footprint.bytes_per_token,
+        "fits": machine.fits,
+        "max_tokens_per_second": machine.speed,
+    }
+
+
+def _dtype_name(footprint: Footprint) -> str:
+    return str(footprint.dtype).removeprefix("mlx.core.")
+
+
+def _model_lines(model: dict[str, Any], config: ModelConfig) -> list[str]:
+    layers = ", ".join(f"{count} {KINDS[kind]}" for kind, count in model["layers"].items())
+    shared = ""
+    if isinstance(config, AfmoeConfig):
+        layers = layers.replace("sliding", f"sliding (window {config.sliding_window:,})")
+        shared = f", {config.num_shared_experts} shared"
+    total, active = (_short(model["parameters"][key]) for key in ("total", "active"))
+    quantization = model["quantization"]
+    bits = f"{quantization['bits']} bits ({quantization['mode']})" if quantization else model["dtype"]
+    return [
+        f"Model         {printable(model['model'])} ({model['model_type']})",
+        f"Layers        {config.num_hidden_layers}: {layers}",
+        f"Experts       {config.num_experts} a layer, {config.num_experts_per_tok} chosen for a token{shared}",
+        f"Parameters    {total}, {active} active for a token",
+        f"On disk       {size(model['disk_bytes'])}, {bits}",
+        f"Context       {model['context']:,} tokens, of at most {model['max_context']:,}",
+    ]
+
+
+def _size_lines(stored: Footprint, here: Footprint) -> list[str]:
+    """Bytes by what they are for; twice where this device computes in another dtype."""
+    columns = {"Memory": stored}
+    if here.dtype != stored.dtype:
+        columns = {f"in {_dtype_name(stored)}": stored, f"here, {_dtype_name(here)}": here}
+    rows = {"Weights": [footprint.weights.held for footprint in columns.values()]}
+    for kind, caches in stored.caches.items():
+        label = f"Cache, {caches.layers} {KINDS[kind]} layers"
+        rows[label] = [footprint.caches[kind].held for footprint in columns.values()]
+    rows["To work in"] = [footprint.workspace for footprint in columns.values()]
+    rows["Needed"] = [footprint.needed for footprint in columns.values()]
+    rows["Read for each token"] = [footprint.bytes_per_token for footprint in columns.values()]
+    lines = [f"{'':28}" + "".join(f"{title:>16}" for title in columns)]
+    return lines + [f"{label:28}" + "".join(f"{size(value):>16}" for value in values) for label, values in rows.items()]
+
+
+def _machine_lines(here: Machine, macs: list[Machine]) -> list[str]:
+    lines = [f"{'':28}{'memory':>10}{'for models':>12}{'bandwidth':>12}{'fits':>6}{'tokens/s':>10}"]
+    for machine in (here, *macs):
+        # memory as it is sold, in binary gigabytes; what of it is for models in the unit of what they need
+        memory = "?" if machine.memory is None else f"{machine.memory / (1 << 30):.3g} GB"
+        usable = "?" if machine.usable is None else size(machine.usable)
+        bandwidth = f"{_rounded(machine.bandwidth / 1e9)}{'*' if machine.is_measured else ''} GB/s"
+        fits = {True: "yes", False: "no", None: "?"}[machine.fits]
+        speed = "-" if machine.fits is False else _rounded(machine.speed)
+        name = printable(machine.name)[:27]
+        lines.append(f"{name:28}{memory:>10}{usable:>12}{bandwidth:>12}{fits:>6}{speed:>10}")
+    lines.append("tokens/s: the most that the bandwidth allows, one conversation at a time")
+    if here.is_measured:
+        lines.append("*: measured by a copy just now")
+    return lines
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _short(count: int) -> str:
+    """A number of parameters: 6.12 billion, 4.9 million."""
+    return f"{count / 1e9:.2f} billion" if count >= 1e8 else f"{count / 1e6:.1f} million"

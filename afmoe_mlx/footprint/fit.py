@@ -1,0 +1,92 @@
+"""Whether a model fits this machine, asked before its weights are read, and what would fit instead."""
+
+from collections.abc import Iterator
+
+import mlx.core as mx
+
+from .. import device
+from ..checkpoint.verify import Check
+from ..errors import FitError, InputError
+from ..models import ModelConfig
+from ..terminal import size
+from .cache import layer_caches
+from .footprint import Footprint
+from .weights import Headers
+
+# Tokens of conversation to have room for, unless more are asked for.
+DEFAULT_CONTEXT = 4096
+
+# What a model may be converted to; and the shortest context worth proposing.
+BITS = (4, 3)
+SHORTEST = 1024
+
+
+def fit_check(name: str, *, context: int | None = None, dtype: mx.Dtype | None = None) -> Check:
+    """A check for `resolve` and `load_model`: FitError unless the model and a cache of `context` tokens fit.
+
+    name: the model's, for the message. context: at most the model's own counts. dtype: what it is to be loaded in.
+    Where this device does not tell its memory, everything fits. Raises InputError for a context below 1.
+    """
+    if context is not None and context < 1:
+        raise InputError(f"context is {context}: expected a number of tokens, 1 or more")
+
+    def check(config: ModelConfig, headers: Headers) -> None:
+        usable = device.memory().usable
+        tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
+        footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
+        if usable is not None and footprint.needed > usable:
+            raise FitError(_refusal(name, config, footprint, usable))
+
+    return check
+
+
+def check_shape(name: str, config: ModelConfig, *, bits: int | None, context: int) -> None:
+    """FitError unless a config's model, quantized to `bits`, and a cache of `context` tokens fit this device."""
+    usable = device.memory().usable
+    dtype = device.compute_dtype(mx.bfloat16)
+    needed = Footprint.of_conversion(config, bits=bits, context=context, dtype=dtype).needed
+    if usable is not None and needed > usable:
+        found = f"{name} needs {size(needed)} of memory, this machine has {size(usable)} for it"
+        raise FitError(f"{found}: take fewer --layers, or fewer --bits")
+
+
+def _refusal(name: str, config: ModelConfig, footprint: Footprint, usable: int) -> str:
+    dtype = str(footprint.dtype).removeprefix("mlx.core.")
+    parts = [f"weights {size(footprint.weights.held)} in {dtype}"]
+    parts.append(f"cache {size(footprint.cache_bytes)} for {footprint.context:,} tokens")
+    parts.append(f"{size(footprint.workspace)} to work in")
+    found = (
+        f"{name} needs {size(footprint.needed)} of memory ({', '.join(parts)}), this machine has {size(usable)} for it"
+    )
+    return f"{found}: {'; or '.join(_what_fits(config, footprint, usable))}; --force (force=True) loads it anyway"
+
+
+def _what_fits(config: ModelConfig, footprint: Footprint, usable: int) -> Iterator[str]:
+    """What would need no more than `usable`, each as a phrase; if nothing would, how little that is."""
+    context = longest_context(config, footprint, usable)
+    if context is not None:
+        yield f"a context of {context:,} tokens would fit (--context {context})"
+    for bits in BITS:
+        converted = Footprint.of_conversion(config, bits=bits, context=footprint.context, dtype=footprint.dtype)
+        if converted.needed <= usable:
+            yield f"in {bits} bits it would need {size(converted.needed)}"
+            return
+    if context is None:
+        yield f"even in {bits} bits it would need {size(converted.needed)}, use a smaller model"
+
+
+def longest_context(config: ModelConfig, footprint: Footprint, usable: int) -> int | None:
+    """The most tokens, in steps of SHORTEST, whose cache fits beside the weights; None if not even SHORTEST do."""
+    room = usable - footprint.weights.held - footprint.workspace
+
+    def fits(steps: int) -> bool:
+        caches = layer_caches(config, steps * SHORTEST, footprint.dtype)
+        return sum(kind.held for kind in caches.values()) <= room
+
+    if not fits(1):
+        return None
+    low, high = 1, config.max_position_embeddings // SHORTEST + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low * SHORTEST

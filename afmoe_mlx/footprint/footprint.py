@@ -1,0 +1,64 @@
+"""The memory that a model and its cache need on a device, and the bytes that decoding one token reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import mlx.core as mx
+
+from ..device import compute_dtype
+from ..models import ModelConfig
+from .cache import LayerCaches, layer_caches
+from .weights import Headers, Weights, converted_weights, stored_dtype, stored_weights
+
+# Bytes to work in: a chunk of the prompt under way. A small model needs less, no more than its own size.
+WORKSPACE = 500_000_000
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """One model, computing in `dtype`, with a cache of `context` tokens. Sizes are in bytes."""
+
+    dtype: mx.Dtype
+    context: int
+    weights: Weights
+    caches: Mapping[str, LayerCaches]
+    """By kind of layer."""
+
+    @classmethod
+    def of_checkpoint(
+        cls, config: ModelConfig, headers: Headers, *, context: int, dtype: mx.Dtype | None = None
+    ) -> Self:
+        """A checkpoint as `load` would load it here: in `dtype`, by default as stored, or float32 on the CPU."""
+        dtype = dtype or compute_dtype(stored_dtype(headers))
+        return cls(dtype, context, stored_weights(config, headers, dtype), layer_caches(config, context, dtype))
+
+    @classmethod
+    def of_conversion(
+        cls, config: ModelConfig, *, bits: int | None, context: int, dtype: mx.Dtype = mx.bfloat16
+    ) -> Self:
+        """A config's model as our converter would quantize it, in groups of 64, or not with bits None."""
+        weights = converted_weights(config, dtype, bits=bits)
+        return cls(dtype, context, weights, layer_caches(config, context, dtype))
+
+    @property
+    def cache_bytes(self) -> int:
+        return sum(caches.held for caches in self.caches.values())
+
+    @property
+    def workspace(self) -> int:
+        return min(WORKSPACE, self.weights.held)
+
+    @property
+    def needed(self) -> int:
+        """Weights, cache and workspace."""
+        return self.weights.held + self.cache_bytes + self.workspace
+
+    @property
+    def bytes_per_token(self) -> int:
+        """What decoding one token at batch 1 reads: the weights it takes part in, and the cache it attends to."""
+        return self.weights.read + sum(caches.read for caches in self.caches.values())
+
+    def tokens_per_second(self, bandwidth: float) -> float:
+        """The highest decode speed with memory that gives `bandwidth` bytes a second."""
+        return bandwidth / self.bytes_per_token

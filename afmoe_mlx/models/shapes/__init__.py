@@ -1,0 +1,26 @@
+"""The configs of the published models, so that one can be tried with random weights before it is downloaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+
+SHAPES = ("trinity-nano", "trinity-mini", "trinity-large", "lfm2-8b-a1b")
+
+
+def shape(name: str, *, layers: int | None = None) -> dict[str, Any]:
+    """The parsed `config.json` of a published model, of its first `layers` layers alone if that is given.
+
+    Raises InputError for a name that is none of SHAPES, and for layers that the model does not have.
+    """
+    if name not in SHAPES:
+        raise InputError(f"no shape called {name!r}: expected one of {', '.join(SHAPES)}")
+    config: dict[str, Any] = json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
+    if layers is None:
+        return config
+    whole = config["num_hidden_layers"]
+    if isinstance(layers, bool) or not isinstance(layers, int) or not 1 <= layers <= whole:
+        raise InputError(f"layers is {layers!r}: expected 1 to {whole}, as many as {name} has")
+    cut = {"num_hidden_layers": layers, "num_dense_layers": min(config["num_dense_layers"], layers)}
+    return config | cut | {"layer_types": config["layer_types"][:layers]}

@@ -1,0 +1,74 @@
+"""What a command does not need is not imported on its way: modules are counted, never seconds."""
+
+import subprocess
+import sys
+
+import pytest
+from tiny import tiny_folder
+
+FRAMEWORKS = {"mlx_lm", "transformers", "torch"}
+HUB = {"huggingface_hub", "httpx", "httpx2", "requests", "tqdm"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_folder(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def modules_after(code: str) -> set[str]:
+    """Every module that a fresh process has imported once it has run `code`, by its full name."""
+    code += "\nimport sys; print(*sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def modules_of(*arguments: str) -> set[str]:
+    code = f"""from afmoe_mlx.cli import app
+try: app({list(arguments)})
+except SystemExit as e: assert not e.code, e.code"""
+    return modules_after(code)
+
+
+def test_importing_the_package_imports_no_other() -> None:
+    found = modules_after("import afmoe_mlx")
+    assert found & {"mlx.core", "mlx.nn", "numpy", "typer", "rich", "tokenizers", "jinja2"} | found & HUB == set()
+    assert {name for name in found if name.startswith("afmoe_mlx.")} == {"afmoe_mlx.device"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *([command, "--help"] for command in ("generate", "chat", "convert", "models", "bench", "doctor")),
+    ],
+    ids=" ".join,
+)
+def test_help_needs_no_model_code(arguments: list[str]) -> None:
+    found = modules_of(*arguments)
+    assert found & FRAMEWORKS == found & HUB == set()
+    assert found & {"mlx.core", "numpy", "tokenizers", "jinja2", "safetensors"} == set()
+    ours = {name.removeprefix("afmoe_mlx.") for name in found if name.startswith("afmoe_mlx.")}
+    assert ours == {"cli", "device", "errors", "terminal"}
+
+
+def test_an_answer_from_a_folder_needs_no_hub_no_numpy_and_off_a_terminal_no_rich(model: str) -> None:
+    found = modules_of("generate", "--model", model, "--prompt", "hello", "-m", "2")
+    assert "mlx.core" in found
+    assert found & FRAMEWORKS == found & HUB == found & {"numpy", "rich", "safetensors"} == set()
+    assert not {name for name in found if name.startswith(("afmoe_mlx.chat", "afmoe_mlx.conversion"))}
+
+
+def test_a_model_loads_from_python_without_the_command_line(model: str) -> None:
+    found = modules_after(f"from afmoe_mlx import load; load({model!r})")
+    assert found & FRAMEWORKS == found & HUB == found & {"numpy", "rich", "typer", "safetensors"} == set()
+
+
+def test_a_model_without_its_tokenizer_needs_no_tokenizers(model: str) -> None:
+    found = modules_after(f"from afmoe_mlx import load_model; load_model({model!r})")
+    assert found & {"tokenizers", "jinja2"} == set()
+
+
+def test_bench_needs_no_slow_framework(model: str) -> None:
+    found = modules_of("bench", "--model", model, "-p", "4", "-g", "2", "-n", "1")
+    assert found & FRAMEWORKS == found & HUB == found & {"rich"} == set()
