@@ -141,30 +141,28 @@ class SparseMoe(nn.Module):
         hidden, width = config.hidden_size, config.moe_intermediate_size
         self.router = Router(config)
         self.expert_bias = mx.zeros((config.num_experts,))
-        self.experts = Experts(config.num_experts, hidden, width, config.hidden_act)
+        chosen = config.num_experts_per_tok
+        self.experts = Experts(config.num_experts, hidden, width, chosen=chosen, hidden_act=config.hidden_act)
         self.shared_in_experts = 0
         if config.num_shared_experts:
             self.shared_experts = MLP(hidden, width * config.num_shared_experts, config.hidden_act)
 
     def __call__(self, x: mx.array, trace: Trace | None) -> mx.array:
         """(B, L, D) -> the same in float32, as the experts' outputs are summed."""
-        tokens = x.reshape(-1, x.shape[-1])
-        logits = self.router(tokens)
+        logits = self.router(x)
         weights, experts = self.route(logits)
         if trace is not None:
             self._write_down(logits, trace)
-        y = self.experts(tokens, experts, weights)
-        if "shared_experts" in self:
-            y = y + self.shared_experts(tokens)
-        return y.reshape(x.shape)
+        y = self.experts(x, experts, weights)
+        return y + self.shared_experts(x) if "shared_experts" in self else y
 
     def route(self, logits: mx.array, shared: int | None = None) -> tuple[mx.array, mx.array]:
-        """Router logits (T, E + shared) -> weights and experts (T, k + shared)."""
+        """Router logits (..., E + shared) -> weights and experts (..., k + shared)."""
         config = self.config
         shared = self.shared_in_experts if shared is None else shared
         return route(
             logits,
-            self.expert_bias[: logits.shape[-1]],
+            self.expert_bias[: config.num_experts + shared],
             k=config.num_experts_per_tok,
             shared=shared,
             score_func=config.score_func,
@@ -174,7 +172,8 @@ class SparseMoe(nn.Module):
         )
 
     def _write_down(self, logits: mx.array, trace: Trace) -> None:
-        routed = logits[:, : self.config.num_experts]
+        experts = self.config.num_experts
+        routed = logits[..., :experts].reshape(-1, experts)
         trace.router_logits.append(routed.astype(mx.float32))
         trace.selected_experts.append(self.route(routed, shared=0)[1])
 

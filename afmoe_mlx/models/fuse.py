@@ -102,6 +102,7 @@ def _move_shared(mlp: nn.Module) -> bool:
     del mlp.shared_experts
     _add_router_rows(mlp, n)
     mlp.shared_in_experts = n
+    mlp.experts.number_rows(mlp.config.num_experts_per_tok + n)
     return True
 
 

@@ -153,22 +153,22 @@ class SparseMoe(nn.Module):
         super().__init__()
         self.config = config
         self.gate = Linear(config.hidden_size, config.num_experts, bias=False)
-        self.switch_mlp = Experts(config.num_experts, config.hidden_size, config.moe_intermediate_size)
+        sizes = config.num_experts, config.hidden_size, config.moe_intermediate_size
+        self.switch_mlp = Experts(*sizes, chosen=config.num_experts_per_tok)
         if config.use_expert_bias:
             self.expert_bias = mx.zeros((config.num_experts,))
 
     def __call__(self, x: mx.array, trace: Trace | None) -> mx.array:
         """(B, L, D) -> the same in float32, as the experts' outputs are summed."""
-        tokens = x.reshape(-1, x.shape[-1])
-        logits = self.gate(tokens)
+        logits = self.gate(x)
         weights, experts = self.route(logits)
         if trace is not None:
-            trace.router_logits.append(logits.astype(mx.float32))
-            trace.selected_experts.append(experts)
-        return self.switch_mlp(tokens, experts, weights).reshape(x.shape)
+            trace.router_logits.append(logits.astype(mx.float32).reshape(-1, logits.shape[-1]))
+            trace.selected_experts.append(experts.reshape(-1, experts.shape[-1]))
+        return self.switch_mlp(x, experts, weights)
 
     def route(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        """Router logits (T, E) -> weights (T, k) and experts (T, k)."""
+        """Router logits (..., E) -> weights (..., k) and experts (..., k)."""
         return route(
             logits,
             self.get("expert_bias"),

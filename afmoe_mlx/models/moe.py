@@ -1,6 +1,6 @@
 """Sparse mixture of experts: which experts a token goes to, and the product with their weights.
 
-T tokens, D hidden size, E experts, k experts a token, m an expert's intermediate size.
+B batch, L length, D hidden size, E experts, k experts a token, m an expert's intermediate size.
 """
 
 from collections import Counter
@@ -30,10 +30,10 @@ def route(
     eps: float,
     scale: float,
 ) -> tuple[mx.array, mx.array]:
-    """Choose `k` experts for each token: logits (T, E) -> weights (T, k) float32 and experts (T, k).
+    """Choose `k` experts for each token: logits (..., E) -> weights (..., k) float32 and experts (..., k).
 
     The bias (E,) moves the choice alone; the weights are the unbiased scores. With `shared` experts the logits are
-    (T, E + shared), the bias of the last of them is infinite, and the results have `shared` columns more, anywhere:
+    (..., E + shared), the bias of the last of them is infinite, and the results have `shared` columns more, anywhere:
     those experts with a weight of 1.
     """
     logits = logits.astype(mx.float32)
@@ -137,32 +137,36 @@ class QuantizedExpertLinear(nn.Module):
 class Experts(nn.Module):
     """All experts of a layer, each a gated MLP. Fused, `gate_up_proj` stands for gate and up."""
 
-    def __init__(self, num_experts: int, hidden_size: int, intermediate_size: int, hidden_act: str = "silu") -> None:
+    def __init__(
+        self, num_experts: int, hidden_size: int, intermediate_size: int, *, chosen: int, hidden_act: str = "silu"
+    ) -> None:
         super().__init__()
         self.gate_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.up_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.down_proj = ExpertLinear(num_experts, intermediate_size, hidden_size)
         self._gated = gated(hidden_act)
-        # kept, since each step would make them again
-        self._rows = mx.arange(num_experts, dtype=mx.uint32)[None]
+        self.number_rows(chosen)
+
+    def number_rows(self, chosen: int) -> None:
+        """Keep the row numbers of a single token's products, which each step would make again."""
+        self._rows = mx.arange(chosen, dtype=mx.uint32)[None, None]
+        self._first_row = mx.zeros_like(self._rows)
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
-        """x (T, D), experts and weights (T, k) -> the experts' outputs weighted and summed in float32, (T, D)."""
-        tokens, k = experts.shape
+        """x (B, L, D), experts and weights (B, L, k) -> their outputs weighted and summed in float32, (B, L, D)."""
         if experts.size >= SORT_FROM:
             flat = experts.flatten()
             order = mx.argsort(flat)
-            y = self._apply(x[order // k][:, None], flat[order], ordered=True)[:, 0]
-            y = y[mx.argsort(order)].reshape(tokens, k, -1)
+            tokens = x.reshape(-1, x.shape[-1])[order // experts.shape[-1]]
+            y = self._apply(tokens[:, None], flat[order], ordered=True)[:, 0]
+            y = y[mx.argsort(order)].reshape(*experts.shape, -1)
         else:
-            y = self._apply(mx.expand_dims(x, (1, 2)), experts, ordered=False).squeeze(2)
-        return (y * weights[..., None]).sum(axis=1)
+            y = self._apply(mx.expand_dims(x, (2, 3)), experts, ordered=False).squeeze(-2)
+        return (y * weights[..., None]).sum(axis=-2)
 
     def _apply(self, x: mx.array, experts: mx.array, *, ordered: bool) -> mx.array:
-        first = rows = None
-        if x.shape[0] == 1 and experts.size <= self._rows.size:
-            rows = self._rows[:, : experts.size]
-            first = mx.broadcast_to(self._rows[:, :1], experts.shape)
+        is_single = experts.shape == self._rows.shape
+        first, rows = (self._first_row, self._rows) if is_single else (None, None)
         if "gate_up_proj" in self:
             gate, up = mx.split(self.gate_up_proj(x, experts, first, ordered=ordered), 2, axis=-1)
         else:
