@@ -177,7 +177,8 @@ def bytes_per_token(model: CausalLM, cache: Cache, context: int) -> Reads:
         elif name.startswith("model.embed_tokens.") and "lm_head" in model:
             share = min(batch / config.vocab_size, 1)
         weights += share * array.nbytes
-    columns = [min(context, getattr(layer, "history", context) + 1) for layer in cache.layers]
+    histories = [getattr(layer, "history", None) for layer in cache.layers]
+    columns = [context if history is None else min(context, history + 1) for history in histories]
     held = sum(
         array.nbytes // array.shape[-2] * count
         for layer, count in zip(cache.layers, columns, strict=True)
