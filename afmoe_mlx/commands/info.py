@@ -163,8 +163,10 @@ def _size_lines(stored: Footprint, here: Footprint) -> list[str]:
 def _machine_lines(here: Machine, macs: list[Machine]) -> list[str]:
     lines = [f"{'':28}{'memory':>10}{'for models':>12}{'bandwidth':>12}{'fits':>6}{'tokens/s':>10}"]
     for machine in (here, *macs):
-        # memory as it is sold, in binary gigabytes; what of it is for models in the unit of what they need
+        # a Mac's memory as it is sold, in binary gigabytes; the rest in the unit of what models need
         memory = "?" if machine.memory is None else f"{machine.memory / (1 << 30):.3g} GB"
+        if machine is here and machine.memory is not None:
+            memory = size(machine.memory)
         usable = "?" if machine.usable is None else size(machine.usable)
         bandwidth = f"{_rounded(machine.bandwidth / 1e9)}{'*' if machine.is_measured else ''} GB/s"
         fits = {True: "yes", False: "no", None: "?"}[machine.fits]
