@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,13 @@ def blas() -> Blas | None:
     if came_late and not any(name in os.environ.get("LD_PRELOAD", "") for name in ("openblas", "mkl_rt")):
         return Blas(None, is_late=_open_fast_blas(os.RTLD_LOCAL) is not None)
     return Blas(_loaded_blas(), is_late=False)
+
+
+@cache
+def has_fast_blas() -> bool:
+    """Whether the CPU's matrix products are fast: everywhere but on Linux with the reference BLAS of MLX's wheel."""
+    found = blas()
+    return found is None or found.library is not None
 
 
 def _open_fast_blas(mode: int) -> str | None:

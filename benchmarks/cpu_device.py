@@ -56,10 +56,12 @@ def run(kind: str, folder: str, prompt: int, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
+    from afmoe_mlx.device import preload_blas
+
+    fast = preload_blas()
     from narrow import alternated, median
 
     from afmoe_mlx.checkpoint.random import save_random
-    from afmoe_mlx.device import blas
     from afmoe_mlx.models.shapes import shape
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -67,7 +69,7 @@ def main() -> None:
     parser.add_argument("--slow-runs", type=int, default=1, help="of mlx-lm in bfloat16; 0 leaves it out")
     parser.add_argument("--layers", type=int, default=8)
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, {blas()}, medians of {options.runs} runs\n{BARS}")
+    print(f"{os.cpu_count()} cores, {fast or 'no fast BLAS'}, medians of {options.runs} runs\n{BARS}")
     with tempfile.TemporaryDirectory() as temporary:
         raw = shape("trinity-nano", layers=options.layers) | {"vocab_size": 8192}
         folder = str(save_random(Path(temporary) / "model", raw, bits=4))

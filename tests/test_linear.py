@@ -20,9 +20,11 @@ def kernel_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("mode", "group_size", "bits"), MODES)
 @pytest.mark.parametrize("rows", [1, 3, 4, 40])
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
 def test_few_rows_and_many_give_what_the_kernel_gives(
-    mode: str, group_size: int, bits: int, rows: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+    mode: str, group_size: int, bits: int, rows: int, bias: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(linear, "has_fast_blas", lambda: fast)
     layer = Linear(64, 48, bias=bias).to_quantized(group_size, bits, mode)
     layer.eval()
     x = mx.random.normal((1, rows, 64), key=mx.random.key(rows))

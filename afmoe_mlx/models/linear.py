@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import dequantizes
+from ..device import dequantizes, has_fast_blas
 
 # Weights that are dequantized at a time, so that a large head needs no second copy of itself.
 PIECE = 1 << 24
@@ -55,5 +55,14 @@ def quantized_product(x: mx.array, module: nn.Module, expert: int | None = None)
         part = mx.dequantize(
             weight[rows], scales[rows], None if biases is None else biases[rows], size, bits, mode, dtype=x.dtype
         )
-        parts.append(x @ part.T)
+        parts.append(_product(x, part))
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
+
+
+def _product(x: mx.array, weight: mx.array) -> mx.array:
+    """x (..., in) times the transposed weight (out, in)."""
+    if has_fast_blas():
+        return x @ weight.T
+    # the reference BLAS takes dot products of rows at less than half the speed at which it adds up columns
+    columns = mx.contiguous(x.reshape(-1, x.shape[-1]).T)
+    return (weight @ columns).T.reshape(*x.shape[:-1], -1)
