@@ -23,13 +23,7 @@ DEMO_NOTE = (
 # Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
 NOT_HERE = {
     "--adapter-path": "adapters are not supported: fuse them into the model with mlx_lm.fuse first",
-    "--draft-model": "speculative decoding is not implemented yet",
-    "--num-draft-tokens": "speculative decoding is not implemented yet",
-    "--kv-bits": "quantized caches are not implemented yet",
-    "--kv-group-size": "quantized caches are not implemented yet",
-    "--quantized-kv-start": "quantized caches are not implemented yet",
     "--max-kv-size": "sliding layers are bounded by their window already, and full layers must not forget",
-    "--prompt-cache-file": "saved prompt caches are not implemented yet",
     "--trust-remote-code": "code from a checkpoint is never run",
     "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",
     "--image": "these models read text alone",
@@ -75,7 +69,7 @@ class _Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, _repeated(args, "--extra-eos-token"))
+            return super().parse_args(ctx, _with_value(_repeated(args, "--extra-eos-token"), "--prompt-lookup", "8"))
         except Exception as error:
             name = getattr(error, "option_name", None)
             name = "-qa" if "-qa" in args else name
@@ -94,6 +88,15 @@ def _repeated(args: list[str], option: str) -> list[str]:
     return result
 
 
+def _with_value(args: list[str], option: str, value: str) -> list[str]:
+    """Arguments in which an `option` without a number of its own has `value`."""
+    result: list[str] = []
+    for i, arg in enumerate(args):
+        has_number = args[i + 1 : i + 2] != [] and args[i + 1].isdecimal()
+        result += [arg, value] if arg == option and not has_number else [arg]
+    return result
+
+
 @contextmanager
 def _one_line_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -104,6 +107,8 @@ def _one_line_warnings() -> Iterator[None]:
 app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
 models_app = typer.Typer(help="List the models with a short name and those in the local cache.")
 app.add_typer(models_app, name="models", invoke_without_command=True)
+cache_app = typer.Typer(help="Show what is kept of prompts on disk, and trim or clear it.")
+app.add_typer(cache_app, name="cache", invoke_without_command=True)
 
 
 class Dtype(StrEnum):
@@ -166,7 +171,27 @@ Context = Annotated[
     int | None, typer.Option(min=1, help="Tokens of conversation that memory must have room for; 4096 if not given.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Load even what does not fit in memory.")]
+PromptLookup = Annotated[
+    int | None, typer.Option(help="Guess up to so many tokens a step, 8 if no number follows, from the text so far.")
+]
+DraftModel = Annotated[str | None, typer.Option(help="A smaller model with the same tokenizer, to guess tokens.")]
+KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 8 or 4 bits.")]
+KVGroupSize = Annotated[int, typer.Option(help="Numbers that share a scale, with --kv-bits.")]
+KVStart = Annotated[int, typer.Option(help="Tokens before all of them are quantized, with --kv-bits.")]
+NumDraftTokens = Annotated[int, typer.Option(help="Tokens that --draft-model guesses a step at most.")]
+PromptCacheDir = Annotated[
+    str | None, typer.Option(help="Keep what is computed of prompts in this folder, and use what is there.")
+]
+DiskCache = Annotated[
+    bool | None,
+    typer.Option("--disk-cache/--no-disk-cache", help="Do so in the default folder (see `afmoe-mlx cache`), or never."),
+]
 PrefillStepSize = Annotated[int, typer.Option(help="Prompt tokens run at a time.")]
+
+
+def _check_speculation(prompt_lookup: int | None, draft_model: str | None) -> None:
+    if prompt_lookup is not None and draft_model is not None:
+        raise typer.BadParameter("choose --prompt-lookup or --draft-model, not both")
 
 
 @app.command(cls=_Command)
@@ -189,7 +214,19 @@ def generate(
     chat_template_config: Annotated[str | None, typer.Option(help="Template variables, a JSON object.")] = None,
     extra_eos_token: Annotated[list[str] | None, typer.Option(help="Another token that ends it; repeatable.")] = None,
     stop: Stop = None,
+    prompt_lookup: PromptLookup = None,
+    draft_model: DraftModel = None,
+    num_draft_tokens: NumDraftTokens = 3,
+    kv_bits: KVBits = None,
+    kv_group_size: KVGroupSize = 64,
+    quantized_kv_start: KVStart = 0,
     prefill_step_size: PrefillStepSize = 512,
+    prompt_cache_file: Annotated[
+        str | None,
+        typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
+    ] = None,
+    prompt_cache_dir: PromptCacheDir = None,
+    disk_cache: DiskCache = None,
     context: Context = None,
     force: Force = False,
     revision: Revision = None,
@@ -197,11 +234,18 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with statistics.")] = False,
 ) -> None:
     """Answer one prompt. What is not set comes from the model's generation_config.json."""
+    _check_speculation(prompt_lookup, draft_model)
     from .commands import generate as command
+    from .commands.kv_bits import KVOptions
 
     request = command.Request(
         model=_or_demo(model),
         revision=revision,
+        draft_model=draft_model,
+        kv=KVOptions(kv_bits, kv_group_size, quantized_kv_start),
+        prompt_cache_file=prompt_cache_file,
+        prompt_cache_dir=prompt_cache_dir,
+        disk_cache=disk_cache,
         prompt=prompt,
         system_prompt=system_prompt,
         prefill_response=prefill_response,
@@ -215,6 +259,8 @@ def generate(
         "max_tokens": max_tokens,
         "stop": stop or (),
         "prefill_step_size": prefill_step_size,
+        "prompt_lookup": prompt_lookup,
+        "num_draft_tokens": num_draft_tokens,
         "temperature": temp,
         "top_p": top_p,
         "min_p": min_p,
@@ -240,12 +286,22 @@ def chat(
     repetition_penalty: RepetitionPenalty = None,
     seed: Seed = None,
     system_prompt: SystemPrompt = None,
+    prompt_lookup: PromptLookup = None,
+    draft_model: DraftModel = None,
+    num_draft_tokens: NumDraftTokens = 3,
+    kv_bits: KVBits = None,
+    kv_group_size: KVGroupSize = 64,
+    quantized_kv_start: KVStart = 0,
+    prompt_cache_dir: PromptCacheDir = None,
+    disk_cache: DiskCache = None,
     context: Context = None,
     force: Force = False,
     revision: Revision = None,
 ) -> None:
     """Talk with a model in the terminal; a message on stdin is answered once."""
+    _check_speculation(prompt_lookup, draft_model)
     from .chat import run
+    from .commands.kv_bits import KVOptions
 
     options = {
         "max_tokens": max_tokens,
@@ -255,9 +311,21 @@ def chat(
         "top_k": top_k,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
+        "prompt_lookup": prompt_lookup,
+        "num_draft_tokens": num_draft_tokens,
     }
-    name = _or_demo(model)
-    code = run(name, revision=revision, system_prompt=system_prompt, options=options, context=context, force=force)
+    code = run(
+        _or_demo(model),
+        revision=revision,
+        draft_model=draft_model,
+        kv=KVOptions(kv_bits, kv_group_size, quantized_kv_start),
+        system_prompt=system_prompt,
+        options=options,
+        prompt_cache_dir=prompt_cache_dir,
+        disk_cache=disk_cache,
+        context=context,
+        force=force,
+    )
     raise typer.Exit(code)
 
 
@@ -356,6 +424,47 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
     from .commands import doctor as command
 
     command.run(as_json=as_json)
+
+
+CacheDirectory = Annotated[
+    str | None,
+    typer.Option("--prompt-cache-dir", "--directory", help="A folder given to --prompt-cache-dir; or the default one."),
+]
+
+
+@cache_app.callback()
+def cache(
+    ctx: typer.Context,
+    directory: CacheDirectory = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what is kept of prompts on disk, and trim or clear it."""
+    if ctx.invoked_subcommand is None:
+        from .commands import cache as command
+
+        command.show(directory, as_json=as_json)
+        return
+    ctx.obj = directory
+
+
+@cache_app.command("trim")
+def trim_cache(
+    ctx: typer.Context,
+    max_bytes: Annotated[int, typer.Option(min=0, help="Bytes that may stay.")],
+    directory: CacheDirectory = None,
+) -> None:
+    """Delete what has not been used for longest."""
+    from .commands import cache as command
+
+    command.shrink(directory or ctx.obj, max_bytes)
+
+
+@cache_app.command("clear")
+def clear_cache(ctx: typer.Context, directory: CacheDirectory = None) -> None:
+    """Delete all that is kept of prompts on disk."""
+    from .commands import cache as command
+
+    command.shrink(directory or ctx.obj, 0)
 
 
 @models_app.callback()

@@ -9,6 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from afmoe_mlx.api import load
+from afmoe_mlx.cache import PrefixStore
+from afmoe_mlx.commands.draft import with_draft_model
+from afmoe_mlx.commands.kv_bits import KVOptions
+from afmoe_mlx.commands.prompt_cache import disk_directory
 from afmoe_mlx.errors import AfmoeError, InputError, TokenizerError
 from afmoe_mlx.generation import check_options
 from afmoe_mlx.terminal import printable, read_stdin, write
@@ -28,10 +32,17 @@ def run(
     revision: str | None,
     system_prompt: str | None,
     options: Mapping[str, Any],
+    draft_model: str | None = None,
+    kv: KVOptions | None = None,
+    prompt_cache_dir: str | None = None,
+    disk_cache: bool | None = None,
     context: int | None = None,
     force: bool = False,
 ) -> int:
-    """Chat with a model until the user leaves; the exit status. See `load` for context and force."""
+    """Chat with a model until the user leaves; the exit status. See `load` for context and force.
+
+    What is computed of conversations is kept in memory while the chat runs, and in a folder where one is wanted.
+    """
     check_options(**options)
     on_terminal = sys.stdin is not None and sys.stdin.isatty()
     message = "" if on_terminal else read_stdin().strip()
@@ -40,11 +51,20 @@ def run(
     loaded = load(model, revision=revision, context=context, force=force)
     if loaded[1].chat_template is None:
         raise TokenizerError(f"{model} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
-    conversation = Conversation(*loaded, system_prompt=system_prompt, options=options)
+    if kv is not None:
+        kv.apply(loaded[0])
+    options = with_draft_model(options, draft_model, loaded[1], force=force)
+    directory = disk_directory(prompt_cache_dir, wanted=disk_cache)
+    store = PrefixStore(loaded[0], directory=directory) if on_terminal or directory else None
+    conversation = Conversation(*loaded, system_prompt=system_prompt, options=options, store=store)
     if not on_terminal:
-        return answer_once(conversation, message)
-    Chat(conversation, Console(highlight=False)).loop(model)
-    return 0
+        code = answer_once(conversation, message)
+    else:
+        Chat(conversation, Console(highlight=False)).loop(model)
+        code = 0
+    if store is not None:
+        store.flush()
+    return code
 
 
 def answer_once(conversation: Conversation, text: str) -> int:

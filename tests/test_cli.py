@@ -278,3 +278,18 @@ def test_a_huge_download_is_named_before_it_begins(monkeypatch: pytest.MonkeyPat
 
 def _refuse(*_: object, **__: object) -> None:
     raise HubError("no network in tests")
+
+
+def test_quantized_keys_are_said_and_used(model: str) -> None:
+    options = ("--model", model, "-p", "hello", "-m", "4", "--kv-group-size", "32")
+    result = run("generate", *options, "--kv-bits", "8")
+    assert result.code == 1  # the tiny model's heads are narrower than any group
+    assert "heads have 8 dimensions" in result.err
+    result = run("generate", "-p", "hello", "-m", "4", "--kv-bits", "8", "--kv-group-size", "32")
+    assert result.code == 0
+    assert "2 full-attention layers in 8 bits; the 6 others are bounded" in result.err
+
+
+def test_bits_that_keys_cannot_have_are_refused() -> None:
+    result = run("generate", "-p", "hello", "--kv-bits", "5")
+    assert (result.code, result.err.splitlines()[-1]) == (1, "error: kv_bits is 5: expected one of 4, 8")

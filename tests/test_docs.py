@@ -4,6 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from afmoe_mlx.models import make_model, read_config
+from afmoe_mlx.models.shapes import shape
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -11,3 +16,25 @@ def test_the_readmes_table_of_macs_is_what_its_script_prints() -> None:
     script = ROOT / "docs" / "make_mac_table.py"
     table = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout.strip()
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("trinity-nano", "Trinity Nano"),
+        ("trinity-mini", "Trinity Mini"),
+        ("trinity-large", "Trinity Large"),
+        ("lfm2-8b-a1b", "LFM2-8B-A1B"),
+    ],
+)
+def test_the_prompt_caches_table_of_bytes_follows_from_the_shapes(name: str, title: str) -> None:
+    config = read_config(shape(name))
+    histories = [layer.history for layer in make_model(config).make_cache().layers]
+    bounded = max(history for history in histories if history is not None)
+    keys = 2 * config.num_key_value_heads * config.head_dim * 2
+    column = 2 * config.hidden_size if name.startswith("lfm2") else keys
+    full, recent = histories.count(None) * keys, (len(histories) - histories.count(None)) * column
+    block = 256 * full + min(256, bounded) * recent
+    most, least = 10_000 / 256 * block, 10_000 * full + bounded * recent
+    row = f"| {title} | {block / 1e6:.1f} MB | {256 * full / 1e6:.1f} MB | {most / 1e9:.2g} GB | {least / 1e9:.2g} GB |"
+    assert row in (ROOT / "docs" / "prompt-cache.md").read_text(encoding="utf-8")

@@ -150,7 +150,9 @@ def test_the_next_step_is_launched_before_a_token_is_read(loaded: Loaded, monkey
     events: list[str] = []
     launch = mx.async_eval
     monkeypatch.setattr(mx, "async_eval", lambda *arrays: (events.append("launch"), launch(*arrays))[1])
-    monkeypatch.setattr("afmoe_mlx.generation.loop._id", lambda token: (events.append("read"), int(token.item()))[1])
+    monkeypatch.setattr(
+        "afmoe_mlx.generation.loop.token_id", lambda token: (events.append("read"), int(token.item()))[1]
+    )
     cache = model.make_cache()
     logits = prefill(model, tokenizer.encode("hello"), cache, step_size=16)
     list(decode(model, logits, cache, lambda logprobs: logprobs.argmax(axis=-1), limit=4))

@@ -2,5 +2,24 @@
 
 from .buffers import DEFAULT_SLACK, ConvCache, KVCache, RotatingKVCache
 from .cache import Cache
+from .disk import default_directory
+from .quantized import KVQuantization, QuantizedArray, QuantizedKVCache
+from .saved import SavedCache, load_cache, save_cache, shared_prefix
+from .store import PrefixStore
 
-__all__ = ["DEFAULT_SLACK", "Cache", "ConvCache", "KVCache", "RotatingKVCache"]
+__all__ = [
+    "DEFAULT_SLACK",
+    "Cache",
+    "ConvCache",
+    "KVCache",
+    "KVQuantization",
+    "PrefixStore",
+    "QuantizedArray",
+    "QuantizedKVCache",
+    "RotatingKVCache",
+    "SavedCache",
+    "default_directory",
+    "load_cache",
+    "save_cache",
+    "shared_prefix",
+]

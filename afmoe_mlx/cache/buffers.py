@@ -4,9 +4,13 @@ Layouts: keys and values are (B, K, N, head_dim), convolution inputs (B, N, D); 
 time. Rows of a batch are aligned at the right: column `offset - 1` is the last token of every row.
 """
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
 from ..errors import CacheError
+
+Arrays = tuple[mx.array, ...]
 
 # Slices of the axes before time: an index without an ellipsis is parsed in half the time, and each step has hundreds.
 _BEFORE = {ndim: (slice(None),) * (ndim - 2) for ndim in (3, 4)}
@@ -30,12 +34,18 @@ class LayerState:
     def batch_size(self) -> int | None:
         return self.arrays[0].shape[0] if self.arrays else None
 
+    @property
+    def layout(self) -> tuple[int, ...]:
+        return tuple(array.ndim for array in self.arrays)
+
 
 class KVCache:
     """Keeps every position, in a buffer that grows in steps. It can step back to any of them."""
 
     step = 256
     layout: tuple[int, ...] = (4, 4)  # dimensions of the arrays held
+    history: int | None = None
+    """Columns before a token that it may need; None for all of them."""
 
     def __init__(self) -> None:
         self.arrays: tuple[mx.array, ...] = ()
@@ -57,6 +67,10 @@ class KVCache:
         """How many of the last tokens `rewind` can take back."""
         return self.offset
 
+    def rewindable_after(self, length: int) -> int:
+        """What `rewindable` will be once a chunk of `length` more tokens has been appended."""
+        return self.offset + length
+
     def rewind(self, n: int) -> None:
         """Take back the last `n` tokens; CacheError, and nothing changes, if that many cannot be."""
         if not isinstance(n, int) or not 0 <= n <= self.rewindable:
@@ -74,11 +88,29 @@ class KVCache:
         named = {f"array{i}": array for i, array in enumerate(content)}
         return named | {"start": mx.array(self.start), "offset": mx.array(self.offset)}
 
+    def accepts(self, layout: tuple[int, ...]) -> bool:
+        """Whether arrays of these dimensions are such as this cache may hold."""
+        return layout == self.layout
+
     def restore(self, state: "LayerState") -> None:
         """Take the place of a cache whose `state` was kept."""
         # writing is in place: copies of the handles keep the caller's state as it is
         self.arrays = tuple(mx.array(array) for array in state.arrays)
         self.start, self.offset = state.start, state.offset
+
+    def copy(self, first: int, last: int) -> Arrays:
+        """The columns of positions `first` to `last`, all of them held, in arrays of their own."""
+        # contiguous: a view would keep the whole buffer alive
+        return tuple([mx.contiguous(array) for array in self._columns(first, last)])
+
+    def fill(self, parts: Sequence[Arrays], end: int) -> None:
+        """Hold copies of `parts`, one or more, whose columns are the last before position `end`, and nothing else."""
+        self.clear()
+        columns = sum(part[0].shape[-2] for part in parts)
+        self.start = self.offset = end - columns
+        self._reserve(columns, parts[0])
+        for part in parts:
+            self._write(part)
 
     def clear(self) -> None:
         """Forget everything, the number of rows included."""
@@ -88,13 +120,18 @@ class KVCache:
     def _capacity(self) -> int:
         return self.arrays[0].shape[-2] if self.arrays else 0
 
-    def _reserve(self, columns: int, like: tuple[mx.array, ...], limit: int | None = None) -> None:
-        """Make room for `columns` columns, in steps, up to `limit`."""
+    @property
+    def _limit(self) -> int | None:
+        """Columns that the buffer may have at most."""
+        return None
+
+    def _reserve(self, columns: int, like: tuple[mx.array, ...]) -> None:
+        """Make room for `columns` columns, in steps, up to the limit."""
         if self.arrays and columns <= self._capacity:
             return
         capacity = -(-columns // self.step) * self.step
-        if limit is not None:
-            capacity = min(capacity, limit)
+        if self._limit is not None:
+            capacity = min(capacity, self._limit)
         held = self._columns(self.start, self.offset) if self.arrays else ()
         room = capacity - (self.offset - self.start)
         empty = [mx.zeros((*a.shape[:-2], room, a.shape[-1]), a.dtype) for a in like]
@@ -130,19 +167,19 @@ class RotatingKVCache(KVCache):
         if not (isinstance(history, int) and isinstance(slack, int) and history >= 0 and slack >= 0):
             raise CacheError(f"history {history} and slack {slack}: both must be integers, 0 or more")
         super().__init__()
-        self.history = history
+        self.history: int = history
         self.slack = slack
 
     def update(self, *new: mx.array) -> tuple[mx.array, ...]:
         length = new[0].shape[-2]
         end = self.offset + length
         first = max(self.start, self.offset - self.history)
-        capacity = self.history + self.slack
-        if end - self.start > capacity:
+        limit = self._limit
+        if end - self.start > limit:
             self._drop(self.offset - self.history - self.slack // 2)
-        if end - self.start > capacity:
+        if end - self.start > limit:
             return self._update_long(new, first)
-        self._reserve(end - self.start, new, capacity)
+        self._reserve(end - self.start, new)
         self._write(new)
         return self._columns(first, end)
 
@@ -151,6 +188,29 @@ class RotatingKVCache(KVCache):
         if self.start == 0:
             return self.offset
         return self.offset - self.start - self.history
+
+    def rewindable_after(self, length: int) -> int:
+        start, end = self.start, self.offset + length
+        for position in (self.offset, end):  # where columns are dropped, before the chunk and with it
+            if end - start > self._limit:
+                start = max(start, position - self.history - self.slack // 2)
+        return end if start == 0 else end - start - self.history
+
+    def fill(self, parts: Sequence[Arrays], end: int) -> None:
+        """The same; of more columns than stay after a shift, the last."""
+        room = self.history + self.slack // 2
+        kept: list[Arrays] = []
+        for part in reversed(parts):
+            columns = min(part[0].shape[-2], room)
+            kept.append(tuple(array[..., array.shape[-2] - columns :, :] for array in part))
+            room -= columns
+            if room == 0:
+                break
+        super().fill(kept[::-1], end)
+
+    @property
+    def _limit(self) -> int:
+        return self.history + self.slack
 
     def _drop(self, first: int) -> None:
         """Move the columns from position `first` on to the front of the buffer."""

@@ -39,6 +39,11 @@ class Cache:
         reach = min(layer.rewindable - (layer.offset - offset) for layer in self.layers)
         return min(reach, offset - max(self.left_padding, default=0))
 
+    def rewindable_after(self, length: int) -> int:
+        """What `rewindable` will be once a chunk of `length` more tokens has been seen."""
+        reach = min(layer.rewindable_after(length) for layer in self.layers)
+        return min(reach, self.offset + length - max(self.left_padding, default=0))
+
     def rewind(self, n: int) -> None:
         """Take back the last `n` tokens of every row; CacheError, and nothing changes, if `n` > `rewindable`."""
         if not isinstance(n, int) or not 0 <= n <= self.rewindable:
@@ -91,9 +96,8 @@ class Cache:
             raise CacheError(f"this state is not one of a model with {len(self.layers)} layers") from None
         if len({(layer.offset, layer.batch_size) for layer in held}) > 1:
             raise CacheError("this state's layers disagree on what they have seen")
-        for layer, layer_state in zip(self.layers, held, strict=True):
-            if layer_state.arrays and tuple(array.ndim for array in layer_state.arrays) != layer.layout:
-                raise CacheError("this state is of another architecture's model")
+        if not all(layer.accepts(state.layout) for layer, state in zip(self.layers, held, strict=True) if state.arrays):
+            raise CacheError("this state is of another architecture's model, or of keys quantized otherwise")
         for layer, layer_state in zip(self.layers, held, strict=True):
             layer.restore(layer_state)
         self.left_padding = left_padding

@@ -1,15 +1,19 @@
 """Generation: prefill, the decode loop, sampling and stopping."""
 
+from .drafts import DraftModel, PromptLookup, check_same_tokenizer
 from .loop import decode, prefill
 from .sampling import SamplingOptions, make_logits_processors, make_sampler
 from .stopping import StopStrings
 from .stream import GenerationChunk, check_options, encode_prompt, generate, stream_generate
 
 __all__ = [
+    "DraftModel",
     "GenerationChunk",
+    "PromptLookup",
     "SamplingOptions",
     "StopStrings",
     "check_options",
+    "check_same_tokenizer",
     "decode",
     "encode_prompt",
     "generate",

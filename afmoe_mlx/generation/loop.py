@@ -1,5 +1,6 @@
 """The decode loop on token ids: prefill in chunks, then one token a step, the next always under way."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
@@ -15,9 +16,18 @@ CLEAR_EVERY = 256
 
 
 def prefill(
-    model: CausalLM, tokens: Sequence[int], cache: Cache, *, step_size: int, on_progress: Progress | None = None
+    model: CausalLM,
+    tokens: Sequence[int],
+    cache: Cache,
+    *,
+    step_size: int,
+    on_progress: Progress | None = None,
+    on_chunk: Callable[[], None] | None = None,
 ) -> mx.array:
-    """Run the prompt's tokens through the model in chunks of `step_size`; the last position's logits (1, vocab)."""
+    """Run the prompt's tokens through the model in chunks of `step_size`; the last position's logits (1, vocab).
+
+    on_chunk: called after each chunk, when the cache has its columns.
+    """
     total = len(tokens)
     for start in range(0, total, step_size):
         if on_progress is not None:
@@ -26,6 +36,8 @@ def prefill(
         logits = model(chunk, cache=cache, logits_to_keep=1)
         # evaluates the layers alone; the logits stay unused, and so uncomputed, until the last chunk's
         mx.eval(cache.arrays)
+        if on_chunk is not None:
+            on_chunk()
         mx.clear_cache()
     if on_progress is not None:
         on_progress(total, total)
@@ -47,29 +59,44 @@ def decode(
     `logits` (1, vocab) are those after the last of `tokens`, which only the processors read. While a token is being
     read the next step is already running, so the cache may have seen one token more than was yielded.
     """
-    history = mx.array(list(tokens), mx.int32)
-
-    def choose(logits: mx.array) -> tuple[mx.array, mx.array]:
-        for processor in processors:
-            logits = processor(history, logits)
-        logits = logits.astype(mx.float32)
-        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        return sampler(logprobs), logprobs[0]
-
+    choose = Chooser(sampler, processors, tokens)
     token, logprobs = choose(logits)
     mx.async_eval(token, logprobs)
     for step in range(1, limit):
         if step % CLEAR_EVERY == 0:
             mx.clear_cache()  # caches that grew have left buffers behind that are too small for anything
-        if processors:
-            history = mx.concatenate([history, token.astype(mx.int32)])
         following = choose(model(token[:, None], cache=cache)[:, -1])
         mx.async_eval(*following)
-        yield _id(token), logprobs
+        yield token_id(token), logprobs
         token, logprobs = following
-    yield _id(token), logprobs
+    yield token_id(token), logprobs
 
 
-def _id(token: mx.array) -> int:
+class Chooser:
+    """Draws one token after the other, and knows those before for the processors."""
+
+    def __init__(self, sampler: Sampler, processors: Sequence[LogitsProcessor], tokens: Sequence[int]) -> None:
+        self._sampler, self._processors = sampler, processors
+        self._history = mx.array(list(tokens) if processors else [], mx.int32)
+
+    def __call__(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        """The next token (1,), by its logits (1, vocab), and its log-probabilities (vocab,)."""
+        for processor in self._processors:
+            logits = processor(self._history, logits)
+        logits = logits.astype(mx.float32)
+        logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        token = self._sampler(logprobs)
+        if self._processors:
+            self._history = mx.concatenate([self._history, token.astype(mx.int32)])
+        return token, logprobs[0]
+
+    def twin(self) -> "Chooser":
+        """One that goes on from here in the same way, with the same randomness."""
+        other = copy.copy(self)
+        other._sampler = copy.copy(self._sampler)
+        return other
+
+
+def token_id(token: mx.array) -> int:
     """A token (1,) as a number: the one place where the host waits for the device."""
     return int(token.item())  # type: ignore[arg-type]

@@ -117,27 +117,35 @@ def make_sampler(options: SamplingOptions, *, xtc_special_tokens: Sequence[int] 
         raise InputError(f"xtc_special_tokens is {reprlib.repr(list(xtc_special_tokens))}, expected ids >= 0")
     if options.temperature == 0:
         return lambda logprobs: mx.argmax(logprobs, axis=-1)
+    return RandomSampler(options, xtc_special_tokens)
 
-    temperature = max(options.temperature, _COLDEST)
-    key = mx.random.key(_fresh_seed() if options.seed is None else options.seed)
 
-    def sample(logprobs: mx.array) -> mx.array:
-        nonlocal key
-        key, xtc_key, draw_key = mx.random.split(key, 3)
-        logprobs = logprobs.astype(mx.float32)
+class RandomSampler:
+    """Draws from what the filters of `options` leave; `copy.copy` gives one that draws with the same randomness."""
+
+    def __init__(self, options: SamplingOptions, xtc_special_tokens: Sequence[int]) -> None:
+        self._options = options
+        self._xtc_special_tokens = xtc_special_tokens
+        self._key = mx.random.key(_fresh_seed() if options.seed is None else options.seed)
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        self._key, xtc_key, draw_key = mx.random.split(self._key, 3)
+        filtered = self._filter(logprobs.astype(mx.float32), xtc_key)
+        return _draw(filtered, max(self._options.temperature, _COLDEST), draw_key)
+
+    def _filter(self, logprobs: mx.array, xtc_key: mx.array) -> mx.array:
+        options = self._options
         if 0 < options.top_p < 1:
             logprobs = apply_top_p(logprobs, options.top_p)
         if options.min_p > 0:
             logprobs = apply_min_p(logprobs, options.min_p, options.min_tokens_to_keep)
         if options.xtc_probability > 0:
-            excluded = apply_xtc(logprobs, options.xtc_threshold, xtc_special_tokens)
+            excluded = apply_xtc(logprobs, options.xtc_threshold, self._xtc_special_tokens)
             chance = mx.random.uniform(shape=(*logprobs.shape[:-1], 1), key=xtc_key)
             logprobs = mx.where(chance > options.xtc_probability, logprobs, excluded)
         if options.top_k > 0:
             logprobs = apply_top_k(logprobs, options.top_k)
-        return _draw(logprobs, temperature, draw_key)
-
-    return sample
+        return logprobs
 
 
 def make_logits_processors(options: SamplingOptions) -> list[LogitsProcessor]:

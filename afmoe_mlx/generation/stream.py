@@ -1,19 +1,22 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from .. import device
-from ..cache import Cache
+from ..cache import Cache, PrefixStore
 from ..errors import InputError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
-from .loop import Progress, decode, prefill
+from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
+from .loop import Chooser, Progress, decode, prefill
 from .sampling import LogitsProcessor, Sampler, SamplingOptions, make_logits_processors, make_sampler
+from .speculate import SpeculativeDecoder, Tally
 from .stopping import StopStrings
 
 Prompt = str | Sequence[int] | mx.array
@@ -31,11 +34,20 @@ class GenerationChunk:
     finish_reason: str | None
     """"stop" or "length" with the last token, None before."""
     prompt_tokens: int
+    """All of the prompt's, those that were `seen` too."""
     prompt_tps: float
-    """Prompt tokens a second."""
+    """Prompt tokens run a second."""
     generation_tokens: int
     generation_tps: float
     peak_memory_gb: float
+    drafted_tokens: int = 0
+    """Tokens guessed and run ahead."""
+    accepted_tokens: int = 0
+    """Those that were right."""
+    saved_steps: int = 0
+    """Passes through the model that plain decoding would have needed more."""
+    cached_tokens: int = 0
+    """Prompt tokens that were known, from `seen` or a store, and not run."""
 
 
 def generate(model: CausalLM, tokenizer: Tokenizer, prompt: Prompt, **options: Any) -> str:
@@ -55,8 +67,13 @@ def stream_generate(
     cache: Cache | None = None,
     prefill_step_size: int = 512,
     on_progress: Progress | None = None,
+    prompt_lookup: int | None = None,
+    draft_model: CausalLM | DraftModel | None = None,
+    num_draft_tokens: int = NUM_DRAFT_TOKENS,
+    seen: Sequence[int] = (),
+    store: PrefixStore | None = None,
     **sampling: Any,
-) -> Iterator[GenerationChunk]:
+) -> Generator[GenerationChunk, None, None]:
     """Yield an answer token by token.
 
     prompt: text, encoded as it is, or token ids (see `Tokenizer.apply_chat_template` for messages).
@@ -65,36 +82,98 @@ def stream_generate(
     the place of the options below.
     cache: what the model has already seen; the prompt continues it.
     on_progress: called with the prompt tokens done and their total.
+    prompt_lookup: guess up to so many tokens a step from what has been written before; draft_model: up to
+    num_draft_tokens by what a smaller model with the same tokenizer says. Neither changes the answer.
+    seen: the tokens that `cache` has seen, as part of the prompt: for penalties, guesses and statistics.
+    store: of this model; without a cache, the beginning of the prompt that it knows is not run. What is run is kept
+    there, the answer too; with a cache, that takes `seen`.
     sampling: the fields of `SamplingOptions`; those not given come from the model's generation_config.json.
     Raises InputError for options that make no sense and for a prompt longer than the model's context.
     """
-    check_options(max_tokens=max_tokens, stop=stop, prefill_step_size=prefill_step_size, **sampling)
+    check_options(
+        max_tokens=max_tokens,
+        stop=stop,
+        prefill_step_size=prefill_step_size,
+        prompt_lookup=prompt_lookup,
+        num_draft_tokens=num_draft_tokens,
+        **sampling,
+    )
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
     stops = StopStrings(stop)
     tokens = encode_prompt(tokenizer, prompt)
-    cache = model.make_cache() if cache is None else cache
-    room = _room(model, tokens, cache)
+    cache, cached = (cache, 0) if cache is not None else _recall(model, tokens, store)
+    if store is not None and len(seen) + cached != cache.offset:
+        raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
+    room = _room(model, tokens[cached:], cache)
     unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
     sampler = sampler or make_sampler(options, xtc_special_tokens=sorted(unspoken))
     processors = make_logits_processors(options) if logits_processors is None else logits_processors
     limit = min(max_tokens, room)
+    tally = Tally()
+    drafter = make_drafter(
+        model, prompt_lookup=prompt_lookup, draft_model=draft_model, num_draft_tokens=num_draft_tokens
+    )
 
-    def steps() -> Iterator[tuple[int, mx.array]]:
-        logits = prefill(model, tokens, cache, step_size=prefill_step_size, on_progress=on_progress)
-        yield from decode(model, logits, cache, sampler, tokens=tokens, processors=processors, limit=limit)
+    whole = [*seen, *tokens]
 
-    return _resident(_chunks(tokenizer, steps(), stops, prompt_tokens=len(tokens), limit=limit))
+    def keep() -> None:
+        if store is not None:
+            store.insert(whole[: cache.offset], cache)
+
+    def steps() -> Generator[tuple[int, mx.array], None, None]:
+        rest, step = tokens[cached:], prefill_step_size
+        logits = prefill(model, rest, cache, step_size=step, on_progress=on_progress, on_chunk=keep)
+        if drafter is None:
+            yield from decode(model, logits, cache, sampler, tokens=whole, processors=processors, limit=limit)
+            return
+        drafter.begin(whole)
+        drafter.is_ready()
+        choose = Chooser(sampler, processors, whole)
+        ends = tokenizer.eos_token_ids
+        decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
+        yield from decoder.tokens(logits)
+
+    counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
+    chunks = _chunks(tokenizer, steps(), stops, tally, **counts, limit=limit)
+    return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
-def _resident(chunks: Iterator[GenerationChunk]) -> Iterator[GenerationChunk]:
+def _recall(model: CausalLM, tokens: Sequence[int], store: PrefixStore | None) -> tuple[Cache, int]:
+    """A cache and how many of the prompt's tokens it has seen, as many as the store knows."""
+    return store.lookup(tokens) if store is not None and tokens else (model.make_cache(), 0)
+
+
+def _kept(
+    chunks: Generator[GenerationChunk, None, None], store: PrefixStore, prompt: Sequence[int], cache: Cache
+) -> Generator[GenerationChunk, None, None]:
+    """The same; what came of the answer is kept in the store, however it ends."""
+    tokens = list(prompt)
+    try:
+        with closing(chunks):
+            for chunk in chunks:
+                tokens.append(chunk.token)
+                yield chunk
+    finally:
+        # the cache may have seen a token that was not handed out, or not yet one that was
+        store.insert(tokens[: cache.offset], cache, marks=(len(prompt), len(tokens)))
+
+
+def _resident(chunks: Generator[GenerationChunk, None, None]) -> Generator[GenerationChunk, None, None]:
     """The same, with what the model needs kept in memory from the first chunk to the last."""
     with device.resident():
         yield from chunks
 
 
 def _chunks(
-    tokenizer: Tokenizer, steps: Iterator[tuple[int, mx.array]], stops: StopStrings, *, prompt_tokens: int, limit: int
-) -> Iterator[GenerationChunk]:
+    tokenizer: Tokenizer,
+    steps: Generator[tuple[int, mx.array], None, None],
+    stops: StopStrings,
+    tally: Tally,
+    *,
+    prompt_tokens: int,
+    cached_tokens: int,
+    limit: int,
+) -> Generator[GenerationChunk, None, None]:
     """The text, statistics and end of an answer whose tokens `steps` gives, the prompt's work included in the first."""
     texts = tokenizer.stream()
     began = time.perf_counter()
@@ -109,16 +188,21 @@ def _chunks(
         if reason:
             text += stops.push(texts.finish()) + stops.finish()
             reason = "stop" if stops.matched else reason
+            steps.close()  # the cache then holds nothing beyond this token
         yield GenerationChunk(
             text=text,
             token=token,
             logprobs=logprobs,
             finish_reason=reason,
             prompt_tokens=prompt_tokens,
-            prompt_tps=prompt_tokens / max(prompt_seconds, 1e-9),
+            prompt_tps=(prompt_tokens - cached_tokens) / max(prompt_seconds, 1e-9),
             generation_tokens=count,
             generation_tps=(count - 1) / max(now - began, 1e-9),
             peak_memory_gb=device.peak_memory() / 1e9,
+            drafted_tokens=tally.drafted,
+            accepted_tokens=tally.accepted,
+            saved_steps=max(count - 1 - tally.steps, 0) if tally.drafted else 0,
+            cached_tokens=cached_tokens,
         )
         if reason:
             return
@@ -138,10 +222,19 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
 
 
 def check_options(
-    *, max_tokens: int = 1, stop: Sequence[str] = (), prefill_step_size: int = 1, **sampling: Any
+    *,
+    max_tokens: int = 1,
+    stop: Sequence[str] = (),
+    prefill_step_size: int = 1,
+    prompt_lookup: int | None = None,
+    num_draft_tokens: int = 1,
+    **sampling: Any,
 ) -> None:
     """InputError for options of `stream_generate` that make no sense with any model, TypeError for one it has not."""
-    for name, value in {"max_tokens": max_tokens, "prefill_step_size": prefill_step_size}.items():
+    counts = {"max_tokens": max_tokens, "prefill_step_size": prefill_step_size, "num_draft_tokens": num_draft_tokens}
+    if prompt_lookup is not None:
+        counts["prompt_lookup"] = prompt_lookup
+    for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")
     StopStrings(stop)

@@ -239,7 +239,7 @@ class AfmoeForCausalLM(CausalLM):
     def make_cache(self, slack: int | None = None) -> Cache:
         def layer(kind: str) -> Any:
             if kind == "full_attention":
-                return KVCache()
+                return self.full_cache()
             assert self.config.sliding_window is not None
             return RotatingKVCache(self.config.sliding_window - 1, DEFAULT_SLACK if slack is None else slack)
 

@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import Cache
+from ..cache import Cache, KVCache, KVQuantization, QuantizedKVCache
 from ..device import is_cpu
 from ..errors import CacheError, InputError
 from .chunk import Chunk
@@ -23,6 +23,11 @@ class CausalLM(nn.Module):
 
     compiles_decode: bool
     """Whether single tokens with a cache run through compiled parts; by default where the device compiles at once."""
+    kv_quantization: KVQuantization | None
+    """How the caches made from now on keep the keys and values of full-attention layers; None for as they are.
+
+    Sliding layers' are bounded and stay as they are.
+    """
 
     def __init__(self, config: ModelConfig, model: nn.Module, rope: Rope) -> None:
         super().__init__()
@@ -31,6 +36,7 @@ class CausalLM(nn.Module):
         self.model = model
         self._rope = rope
         self.compiles_decode = not is_cpu()
+        self.kv_quantization: KVQuantization | None = None
         self._decode_step: DecodeStep | None = None
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -38,6 +44,13 @@ class CausalLM(nn.Module):
     def make_cache(self, slack: int | None = None) -> Cache:
         """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512)."""
         raise NotImplementedError
+
+    def full_cache(self) -> KVCache:
+        """An empty cache for a full-attention layer; InputError if its heads cannot be quantized as asked."""
+        if self.kv_quantization is None:
+            return KVCache()
+        self.kv_quantization.check(self.config.head_dim)
+        return QuantizedKVCache(self.kv_quantization)
 
     def set_dtype(self, dtype: mx.Dtype, *args: Any, **kwargs: Any) -> None:
         """Cast the floating weights, and compute in `dtype` from now on."""

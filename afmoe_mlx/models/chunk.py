@@ -5,11 +5,13 @@ the first chunk alone: rows are moved to the right, so that all end at the same 
 positions count its own tokens.
 """
 
+from typing import Any
+
 import mlx.core as mx
 
-from ..cache import Cache
+from ..cache import Cache, QuantizedArray
 from ..errors import InputError
-from .attention import Mask, attend, attend_plain, causal_mask
+from .attention import Mask, attend, attend_plain, attend_quantized, causal_mask
 from .rope import Rope
 from .trace import Trace
 
@@ -113,15 +115,17 @@ class Chunk:
         columns = (mx.arange(self.length) + (self.shifts if back else -self.shifts)) % self.length
         return mx.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1)
 
-    def attend(
-        self, q: mx.array, k: mx.array, v: mx.array, *, window: int | None = None, trace: Trace | None = None
-    ) -> mx.array:
+    def attend(self, q: mx.array, k: Any, v: Any, *, window: int | None = None, trace: Trace | None = None) -> mx.array:
         """Attention of queries (B, H, L, d) over the keys and values (B, K heads, K, d) that a cache gave for them.
 
         With a window, blocks of queries attend to their own slice of keys, so that a long chunk costs no more a token
-        than a short one. A trace gets the weights of all keys at once.
+        than a short one. A trace gets the weights of all keys at once. Without a window k and v may be QuantizedArray.
         """
         scale = q.shape[-1] ** -0.5
+        if isinstance(k, QuantizedArray):
+            if trace is None:
+                return attend_quantized(q, k, v, scale=scale, mask=self._mask(None, 0, self.length, k.weight.shape[2]))
+            k, v = k.dequantized(), v.dequantized()
         if self.length == 1 and trace is None and not self._is_padded:
             return attend(q, k, v, scale=scale, mask=None)
         keys = k.shape[2]

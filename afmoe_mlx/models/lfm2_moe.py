@@ -250,7 +250,7 @@ class Lfm2MoeForCausalLM(CausalLM):
     def make_cache(self, slack: int | None = None) -> Cache:
         def layer(kind: str) -> KVCache:
             if kind == "full_attention":
-                return KVCache()
+                return self.full_cache()
             return ConvCache(self.config.conv_L_cache, DEFAULT_SLACK if slack is None else slack)
 
         return Cache([layer(kind) for kind in self.config.layer_types])

@@ -1,0 +1,100 @@
+"""Keys and values in 8 or 4 bits, for the layers that remember everything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import InputError
+from .buffers import Arrays, KVCache
+
+# Arrays of a cache that is not quantized: keys and values. Quantized, each is three.
+PLAIN = 2
+
+
+@dataclass(frozen=True)
+class KVQuantization:
+    """How full-attention layers keep keys and values, in groups of `group_size` along head_dim.
+
+    Raises InputError for what MLX has no kernel for.
+    """
+
+    bits: int
+    group_size: int = 64
+    start: int = 0
+    """Tokens that a conversation may have before all of it is quantized."""
+
+    def __post_init__(self) -> None:
+        for name, value, accepted in (
+            ("kv_bits", self.bits, (4, 8)),
+            ("kv_group_size", self.group_size, (32, 64, 128)),
+        ):
+            if value not in accepted:
+                raise InputError(f"{name} is {value!r}: expected one of {', '.join(map(str, accepted))}")
+        if isinstance(self.start, bool) or not isinstance(self.start, int) or self.start < 0:
+            raise InputError(f"quantized_kv_start is {self.start!r}: expected an integer, 0 or more")
+
+    def check(self, head_dim: int) -> None:
+        """InputError if heads of this size have no whole groups."""
+        if head_dim % self.group_size:
+            fitting = [size for size in (128, 64, 32) if head_dim % size == 0]
+            hint = f"expected {fitting[0]}" if fitting else "such keys cannot be quantized"
+            raise InputError(f"kv_group_size is {self.group_size}, heads have {head_dim} dimensions: {hint}")
+
+
+@dataclass(frozen=True)
+class QuantizedArray:
+    """What `mx.quantize` made of an array (B, K, N, head_dim)."""
+
+    weight: mx.array
+    scales: mx.array
+    biases: mx.array
+    quantization: KVQuantization
+
+    @property
+    def arrays(self) -> Arrays:
+        return self.weight, self.scales, self.biases
+
+    def dequantized(self) -> mx.array:
+        size, bits = self.quantization.group_size, self.quantization.bits
+        return mx.dequantize(self.weight, self.scales, self.biases, size, bits)
+
+
+class QuantizedKVCache(KVCache):
+    """A KVCache that quantizes what it keeps, from `quantization.start` tokens on; until then it is a plain one."""
+
+    layout = (4,) * 3 * PLAIN
+
+    def __init__(self, quantization: KVQuantization) -> None:
+        super().__init__()
+        self.quantization = quantization
+
+    def update(self, *new: mx.array) -> tuple[Any, ...]:
+        """As KVCache; once quantized, keys and values are returned as QuantizedArray each."""
+        if not self._is_quantized:
+            if self.offset + new[0].shape[-2] <= self.quantization.start:
+                return super().update(*new)
+            if self.arrays:
+                self.arrays = self._quantized(self.arrays)
+        k, k_scales, k_biases, v, v_scales, v_biases = super().update(*self._quantized(new))
+        keys = QuantizedArray(k, k_scales, k_biases, self.quantization)
+        return keys, QuantizedArray(v, v_scales, v_biases, self.quantization)
+
+    def accepts(self, layout: tuple[int, ...]) -> bool:
+        """As KVCache; arrays may be from before the quantization began."""
+        return layout in (self.layout, KVCache.layout)
+
+    def fill(self, parts: Sequence[Arrays], end: int) -> None:
+        """As KVCache; parts may have been kept before and after the quantization began."""
+        if end > self.quantization.start or any(len(part) > PLAIN for part in parts):
+            parts = [part if len(part) > PLAIN else self._quantized(part) for part in parts]
+        super().fill(parts, end)
+
+    @property
+    def _is_quantized(self) -> bool:
+        return len(self.arrays) > PLAIN
+
+    def _quantized(self, arrays: Arrays) -> Arrays:
+        size, bits = self.quantization.group_size, self.quantization.bits
+        return tuple(part for array in arrays for part in mx.quantize(array, size, bits))

@@ -1,0 +1,72 @@
+"""A cache in a file of its own, to continue from another time."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ..errors import CacheError
+from .cache import Cache
+from .fingerprint import fingerprint
+
+FORMAT = "afmoe-mlx prompt cache 1"
+
+
+@dataclass(frozen=True)
+class SavedCache:
+    """What was in a file."""
+
+    cache: Cache
+    tokens: list[int]
+    """Those that the cache has seen."""
+    note: str
+    """What was written with it."""
+
+
+def save_cache(path: Path, model: Any, cache: Cache, tokens: Sequence[int], *, note: str = "") -> None:
+    """Write a cache of one row and the tokens it has seen to a safetensors file that its owner alone may read.
+
+    note: any text, given back by `load_cache`. Raises CacheError if it cannot be written.
+    """
+    if len(tokens) != cache.offset:
+        raise CacheError(f"{len(tokens)} tokens for a cache that has seen {cache.offset}")
+    arrays = cache.state | {"tokens": mx.array(list(tokens), mx.int32)}
+    told = {"format": FORMAT, "model": fingerprint(model).hex(), "note": note}
+    beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}.safetensors")
+    try:
+        os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        mx.save_safetensors(str(beside), arrays, told)
+        beside.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise CacheError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_cache(path: Path, model: Any, *, slack: int | None = None) -> SavedCache:
+    """Read what `save_cache` wrote; CacheError if the file is none of its, damaged or of another model."""
+    try:
+        loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CacheError(f"{path}: cannot be read as a saved prompt cache: {str(error).splitlines()[0]}") from None
+    arrays, told = loaded
+    if told.get("format") != FORMAT:
+        raise CacheError(f"{path}: not a prompt cache that this program has saved: give another name, or delete it")
+    if told.get("model") != fingerprint(model).hex():
+        raise CacheError(f"{path}: the prompt cache of another model, or of another quantization: give another name")
+    cache = model.make_cache(slack)
+    tokens = arrays.pop("tokens", None)
+    cache.state = arrays
+    mx.eval(cache.arrays)
+    if tokens is None or tokens.size != cache.offset or cache.batch_size not in (None, 1):
+        raise CacheError(f"{path}: a damaged prompt cache: delete it")
+    return SavedCache(cache, tokens.tolist(), told.get("note", ""))
+
+
+def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    length = min(len(first), len(second))
+    return next((i for i in range(length) if first[i] != second[i]), length)
