@@ -75,7 +75,7 @@ def test_a_published_model_is_described_in_lines_that_fit_a_terminal(tmp_path: P
     m1 = next(line for line in lines if line.startswith("M1 ")).split()
     assert m1 == ["M1", "8", "GB", "5.7", "GB", "68", "GB/s", "yes", "66"]
     here = next(line for line in lines if line.startswith("some CPU")).split()
-    assert here == ["some", "CPU", "16", "GB", "12.0", "GB", "10*", "GB/s", "yes", "6.1"]
+    assert here == ["some", "CPU", "17.2", "GB", "12.0", "GB", "10*", "GB/s", "yes", "6.1"]
 
 
 def test_a_model_fits_where_what_it_needs_does(tmp_path: Path) -> None:
