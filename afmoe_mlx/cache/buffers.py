@@ -171,10 +171,9 @@ class RotatingKVCache(KVCache):
         self.slack = slack
 
     def update(self, *new: mx.array) -> tuple[mx.array, ...]:
-        length = new[0].shape[-2]
-        end = self.offset + length
+        end = self.offset + new[0].shape[-2]
         first = max(self.start, self.offset - self.history)
-        limit = self._limit
+        limit = self.history + self.slack
         if end - self.start > limit:
             self._drop(self.offset - self.history - self.slack // 2)
         if end - self.start > limit:

@@ -160,13 +160,22 @@ class Experts(nn.Module):
             tokens = x.reshape(-1, x.shape[-1])[order // experts.shape[-1]]
             y = self._apply(tokens[:, None], flat[order], ordered=True)[:, 0]
             y = y[mx.argsort(order)].reshape(*experts.shape, -1)
+        elif experts.shape == self._rows.shape:
+            y = self._apply(x, experts, self._first_row, self._rows).squeeze(-2)
         else:
-            y = self._apply(mx.expand_dims(x, (2, 3)), experts, ordered=False).squeeze(-2)
+            y = self._apply(mx.expand_dims(x, (2, 3)), experts).squeeze(-2)
         return (y * weights[..., None]).sum(axis=-2)
 
-    def _apply(self, x: mx.array, experts: mx.array, *, ordered: bool) -> mx.array:
-        is_single = experts.shape == self._rows.shape
-        first, rows = (self._first_row, self._rows) if is_single else (None, None)
+    def _apply(
+        self,
+        x: mx.array,
+        experts: mx.array,
+        first: mx.array | None = None,
+        rows: mx.array | None = None,
+        *,
+        ordered: bool = False,
+    ) -> mx.array:
+        """The experts' MLPs; first and rows: which of its inputs' rows each product takes, by default one each."""
         if "gate_up_proj" in self:
             gate, up = mx.split(self.gate_up_proj(x, experts, first, ordered=ordered), 2, axis=-1)
         else:

@@ -162,7 +162,7 @@ def _checked(key: str, value: Any) -> Any:
 
 
 # Where tokens stand, as arrays, so that a compiled step takes them as inputs: offsets () or (B,) for the kernel, or
-# cosines and sines (B or 1, 1, L, head_dim / 2).
+# cosines and signed sines (B or 1, 1, L, head_dim), both float32.
 Place = tuple[mx.array, ...]
 
 
@@ -194,11 +194,12 @@ class Rope(nn.Module):
     def tables(self, positions: mx.array) -> "Place":
         """Positions (B, L) or (1, L) that may be anything."""
         angles = positions[:, None, :, None].astype(mx.float32) * self._frequencies
-        return mx.cos(angles) * self.scale, mx.sin(angles) * self.scale
+        cos, sin = mx.cos(angles) * self.scale, mx.sin(angles) * self.scale
+        return mx.concatenate([cos, cos], axis=-1), mx.concatenate([-sin, sin], axis=-1)
 
 
 def rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Rotary embedding of x (B, heads, L, head_dim) in plain operations, the kernel's reference."""
-    first, second = mx.split(x.astype(mx.float32), 2, axis=-1)
-    rotated = mx.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
+    first, second = mx.split(x, 2, axis=-1)
+    swapped = mx.concatenate([second, first], axis=-1)
+    return (x * cos + swapped * sin).astype(x.dtype)  # in float32, as the tables are
