@@ -94,6 +94,16 @@ def test_short_drafts_are_made_where_long_ones_do_not_pay() -> None:
     assert pace.length(0) == 0
 
 
+def test_short_drafts_that_are_always_right_grow_long_again() -> None:
+    pace = Pace(8)
+    device = Device(pace, 0.3, lambda i: 1 if i % 10 else 0).run(500)
+    device.row, device.accept = 0.15, lambda _: 8
+    drafts, time = device.drafts, device.time
+    device.run(300)
+    assert device.drafts - drafts < 80
+    assert device.time - time < 150
+
+
 def test_nothing_is_drafted_before_plain_steps_are_measured_and_they_are_measured_again() -> None:
     pace = Pace(4)
     assert pace.length(4) == 0

@@ -8,7 +8,7 @@ is put in, and every plain step adds a little, which is all that drafting may co
 from dataclasses import dataclass
 
 # Plain steps in the account at first; what a plain step adds to it, up to that many; and how many may be earned.
-ACCOUNT = 2.0
+ACCOUNT = 3.0
 ALLOWANCE = 0.01
 MOST_EARNED = 16.0
 
@@ -51,6 +51,7 @@ class Pace:
         self._costs: dict[int, Average] = {}
         self._first, self._next = FIRST_ACCEPTED, NEXT_ACCEPTED
         self._drafts_unmeasured = 0
+        self._goes_on = False
 
     def length(self, most: int) -> int:
         """How many tokens to draft now, where `most` can be; 0 for a plain step."""
@@ -68,6 +69,7 @@ class Pace:
             self._plain.add(min(seconds, HICCUP * self._plain.value) if self._plain.count else seconds)
         self._is_warm = True  # the first step may have waited for kernels
         self._drafts_unmeasured = 0
+        self._goes_on = False
         if self._account < ACCOUNT:
             self._pay(ALLOWANCE)
 
@@ -88,8 +90,10 @@ class Pace:
         self._pay(gain)
         self._drafts_unmeasured += 1
         self._first += WEIGHT * ((accepted > 0) - self._first)
-        for i in range(1, min(accepted + 1, length)):
+        # after a draft that was all right, the first token of the next one goes on from an accepted one too
+        for i in range(0 if self._goes_on else 1, min(accepted + 1, length)):
             self._next += WEIGHT * ((accepted > i) - self._next)
+        self._goes_on = accepted == length
 
     @property
     def _knows_plain_steps(self) -> bool:
