@@ -105,7 +105,7 @@ def test_a_dropped_model_is_freed_at_once() -> None:
 
 
 # Operations of a layer that are no views, of MLX's own graph for the CPU; a GPU's has fewer, and compiling joins more.
-MOST_OPERATIONS = {"afmoe": 74, "lfm2_moe": 46}
+MOST_OPERATIONS = {"afmoe": 71, "lfm2_moe": 44.5}
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
