@@ -31,7 +31,8 @@ class Conversation:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything but the system prompt."""
+        """Forget everything but the system prompt; an answer under way is not kept either."""
+        self._turn = object()
         self.messages: list[dict[str, Any]] = []
         if self.system_prompt is not None:
             self.messages.append({"role": "system", "content": self.system_prompt})
@@ -66,6 +67,7 @@ class Conversation:
     ) -> Generator[GenerationChunk, None, None]:
         parts: list[str] = []
         seen = list(tokens)
+        turn = self._turn = object()
         try:
             with closing(chunks):
                 for chunk in chunks:
@@ -73,12 +75,17 @@ class Conversation:
                     seen.append(chunk.token)
                     yield chunk
         finally:
-            # an interruption may have left a token in the cache that was never handed out
-            self._cached = seen[: self._cache.offset]
-            if self.store is not None:
-                self.store.insert(self._cached, self._cache, marks=[self._opening()])
-            if parts:
-                self.messages = [*messages, {"role": "assistant", "content": "".join(parts)}]
+            if self._turn is turn:
+                self._finish(messages, seen, parts)
+
+    def _finish(self, messages: list[dict[str, Any]], seen: list[int], parts: list[str]) -> None:
+        """Keep what came of an answer; seen: the tokens of its prompt and its own."""
+        # an interruption may have left a token in the cache that was never handed out
+        self._cached = seen[: self._cache.offset]
+        if self.store is not None:
+            self.store.insert(self._cached, self._cache, marks=[self._opening()])
+        if parts:
+            self.messages = [*messages, {"role": "assistant", "content": "".join(parts)}]
 
     def _opening(self) -> int:
         """How many tokens every conversation with this system prompt begins with."""

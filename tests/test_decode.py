@@ -47,6 +47,7 @@ def check_all() -> None:
     check_padded_rows()
     check_first_token()
     check_replaced_weights()
+    check_replaced_layers()
 
 
 def check_padded_rows() -> None:
@@ -65,6 +66,13 @@ def check_first_token() -> None:
     for model_type in ARCHITECTURES:
         model, ids = compiled(model_type, fused=True), tokens(1, 6)
         assert mx.abs(step_by_step(model, ids, first=1) - model(ids)).max() < TOLERANCE
+
+
+def check_replaced_layers() -> None:
+    model, ids = compiled("afmoe", fused=True), tokens(1, 8)
+    step_by_step(model, ids)
+    model.model.layers[1] = compiled("afmoe", fused=True, route_scale=0.5).model.layers[1]
+    assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
 
 
 def check_replaced_weights() -> None:

@@ -1,6 +1,7 @@
 """The prefix store: every continuation is that of a cold run, shared beginnings are stored once, memory is bounded."""
 
 from functools import cache as remembered
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,6 +16,7 @@ from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 
 from afmoe_mlx import device, load, stream_generate
 from afmoe_mlx.cache import Cache, PrefixStore
+from afmoe_mlx.cache import fingerprint as digests
 from afmoe_mlx.cache.fingerprint import fingerprint
 from afmoe_mlx.chat import Conversation
 from afmoe_mlx.errors import CacheError, InputError
@@ -464,3 +466,31 @@ def test_a_conversation_comes_back_to_what_was_cleared_or_lies_beyond_the_window
     prompt = tokenizer.apply_chat_template(conversation.messages[:-1])
     kept = tokenizer.apply_chat_template(before[:3])
     assert conversation.tokens_run <= len(prompt) - len(kept) + 2 * 16
+
+
+def test_the_digest_of_an_array_of_more_than_two_gigabytes_is_made_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = mx.random.randint(0, 2**31, (1000,), key=mx.random.key(0)).astype(mx.uint32)
+    monkeypatch.setattr(digests, "PIECE", 300)
+    digest = digests._digest(array)
+    exchanged = mx.concatenate([array[300:600], array[:300], array[600:]])
+    assert not mx.array_equal(digest, digests._digest(exchanged))
+    negated = mx.array([1.0, -2.0] * 64, mx.bfloat16)
+    assert not mx.array_equal(digests._digest(negated), digests._digest(-negated))
+
+
+def test_an_answer_whose_cache_was_used_for_another_text_is_not_kept(tmp_path: Path) -> None:
+    net, tokenizer = load(tiny_folder(tmp_path / "tiny"))
+    store, cache = PrefixStore(net, block_size=4), net.make_cache()
+    chunks = stream_generate(net, tokenizer, list(range(1, 20)), max_tokens=30, cache=cache, store=store)
+    for _ in range(5):
+        next(chunks)
+    cache.rewind(cache.rewindable)
+    other = [7, 3] * 20
+    net(mx.array([other]), cache=cache)
+    chunks.close()
+    known, count = store.lookup([*range(1, 20), 5, 5])
+    straight = net.make_cache()
+    net(mx.array([list(range(1, count + 1))]), cache=straight)
+    assert count <= 19
+    probe = mx.array([[9, 9]])
+    assert mx.abs(net(probe, cache=known) - net(probe, cache=straight)).max() < 2e-5

@@ -278,6 +278,7 @@ class ChainCache:
     """As many tokens as were seen, all of which can be taken back."""
 
     offset = 0
+    changes = 0
     arrays = ()
 
     @property

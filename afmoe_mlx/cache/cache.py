@@ -14,6 +14,7 @@ class Cache:
     def __init__(self, layers: Sequence[KVCache]) -> None:
         self.layers = list(layers)
         self.left_padding: tuple[int, ...] = ()  # empty when no row is padded
+        self.changes = 0  # so that who goes on with it can tell whether another has used it
 
     @property
     def offset(self) -> int:
@@ -48,12 +49,14 @@ class Cache:
         """Take back the last `n` tokens of every row; CacheError, and nothing changes, if `n` > `rewindable`."""
         if not isinstance(n, int) or not 0 <= n <= self.rewindable:
             raise CacheError(f"cannot take back {n} tokens: at most {max(self.rewindable, 0)} can be now")
+        self.changes += 1
         position = self.offset - n
         for layer in self.layers:
             layer.rewind(layer.offset - position)
 
     def begin(self, batch_size: int) -> None:
         """Make ready for a chunk of `batch_size` rows; undoes what an interrupted step left behind."""
+        self.changes += 1
         offset = self.offset
         if offset == 0:
             self.left_padding = ()
@@ -98,6 +101,7 @@ class Cache:
             raise CacheError("this state's layers disagree on what they have seen")
         if not all(layer.accepts(state.layout) for layer, state in zip(self.layers, held, strict=True) if state.arrays):
             raise CacheError("this state is of another architecture's model, or of keys quantized otherwise")
+        self.changes += 1
         for layer, layer_state in zip(self.layers, held, strict=True):
             layer.restore(layer_state)
         self.left_padding = left_padding

@@ -161,7 +161,10 @@ class BlocksOnDisk:
     def _write(self, path: Path, header: dict[str, object], parts: tuple[bytes, bytes], depth: int) -> None:
         content = encode(header, parts)
         try:
-            self._make_room(sum(map(len, content)))
+            size = sum(map(len, content))
+            if size > self.max_bytes:
+                return
+            self._make_room(size)
             write(path, content, used=_used(time.time_ns(), depth))
             self.written += 1
         except OSError as error:

@@ -7,9 +7,15 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-# Numbers of 16 bits that are summed before they are mixed: what is mixed is a 32nd of the weights, yet no change of
-# one number, no change of signs and no exchange over more than these few goes unseen.
+# Raised with every change of what models compute: keys on disk from before it are of no use.
+NUMERICS = 1
+
+# Numbers of 16 bits that are summed, each with an odd weight of its own, before they are mixed: what is mixed is a 32nd
+# of the weights, yet no change of one number and no exchange goes unseen.
 RUN = 64
+
+# Numbers digested at a time: an axis of more than 2**31 bytes cannot be.
+PIECE = 1 << 28
 
 
 def fingerprint(model: Any) -> bytes:
@@ -25,6 +31,7 @@ def fingerprint(model: Any) -> bytes:
         if "scales" in module
     }
     told = {
+        "numerics": NUMERICS,
         "config": repr(model.config),
         "dtype": str(model.dtype),
         "quantized": quantized,
@@ -36,12 +43,19 @@ def fingerprint(model: Any) -> bytes:
 
 
 def _digest(array: mx.array) -> mx.array:
-    """(2,) uint32 that depend on every bit of an array and, beyond a run, on its place."""
-    octets = array.reshape(-1).view(mx.uint8)
+    """(2,) uint32 that depend on every bit of an array and on its place."""
+    flat = array.reshape(-1)
+    pieces = [_digest_piece(flat[i : i + PIECE], i) for i in range(0, flat.size, PIECE)]
+    return mx.stack(pieces).sum(axis=0) if pieces else mx.zeros((2,), mx.uint32)
+
+
+def _digest_piece(numbers: mx.array, start: int) -> mx.array:
+    octets = numbers.view(mx.uint8)
     whole = octets.size // (2 * RUN) * 2 * RUN
-    sums = octets[:whole].view(mx.uint16).reshape(-1, RUN).sum(axis=-1)  # in 32 bits: none can wrap
+    runs = octets[:whole].view(mx.uint16).reshape(-1, RUN).astype(mx.uint32)
+    sums = (runs * (2 * mx.arange(RUN, dtype=mx.uint32) + 1)).sum(axis=-1)
     words = mx.concatenate([sums, octets[whole:].astype(mx.uint32)])
-    places = mx.arange(words.size, dtype=mx.uint32) * 0x9E3779B1
+    places = (mx.arange(words.size, dtype=mx.uint32) + start % 2**32) * 0x9E3779B1
     return mx.stack([_mixed(words ^ places ^ seed).sum() for seed in (0, 0x5BD1E995)])
 
 

@@ -62,7 +62,10 @@ class QuantizedArray:
 
 
 class QuantizedKVCache(KVCache):
-    """A KVCache that quantizes what it keeps, from `quantization.start` tokens on; until then it is a plain one."""
+    """A KVCache that quantizes what it keeps, from `quantization.start` tokens on; until then it is a plain one.
+
+    Then all of it is quantized, so that no step leads back exactly to where it was not.
+    """
 
     layout = (4,) * 3 * PLAIN
 
@@ -84,6 +87,14 @@ class QuantizedKVCache(KVCache):
     def accepts(self, layout: tuple[int, ...]) -> bool:
         """As KVCache; arrays may be from before the quantization began."""
         return layout in (self.layout, KVCache.layout)
+
+    @property
+    def rewindable(self) -> int:
+        return self.rewindable_after(0)
+
+    def rewindable_after(self, length: int) -> int:
+        end, start = self.offset + length, self.quantization.start
+        return end if start == 0 or end <= start else end - start - 1
 
     def fill(self, parts: Sequence[Arrays], end: int) -> None:
         """As KVCache; parts may have been kept before and after the quantization began."""

@@ -1,5 +1,6 @@
 """The prefix store: what has been computed for a sequence of tokens serves every other that begins alike."""
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ class PrefixStore:
         """Keep what `cache` holds of `tokens`, the first that it has seen, in whole blocks; costs little if known.
 
         marks: positions before which recent columns are kept as long as may be, the ends of turns and of the system
-        prompt. Raises CacheError for a cache of several rows, with padding, of another model or of fewer tokens.
+        prompt. Raises CacheError for a cache of several rows, with padding, of other layers or of fewer tokens.
         """
         ids = _ids(tokens)
         self._check(ids, cache)
@@ -136,10 +137,10 @@ class PrefixStore:
             raise CacheError(f"the cache has seen {cache.offset} tokens, not the {len(ids)} given")
 
     def _open(self) -> None:
-        """Read the weights' identity, when it is first needed."""
+        """Read the weights' identity, when it is first needed; without a directory any will do."""
         if self._root:
             return
-        identity = fingerprint(self.model)
+        identity = os.urandom(32) if self.directory is None else fingerprint(self.model)
         if self.directory is not None:
             budget = _free_disk(self.directory) if self._max_disk_bytes is None else self._max_disk_bytes
             self._disk = BlocksOnDisk(self.directory, budget, identity, self._layout)

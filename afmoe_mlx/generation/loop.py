@@ -66,7 +66,7 @@ def decode(
         if step % CLEAR_EVERY == 0:
             mx.clear_cache()  # caches that grew have left buffers behind that are too small for anything
         following = choose(model(token[:, None], cache=cache)[:, -1])
-        mx.async_eval(*following)
+        mx.async_eval(*following, choose.history)  # the history too, or a chain of all its tokens stays
         yield token_id(token), logprobs
         token, logprobs = following
     yield token_id(token), logprobs
@@ -77,17 +77,17 @@ class Chooser:
 
     def __init__(self, sampler: Sampler, processors: Sequence[LogitsProcessor], tokens: Sequence[int]) -> None:
         self._sampler, self._processors = sampler, processors
-        self._history = mx.array(list(tokens) if processors else [], mx.int32)
+        self.history = mx.array(list(tokens) if processors else [], mx.int32)
 
     def __call__(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         """The next token (1,), by its logits (1, vocab), and its log-probabilities (vocab,)."""
         for processor in self._processors:
-            logits = processor(self._history, logits)
+            logits = processor(self.history, logits)
         logits = logits.astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         token = self._sampler(logprobs)
         if self._processors:
-            self._history = mx.concatenate([self._history, token.astype(mx.int32)])
+            self.history = mx.concatenate([self.history, token.astype(mx.int32)])
         return token, logprobs[0]
 
     def twin(self) -> "Chooser":

@@ -3,8 +3,8 @@
 Each position's token is drawn from the model's own logits as plain decoding draws it, by the same sampler in the same
 order, and a guess is accepted if it is that token. So a seed gives the tokens of plain decoding, whatever was guessed
 and whenever. A guess is thereby accepted with the probability that the model gives it, which is rejection sampling for
-a guess that is certain; a draft model draws its guesses with the same randomness, so that the two agree nearly as often
-as their distributions overlap.
+a guess that is certain; a draft model draws its guesses with the same randomness, so that the two agree often where
+their distributions are alike.
 """
 
 import time
@@ -129,12 +129,12 @@ class SpeculativeDecoder:
     def _hand_out(self, found: list[Drawn]) -> Iterator[Drawn]:
         """Yield tokens, the time until the next is wanted aside."""
         self._drafter.extend([token for token, _ in found])
-        end = self._cache.offset
+        changes = self._cache.changes
         for i, drawn in enumerate(found):
             try:
                 yield drawn
             except GeneratorExit:
-                if self._cache.offset == end:  # else it has been put to another use
+                if self._cache.changes == changes:  # else it has been put to another use
                     self._take_back(len(found) - 2 - i)
                 raise
         self._lap()

@@ -148,14 +148,20 @@ def _kept(
 ) -> Generator[GenerationChunk, None, None]:
     """The same; what came of the answer is kept in the store, however it ends."""
     tokens = list(prompt)
+    is_ours = True
     try:
         with closing(chunks):
             for chunk in chunks:
                 tokens.append(chunk.token)
-                yield chunk
+                changes = cache.changes
+                try:
+                    yield chunk
+                finally:
+                    is_ours = is_ours and cache.changes == changes
     finally:
         # the cache may have seen a token that was not handed out, or not yet one that was
-        store.insert(tokens[: cache.offset], cache, marks=(len(prompt), len(tokens)))
+        if is_ours:
+            store.insert(tokens[: cache.offset], cache, marks=(len(prompt), len(tokens)))
 
 
 def _resident(chunks: Generator[GenerationChunk, None, None]) -> Generator[GenerationChunk, None, None]:

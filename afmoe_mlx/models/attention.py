@@ -50,22 +50,14 @@ def attend_plain(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: M
     return weights @ v, weights
 
 
-def attend_quantized(q: mx.array, k: QuantizedArray, v: QuantizedArray, *, scale: float, mask: Mask) -> mx.array:
-    """`attend` over quantized keys and values, which are read as they are."""
+def attend_quantized(q: mx.array, k: QuantizedArray, v: QuantizedArray, *, scale: float) -> mx.array:
+    """`attend` of queries (B, H, L, d) that see all of some quantized keys and values, which are read as they are."""
     B, H, L, d = q.shape
-    groups = H // k.weight.shape[1]
     size, bits = k.quantization.group_size, k.quantization.bits
-    q = (q * scale).reshape(B, -1, groups, L, d)
+    q = (q * scale).reshape(B, k.weight.shape[1], -1, L, d)
     weight, scales, biases = (mx.expand_dims(part, 2) for part in k.arrays)
-    scores = mx.quantized_matmul(q, weight, scales, biases, True, size, bits).astype(mx.float32)
-    if isinstance(mask, str):
-        keys_count = scores.shape[-1]
-        mask = mx.arange(keys_count - L, keys_count)[:, None] >= mx.arange(keys_count)
-    elif mask is not None:
-        mask = mask[:, :, None]
-    if mask is not None:
-        scores = mx.where(mask, scores, -mx.inf)
-    weights = mx.softmax(scores, axis=-1).astype(q.dtype)
+    scores = mx.quantized_matmul(q, weight, scales, biases, True, size, bits)
+    weights = mx.softmax(scores.astype(mx.float32), axis=-1).astype(q.dtype)
     weight, scales, biases = (mx.expand_dims(part, 2) for part in v.arrays)
     return mx.quantized_matmul(weights, weight, scales, biases, False, size, bits).reshape(B, H, L, -1)
 

@@ -128,7 +128,7 @@ class CausalLM(nn.Module):
     def _compiled_step(self) -> DecodeStep:
         """The compiled parts, made when first needed and anew when layers are replaced."""
         step = self._decode_step
-        if step is None or step.layers != self.model.layers:
+        if step is None or [*map(id, step.layers)] != [*map(id, self.model.layers)]:
             own = [module for name, module in (*self.model.items(), *self.items()) if name not in ("layers", "model")]
             ends = [module for module in own if isinstance(module, nn.Module)]
             whole = weakref.proxy(self)  # no cycle: a model that is dropped frees its memory at once

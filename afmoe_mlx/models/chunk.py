@@ -123,8 +123,9 @@ class Chunk:
         """
         scale = q.shape[-1] ** -0.5
         if isinstance(k, QuantizedArray):
-            if trace is None:
-                return attend_quantized(q, k, v, scale=scale, mask=self._mask(None, 0, self.length, k.weight.shape[2]))
+            if self.length == 1 and trace is None and not self._is_padded:
+                return attend_quantized(q, k, v, scale=scale)
+            # for many queries one layer's keys as they were take less memory than all their scores
             k, v = k.dequantized(), v.dequantized()
         if self.length == 1 and trace is None and not self._is_padded:
             return attend(q, k, v, scale=scale, mask=None)
