@@ -176,7 +176,7 @@ PromptLookup = Annotated[
 ]
 DraftModel = Annotated[str | None, typer.Option(help="A smaller model with the same tokenizer, to guess tokens.")]
 KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 8 or 4 bits.")]
-KVGroupSize = Annotated[int, typer.Option(help="Numbers that share a scale, with --kv-bits.")]
+KVGroupSize = Annotated[int | None, typer.Option(help="Numbers that share a scale, with --kv-bits; 64 if they fit.")]
 KVStart = Annotated[int, typer.Option(help="Tokens before all of them are quantized, with --kv-bits.")]
 NumDraftTokens = Annotated[int, typer.Option(help="Tokens that --draft-model guesses a step at most.")]
 PromptCacheDir = Annotated[
@@ -218,7 +218,7 @@ def generate(
     draft_model: DraftModel = None,
     num_draft_tokens: NumDraftTokens = 3,
     kv_bits: KVBits = None,
-    kv_group_size: KVGroupSize = 64,
+    kv_group_size: KVGroupSize = None,
     quantized_kv_start: KVStart = 0,
     prefill_step_size: PrefillStepSize = 512,
     prompt_cache_file: Annotated[
@@ -290,7 +290,7 @@ def chat(
     draft_model: DraftModel = None,
     num_draft_tokens: NumDraftTokens = 3,
     kv_bits: KVBits = None,
-    kv_group_size: KVGroupSize = 64,
+    kv_group_size: KVGroupSize = None,
     quantized_kv_start: KVStart = 0,
     prompt_cache_dir: PromptCacheDir = None,
     disk_cache: DiskCache = None,

@@ -19,6 +19,8 @@ def printable(text: str) -> str:
 def write(text: str, stream: TextIO | None = None) -> None:
     """Write at once to a stream, stdout by default; to a terminal only what is printable."""
     stream = stream or sys.stdout
+    if stream is None:
+        raise InputError("stdout is closed: nowhere to write the answer")
     stream.write(printable(text) if stream.isatty() else text)
     stream.flush()
 
@@ -35,6 +37,8 @@ def read_stdin() -> str:
 
 def note(text: str, *, dim: bool = False) -> None:
     """One line of status on stderr; dim where a terminal shows colours."""
+    if sys.stderr is None:
+        return
     text = printable(text)
     if dim and sys.stderr.isatty() and "NO_COLOR" not in os.environ:
         text = f"\x1b[2m{text}\x1b[0m"

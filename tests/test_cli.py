@@ -293,3 +293,15 @@ def test_quantized_keys_are_said_and_used(model: str) -> None:
 def test_bits_that_keys_cannot_have_are_refused() -> None:
     result = run("generate", "-p", "hello", "--kv-bits", "5")
     assert (result.code, result.err.splitlines()[-1]) == (1, "error: kv_bits is 5: expected one of 4, 8")
+
+
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 1), ("2>&-", 0)])
+def test_a_closed_stream_is_no_traceback(model: str, closed: str, code: int) -> None:
+    command = f"{sys.executable} -m afmoe_mlx generate --model {model} -p hello -m 2 {closed}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("Traceback")) == (code, 0)
+    assert done.stdout or "stdout is closed" in done.stderr
+
+
+def test_groups_of_keys_are_as_large_as_fits() -> None:
+    assert run("generate", "-p", "hello", "-m", "2", "--kv-bits", "8").code == 0

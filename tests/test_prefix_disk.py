@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_prefix_store import check, ids, run, seen, two_layers
-from tiny import ARCHITECTURES, tiny_folder
+from tiny import ARCHITECTURES, tiny, tiny_folder
 from typer.testing import CliRunner
 
-from afmoe_mlx import generate, load
+from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cache import PrefixStore, default_directory, disk, load_cache, save_cache
+from afmoe_mlx.cache.disk import trim
 from afmoe_mlx.cli import app
-from afmoe_mlx.errors import CacheError
+from afmoe_mlx.errors import CacheError, InputError
 from afmoe_mlx.models import CausalLM
 
 SIZE = 8
@@ -274,7 +275,7 @@ def test_a_saved_cache_of_another_model_or_none_is_refused_in_a_line(tmp_path: P
     with pytest.raises(CacheError, match="another model"):
         load_cache(path, two_layers("afmoe", 6))
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CacheError, match="cannot be read"):
+    with pytest.raises(CacheError, match="damaged or something else"):
         load_cache(path, model)
     with pytest.raises(CacheError, match="30 tokens for a cache that has seen 29"):
         save_cache(path, model, seen(model, ids(29)), ids(30))
@@ -367,7 +368,65 @@ def test_a_saved_prompt_that_cannot_be_continued_is_refused_in_a_line(what: str,
     if what == "begun without":
         more = ["--system-prompt", "x"]
     result = command("generate", "--model", folder, "-p", "x", "--prompt-cache-file", str(path), *more, code=1)
-    expected = {"no cache": "cannot be read", "no folder": "no folder"}.get(what, what)
+    expected = {"no cache": "damaged or something else", "no folder": "no folder"}.get(what, what)
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert expected in result.stderr
+
+
+def test_clearing_a_folder_takes_what_was_written_here_alone_and_all_of_it(tmp_path: Path) -> None:
+    net, ids = tiny("afmoe"), list(range(40))
+    cache = net.make_cache()
+    net(mx.array([ids]), cache=cache)
+    store = PrefixStore(net, directory=tmp_path, block_size=8)
+    store.insert(ids, cache)
+    store.flush()
+    (own,) = tmp_path.iterdir()
+    half = own / f".{'a' * 16}.{'b' * 16}.partial"
+    foreign = [tmp_path / "proj" / "data.block", own / "notes.block"]
+    foreign[0].parent.mkdir()
+    for path in (half, *foreign):
+        path.write_text("precious")
+    assert not trim(tmp_path, 10**9)
+    assert half.exists()
+    trim(tmp_path, 0)
+    assert [path.exists() for path in foreign] == [True, True]
+    assert sorted(own.iterdir()) == [foreign[1]]
+
+
+def test_damaged_columns_are_written_anew(tmp_path: Path) -> None:
+    net, ids = tiny("afmoe"), list(range(40))
+
+    def run() -> int:
+        store = PrefixStore(net, directory=tmp_path, block_size=8)
+        cache, known = store.lookup(ids)
+        net(mx.array([ids[known:]]), cache=cache)
+        store.insert(ids, cache)
+        store.flush()
+        return known
+
+    assert run() == 0
+    for path in tmp_path.rglob("*.block"):
+        content = bytearray(path.read_bytes())
+        content[-4] ^= 255
+        path.write_bytes(content)
+    run()
+    assert run() == 32
+
+
+def test_a_saved_cache_with_one_changed_byte_is_refused(tmp_path: Path) -> None:
+    net = tiny("afmoe")
+    cache = net.make_cache()
+    net(mx.array([list(range(20))]), cache=cache)
+    save_cache(tmp_path / "saved", net, cache, list(range(20)))
+    content = bytearray((tmp_path / "saved").read_bytes())
+    content[-9] ^= 1
+    (tmp_path / "saved").write_bytes(content)
+    with pytest.raises(CacheError, match="damaged"):
+        load_cache(tmp_path / "saved", net)
+
+
+def test_a_store_of_another_model_is_refused(folder: str) -> None:
+    (model, tokenizer), (other, _) = load(folder), load(folder)
+    with pytest.raises(InputError, match="another model"):
+        stream_generate(model, tokenizer, "hello", store=PrefixStore(other))

@@ -5,10 +5,12 @@ nothing but the work it would have saved.
 """
 
 import os
+import re
+import stat
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 SUFFIX = ".block"
+
+# Names that this program gives: a model's folder, a block's file, and one that is being written.
+FOLDER = re.compile("[0-9a-f]{32}")
+FILE = re.compile("[0-9a-f]{64}" + re.escape(SUFFIX))
+PARTIAL = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{16}\.partial")
 
 # Bytes on their way to the disk, above which blocks are not written until their sequence is used again.
 MAX_PENDING = 1 << 30
@@ -47,12 +54,17 @@ class StoredFile:
 
 def stored_files(directory: Path) -> list[StoredFile]:
     """The blocks of all models in a directory, the least recently used first; OSError if it cannot be read."""
-    found = []
-    for path in directory.glob("*/*" + SUFFIX):
-        with suppress(FileNotFoundError):
-            status = path.lstat()
-            found.append(StoredFile(path, status.st_size, status.st_mtime_ns))
-    return sorted(found, key=lambda file: file.used)
+    return sorted(_files(directory, FILE), key=lambda file: file.used)
+
+
+def _files(directory: Path, name: re.Pattern[str]) -> Iterator[StoredFile]:
+    """The files with such names in a directory's folders of models; what else is there is none of ours."""
+    for path in directory.glob("*/*"):
+        if FOLDER.fullmatch(path.parent.name) and name.fullmatch(path.name):
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    yield StoredFile(path, status.st_size, status.st_mtime_ns)
 
 
 def trim(directory: Path, max_bytes: int) -> list[StoredFile]:
@@ -65,6 +77,10 @@ def trim(directory: Path, max_bytes: int) -> list[StoredFile]:
         file.path.unlink(missing_ok=True)
         total -= file.nbytes
         deleted.append(file)
+    if max_bytes == 0:  # nothing of what was said stays, not half of it either
+        for file in _files(directory, PARTIAL):
+            file.path.unlink(missing_ok=True)
+            deleted.append(file)
     for folder in {file.path.parent for file in deleted}:
         with suppress(OSError):  # it has others
             folder.rmdir()
@@ -99,6 +115,8 @@ class BlocksOnDisk:
             return None if file is None else file.read(part)
         except (OSError, DamagedFileError):
             self.damaged += 1
+            with suppress(OSError):  # so that it is written again
+                self._path(block).unlink()
             return None
 
     def write(self, block: Block) -> None:

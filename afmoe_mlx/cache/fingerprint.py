@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -40,6 +41,12 @@ def fingerprint(model: Any) -> bytes:
         "digests": digests.tolist(),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()
+
+
+def content_digest(arrays: Mapping[str, mx.array]) -> str:
+    """A digest of named arrays that depends on every bit of them."""
+    told = [(name, str(a.dtype), a.shape, _digest(a).tolist()) for name, a in sorted(arrays.items())]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _digest(array: mx.array) -> mx.array:

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ..errors import CacheError
 from .cache import Cache
-from .fingerprint import fingerprint
+from .fingerprint import content_digest, fingerprint
 
 FORMAT = "afmoe-mlx prompt cache 1"
 
@@ -34,7 +34,7 @@ def save_cache(path: Path, model: Any, cache: Cache, tokens: Sequence[int], *, n
     if len(tokens) != cache.offset:
         raise CacheError(f"{len(tokens)} tokens for a cache that has seen {cache.offset}")
     arrays = cache.state | {"tokens": mx.array(list(tokens), mx.int32)}
-    told = {"format": FORMAT, "model": fingerprint(model).hex(), "note": note}
+    told = {"format": FORMAT, "model": fingerprint(model).hex(), "content": content_digest(arrays), "note": note}
     beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}.safetensors")
     try:
         os.close(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -48,15 +48,22 @@ def save_cache(path: Path, model: Any, cache: Cache, tokens: Sequence[int], *, n
 
 def load_cache(path: Path, model: Any, *, slack: int | None = None) -> SavedCache:
     """Read what `save_cache` wrote; CacheError if the file is none of its, damaged or of another model."""
+    if not path.is_file():
+        raise CacheError(f"{path}: not a file: expected a prompt cache that this program has saved")
     try:
         loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CacheError(f"{path}: cannot be read as a saved prompt cache: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise CacheError(f"{path}: cannot be read: {error.strerror}") from None
+    except (RuntimeError, ValueError):
+        expected = "expected a prompt cache that this program has saved"
+        raise CacheError(f"{path}: damaged or something else: {expected}: give another name, or delete it") from None
     arrays, told = loaded
     if told.get("format") != FORMAT:
         raise CacheError(f"{path}: not a prompt cache that this program has saved: give another name, or delete it")
     if told.get("model") != fingerprint(model).hex():
         raise CacheError(f"{path}: the prompt cache of another model, or of another quantization: give another name")
+    if told.get("content") != content_digest(arrays):
+        raise CacheError(f"{path}: a damaged prompt cache: delete it")
     cache = model.make_cache(slack)
     tokens = arrays.pop("tokens", None)
     cache.state = arrays

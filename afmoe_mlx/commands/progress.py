@@ -11,7 +11,7 @@ def progress_bar(label: str, *, at_least: int = 0) -> Iterator[Callable[[int, in
 
     The bar vanishes when the work is done, and at the latest with the block.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

@@ -1,6 +1,7 @@
 """What `generate` keeps of a prompt: in a file of its own, or in a directory for all prompts."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ class PromptFile:
         self.path, self.model = Path(path).expanduser(), model
         if not self.path.parent.is_dir():
             raise InputError(f"--prompt-cache-file {path}: no folder {self.path.parent}: make it first")
+        if not os.access(self.path.parent, os.W_OK):
+            raise InputError(f"--prompt-cache-file {path}: {self.path.parent} cannot be written to: choose another")
         self.saved = load_cache(self.path, model) if self.path.exists() else None
 
     @property

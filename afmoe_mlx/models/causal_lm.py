@@ -49,6 +49,8 @@ class CausalLM(nn.Module):
         """An empty cache for a full-attention layer; InputError if its heads cannot be quantized as asked."""
         if self.kv_quantization is None:
             return KVCache()
+        if not isinstance(self.kv_quantization, KVQuantization):
+            raise InputError(f"kv_quantization is {self.kv_quantization!r}: expected a KVQuantization")
         self.kv_quantization.check(self.config.head_dim)
         return QuantizedKVCache(self.kv_quantization)
 
