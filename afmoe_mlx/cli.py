@@ -1,18 +1,41 @@
 """The commands: each reads its arguments, imports what it needs and makes one call."""
 
 import io
-import os
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
-from .errors import AfmoeError
+from .commands.options import (
+    MODEL_HELP,
+    CacheDirectory,
+    Context,
+    DiskCache,
+    DraftModel,
+    Force,
+    KVBits,
+    KVGroupSize,
+    KVStart,
+    MinP,
+    MinTokens,
+    Model,
+    NumDraftTokens,
+    PrefillStepSize,
+    PromptCacheDir,
+    PromptLookup,
+    RepetitionPenalty,
+    Revision,
+    Seed,
+    Stop,
+    SystemPrompt,
+    Temp,
+    TopK,
+    TopP,
+    XtcProbability,
+    XtcThreshold,
+)
+from .commands.parsing import Command, Group
 from .terminal import note
 
 DEMO_NOTE = (
@@ -20,91 +43,7 @@ DEMO_NOTE = (
     " A real one: --model trinity-nano (3.5 GB to download)."
 )
 
-# Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
-NOT_HERE = {
-    "--adapter-path": "adapters are not supported: fuse them into the model with mlx_lm.fuse first",
-    "--max-kv-size": "sliding layers are bounded by their window already, and full layers must not forget",
-    "--trust-remote-code": "code from a checkpoint is never run",
-    "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",
-    "--image": "these models read text alone",
-    "--quantize-activations": "activations are not quantized",
-    "-qa": "activations are not quantized",
-    "--quant-predicate": "mixed-bit recipes are not implemented yet",
-    "--upload-repo": "uploading is not implemented yet: use `hf upload`",
-}
-
-# How MLX begins its messages when the device or its memory gives out.
-DEVICE_TROUBLE = ("[METAL]", "[metal", "[malloc", "[cuda", "[CUDA", "Unable to allocate")
-
-
-class _Group(TyperGroup):
-    """Turns the errors a user may see into one line on stderr and an exit status."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            with _one_line_warnings():
-                return super().invoke(ctx)
-        except AfmoeError as error:
-            note(f"error: {error}")
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # whoever read our output has left: nothing more to say, not even at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(141) from None
-        except (OSError, MemoryError) as error:
-            note(f"error: {error or 'out of memory'}")
-            raise typer.Exit(1) from None
-        except RuntimeError as error:
-            if not str(error).startswith(DEVICE_TROUBLE):
-                raise
-            first = str(error).splitlines()[0]
-            note(f"error: {first}: try a smaller model, or a smaller --prefill-step-size")
-            raise typer.Exit(1) from None
-
-
-class _Command(TyperCommand):
-    """A command that says of mlx_lm's other options why they are not here."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, _with_value(_repeated(args, "--extra-eos-token"), "--prompt-lookup", "8"))
-        except Exception as error:
-            name = getattr(error, "option_name", None)
-            name = "-qa" if "-qa" in args else name
-            if name in NOT_HERE:
-                ctx.fail(f"{name}: {NOT_HERE[name]}")
-            raise
-
-
-def _repeated(args: list[str], option: str) -> list[str]:
-    """Arguments with `option a b` written as `option a option b`: mlx_lm's takes several values."""
-    result: list[str] = []
-    for i, arg in enumerate(args):
-        is_value = not arg.startswith("-") and i > 0
-        follows = is_value and len(result) >= 2 and result[-2] == option and not args[i - 1].startswith("-")
-        result += [option, arg] if follows else [arg]
-    return result
-
-
-def _with_value(args: list[str], option: str, value: str) -> list[str]:
-    """Arguments in which an `option` without a number of its own has `value`."""
-    result: list[str] = []
-    for i, arg in enumerate(args):
-        has_number = args[i + 1 : i + 2] != [] and args[i + 1].isdecimal()
-        result += [arg, value] if arg == option and not has_number else [arg]
-    return result
-
-
-@contextmanager
-def _one_line_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_args, **_kwargs: note(f"warning: {message}")
-        yield
-
-
-app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
+app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
 models_app = typer.Typer(help="List the models with a short name and those in the local cache.")
 app.add_typer(models_app, name="models", invoke_without_command=True)
 cache_app = typer.Typer(help="Show what is kept of prompts on disk, and trim or clear it.")
@@ -153,48 +92,12 @@ def _or_demo(model: str | None) -> str:
     return model
 
 
-MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
-Model = Annotated[str | None, typer.Option(help=MODEL_HELP + " The built-in demo if not given.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
-SystemPrompt = Annotated[str | None, typer.Option(help="Put before the conversation by the chat template.")]
-Stop = Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")]
-Temp = Annotated[float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")]
-TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
-MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")]
-MinTokens = Annotated[int | None, typer.Option(help="Tokens that --min-p leaves at least.")]
-TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0 is off.")]
-XtcProbability = Annotated[float | None, typer.Option(help="How often to leave out the top choices.")]
-XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]
-RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
-Seed = Annotated[int | None, typer.Option(help="The same seed draws the same answer.")]
-Context = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of conversation that memory must have room for; 4096 if not given.")
-]
-Force = Annotated[bool, typer.Option("--force", help="Load even what does not fit in memory.")]
-PromptLookup = Annotated[
-    int | None, typer.Option(help="Guess up to so many tokens a step, 8 if no number follows, from the text so far.")
-]
-DraftModel = Annotated[str | None, typer.Option(help="A smaller model with the same tokenizer, to guess tokens.")]
-KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 8 or 4 bits.")]
-KVGroupSize = Annotated[int | None, typer.Option(help="Numbers that share a scale, with --kv-bits; 64 if they fit.")]
-KVStart = Annotated[int, typer.Option(help="Tokens before all of them are quantized, with --kv-bits.")]
-NumDraftTokens = Annotated[int, typer.Option(help="Tokens that --draft-model guesses a step at most.")]
-PromptCacheDir = Annotated[
-    str | None, typer.Option(help="Keep what is computed of prompts in this folder, and use what is there.")
-]
-DiskCache = Annotated[
-    bool | None,
-    typer.Option("--disk-cache/--no-disk-cache", help="Do so in the default folder (see `afmoe-mlx cache`), or never."),
-]
-PrefillStepSize = Annotated[int, typer.Option(help="Prompt tokens run at a time.")]
-
-
 def _check_speculation(prompt_lookup: int | None, draft_model: str | None) -> None:
     if prompt_lookup is not None and draft_model is not None:
         raise typer.BadParameter("choose --prompt-lookup or --draft-model, not both")
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def generate(
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")],
     model: Model = None,
@@ -275,7 +178,7 @@ def generate(
     raise typer.Exit(command.run(request, options, verbose=wants_statistics, as_json=as_json))
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def chat(
     model: Model = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End an answer after so many tokens.")] = 2048,
@@ -329,7 +232,7 @@ def chat(
     raise typer.Exit(code)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def convert(
     hf_path: Annotated[str, typer.Option("--hf-path", "--model", help=MODEL_HELP)],
     mlx_path: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")] = "mlx_model",
@@ -365,7 +268,7 @@ def convert(
     )
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def info(
     model: Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")],
     context: Annotated[
@@ -381,7 +284,7 @@ def info(
     command.run(model, context=context, revision=revision, as_json=as_json)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def bench(
     model: Model = None,
     shape: Annotated[
@@ -418,18 +321,12 @@ def bench(
         command.bench_shape(shape, settings, layers=layers, bits=bits, as_json=as_json)
 
 
-@app.command(cls=_Command)
+@app.command(cls=Command)
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Look at this machine: device, memory, libraries, the Hub and its cache, and what to do about each problem."""
     from .commands import doctor as command
 
     command.run(as_json=as_json)
-
-
-CacheDirectory = Annotated[
-    str | None,
-    typer.Option("--prompt-cache-dir", "--directory", help="A folder given to --prompt-cache-dir; or the default one."),
-]
 
 
 @cache_app.callback()

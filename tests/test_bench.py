@@ -195,7 +195,19 @@ def test_a_copy_is_measured_and_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert mx.get_active_memory() == before
 
 
-@pytest.mark.parametrize("arguments", [("--shape", "trinity-large"), ("--shape", "trinity-nano", "--bits", "16")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--shape", "trinity-large"),
+        ("--shape", "trinity-nano", "--bits", "16"),
+        (
+            "--shape",
+            "trinity-nano",
+            "-b",
+            "300",
+        ),  # the weights fit, so many caches do not
+    ],
+)
 def test_a_shape_that_does_not_fit_is_refused_before_it_is_made(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

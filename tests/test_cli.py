@@ -14,7 +14,8 @@ from tiny import tiny_folder
 from typer.testing import CliRunner
 
 from afmoe_mlx import generate, load
-from afmoe_mlx.cli import NOT_HERE, _repeated, app
+from afmoe_mlx.cli import app
+from afmoe_mlx.commands.parsing import NOT_HERE, repeated
 from afmoe_mlx.errors import HubError
 from afmoe_mlx.terminal import printable, write
 
@@ -234,7 +235,7 @@ def test_control_characters_are_shown_and_not_obeyed_on_a_terminal(monkeypatch: 
 def test_several_extra_eos_tokens_may_follow_one_flag() -> None:
     args = ["--extra-eos-token", "a", "b", "c", "--stop", "x", "-m", "3"]
     expected = ["--extra-eos-token", "a", "--extra-eos-token", "b", "--extra-eos-token", "c", *args[4:]]
-    assert _repeated(args, "--extra-eos-token") == expected
+    assert repeated(args, "--extra-eos-token") == expected
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,13 @@ def test_stepping_back_then_going_on_is_never_having_gone_there(
         net(ids[:, end : end + length], cache=cache)
         net(ids[:, end : end + length], cache=straight)
         end += length
-    ahead = net(ids[:, 40 : 40 + back], cache=cache) if back else None
+    if back:
+        net(ids[:, 40 : 40 + back], cache=cache)
     if cache.rewindable < back:
         assert end <= start < end + back  # where it was not quantized yet: there is no way back
         with pytest.raises(CacheError):
             cache.rewind(back)
         return
-    assert ahead is None or ahead.shape[1] == back
     cache.rewind(back)
     found, expected = (net(ids[:, end : end + 3], cache=c) for c in (cache, straight))
     assert mx.abs(found - expected).max() < TOLERANCE

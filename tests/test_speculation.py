@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cache import Cache
 from afmoe_mlx.chat import Conversation
-from afmoe_mlx.cli import _with_value, app
+from afmoe_mlx.cli import app
+from afmoe_mlx.commands.parsing import with_value
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import (
     DraftModel,
@@ -555,7 +556,7 @@ def test_the_command_refuses_what_cannot_draft(folder: Path) -> None:
 
 
 def test_an_option_without_its_number_gets_one() -> None:
-    assert _with_value(["-p", "x", "--a"], "--a", "8") == ["-p", "x", "--a", "8"]
-    assert _with_value(["--a", "-p", "x"], "--a", "8") == ["--a", "8", "-p", "x"]
-    assert _with_value(["--a", "3"], "--a", "8") == ["--a", "3"]
-    assert _with_value([], "--a", "8") == []
+    assert with_value(["-p", "x", "--a"], "--a", "8") == ["-p", "x", "--a", "8"]
+    assert with_value(["--a", "-p", "x"], "--a", "8") == ["--a", "8", "-p", "x"]
+    assert with_value(["--a", "3"], "--a", "8") == ["--a", "3"]
+    assert with_value([], "--a", "8") == []

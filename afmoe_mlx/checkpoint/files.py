@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ..values import listed, shown
 from .headers import read_header
 
 INDEX = "model.safetensors.index.json"
-DTYPES = ("BF16", "F16", "F32", "U32", "U8")
+DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}
 
 
 def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str, Any]:
@@ -91,6 +91,15 @@ def require_dtypes(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
             found = f"{listed([name])} is {stored.dtype}"
             raise CheckpointError(f"{stored.file}: {found}: expected one of {', '.join(DTYPES)}")
     return tensors
+
+
+def stored_dtype(tensors: Mapping[str, StoredTensor]) -> mx.Dtype:
+    """The dtype a checkpoint is meant to be computed in: that of its embeddings, or of their scales."""
+    for key in ("weight", "scales"):
+        tensor = tensors.get(f"model.embed_tokens.{key}")
+        if tensor is not None and mx.issubdtype(DTYPES[tensor.dtype], mx.floating):
+            return DTYPES[tensor.dtype]
+    return mx.bfloat16  # mxfp4 and its like have 8-bit scales
 
 
 def load_lazily(files: Iterable[Path]) -> dict[str, mx.array]:

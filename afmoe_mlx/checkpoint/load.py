@@ -82,7 +82,7 @@ def open_model(
         check(config, headers)
     weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
     if not keep_dtypes:
-        model.dtype = dtype or device.compute_dtype(_stored_dtype(weights))
+        model.dtype = dtype or device.compute_dtype(files.stored_dtype(headers))
         weights = {name: _cast(name, array, model.dtype) for name, array in weights.items()}
     model.update(tree_unflatten(list(weights.items())))
     model.eval()
@@ -105,15 +105,6 @@ def parse_dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
     if dtype is None or dtype in accepted.values():
         return dtype  # type: ignore[return-value]
     raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(accepted)}")
-
-
-def _stored_dtype(weights: Mapping[str, mx.array]) -> mx.Dtype:
-    """The dtype a checkpoint is meant to be computed in: that of its embeddings, or of their scales."""
-    for key in ("weight", "scales"):
-        array = weights[f"model.embed_tokens.{key}"]
-        if mx.issubdtype(array.dtype, mx.floating):
-            return array.dtype
-    return mx.bfloat16  # mxfp4 and its like have 8-bit scales
 
 
 def _cast(name: str, array: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -49,14 +49,14 @@ class Settings:
     def check_context(self, config: ModelConfig) -> None:
         """InputError if the tokens of a trial are more than the model can have in its context."""
         longest = config.max_position_embeddings
-        if (total := self.prompt_tokens + self.generation_tokens) > longest:
-            found = f"prompt and generation have {total} tokens"
+        if self.context > longest:
+            found = f"prompt and generation have {self.context} tokens"
             raise InputError(f"{found}: expected {longest} at most, the model's context")
 
     @property
     def context(self) -> int:
-        """Tokens of all rows together."""
-        return self.batch_size * (self.prompt_tokens + self.generation_tokens)
+        """Tokens of a row."""
+        return self.prompt_tokens + self.generation_tokens
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def bench_model(name: str, settings: Settings, *, revision: str | None, as_json:
     folder = DEMO if name == "demo" else resolve(name, revision=revision)
     settings.check_context(read_config(read_config_json(folder)))
     copied = device.copy_bandwidth()
-    model, _ = load_model(folder, check=fit_check(name, context=settings.context))
+    model, _ = load_model(folder, check=fit_check(name, context=settings.context, rows=settings.batch_size))
     _bench({"model": name}, model, settings, copied, as_json=as_json)
 
 
@@ -92,10 +92,11 @@ def bench_shape(name: str, settings: Settings, *, layers: int | None, bits: int,
         raise InputError(f"bits is {bits}: expected one of {', '.join(map(str, BITS))}")
     config = read_config(shape(name, layers=layers))
     settings.check_context(config)
-    check_shape(name, config, bits=None if bits == 16 else bits, context=settings.context)
+    stored_bits = None if bits == 16 else bits
+    check_shape(name, config, bits=stored_bits, context=settings.context, rows=settings.batch_size)
     copied = device.copy_bandwidth()
     with progress_bar("making random weights") as show:
-        model = random_model(config, bits=None if bits == 16 else bits, on_progress=show)
+        model = random_model(config, bits=stored_bits, on_progress=show)
     subject = {"shape": name, "layers": config.num_hidden_layers, "bits": bits}
     _bench(subject, model, settings, copied, as_json=as_json)
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from .. import device
 from ..api import DEMO
-from ..checkpoint.files import read_config_json
+from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.hub import resolve_headers
 from ..checkpoint.quantized import parameters, read_quantization
 from ..errors import InputError
-from ..footprint import MACS, Footprint, count_parameters, stated_bandwidth, stored_dtype
+from ..footprint import MACS, Footprint, count_parameters, stated_bandwidth
 from ..models import AfmoeConfig, ModelConfig, read_config
 from ..terminal import printable, size, write
 

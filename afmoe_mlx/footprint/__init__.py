@@ -3,7 +3,7 @@
 from .fit import check_shape, fit_check
 from .footprint import Footprint
 from .macs import MACS, Mac, stated_bandwidth
-from .weights import Parameters, count_parameters, stored_dtype
+from .weights import Parameters, count_parameters
 
 __all__ = [
     "MACS",
@@ -14,5 +14,4 @@ __all__ = [
     "count_parameters",
     "fit_check",
     "stated_bandwidth",
-    "stored_dtype",
 ]

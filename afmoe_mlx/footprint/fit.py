@@ -1,6 +1,7 @@
 """Whether a model fits this machine, asked before its weights are read, and what would fit instead."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import mlx.core as mx
 
@@ -21,8 +22,8 @@ BITS = (4, 3)
 SHORTEST = 1024
 
 
-def fit_check(name: str, *, context: int | None = None, dtype: mx.Dtype | None = None) -> Check:
-    """A check for `resolve` and `load_model`: FitError unless the model and a cache of `context` tokens fit.
+def fit_check(name: str, *, context: int | None = None, dtype: mx.Dtype | None = None, rows: int = 1) -> Check:
+    """A check for `resolve` and `load_model`: FitError unless the model and a cache of `context` tokens a row fit.
 
     name: the model's, for the message. context: at most the model's own counts. dtype: what it is to be loaded in.
     Where this device does not tell its memory, everything fits. Raises InputError for a context below 1.
@@ -34,20 +35,22 @@ def fit_check(name: str, *, context: int | None = None, dtype: mx.Dtype | None =
         usable = device.memory().usable
         tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
         footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
+        footprint = replace(footprint, rows=rows)
         if usable is not None and footprint.needed > usable:
             raise FitError(_refusal(name, config, footprint, usable))
 
     return check
 
 
-def check_shape(name: str, config: ModelConfig, *, bits: int | None, context: int) -> None:
-    """FitError unless a config's model, quantized to `bits`, and a cache of `context` tokens fit this device."""
+def check_shape(name: str, config: ModelConfig, *, bits: int | None, context: int, rows: int = 1) -> None:
+    """FitError unless a config's model, quantized to `bits`, and a cache of `context` tokens a row fit this device."""
     usable = device.memory().usable
     dtype = device.compute_dtype(mx.bfloat16)
-    needed = Footprint.of_conversion(config, bits=bits, context=context, dtype=dtype).needed
+    footprint = Footprint.of_conversion(config, bits=bits, context=context, dtype=dtype)
+    needed = replace(footprint, rows=rows).needed
     if usable is not None and needed > usable:
         found = f"{name} needs {size(needed)} of memory, this machine has {size(usable)} for it"
-        raise FitError(f"{found}: take fewer --layers, or fewer --bits")
+        raise FitError(f"{found}: take fewer --layers, fewer --bits or a smaller --batch-size")
 
 
 def _refusal(name: str, config: ModelConfig, footprint: Footprint, usable: int) -> str:
@@ -81,7 +84,7 @@ def longest_context(config: ModelConfig, footprint: Footprint, usable: int) -> i
 
     def fits(steps: int) -> bool:
         caches = layer_caches(config, steps * SHORTEST, footprint.dtype)
-        return sum(kind.held for kind in caches.values()) <= room
+        return footprint.rows * sum(kind.held for kind in caches.values()) <= room
 
     if not fits(1):
         return None

@@ -6,10 +6,11 @@ from typing import Self
 
 import mlx.core as mx
 
+from ..checkpoint.files import stored_dtype
 from ..device import compute_dtype
 from ..models import ModelConfig
 from .cache import LayerCaches, layer_caches
-from .weights import Headers, Weights, converted_weights, stored_dtype, stored_weights
+from .weights import Headers, Weights, converted_weights, stored_weights
 
 # Bytes to work in: a chunk of the prompt under way. A small model needs less, no more than its own size.
 WORKSPACE = 500_000_000
@@ -17,13 +18,14 @@ WORKSPACE = 500_000_000
 
 @dataclass(frozen=True)
 class Footprint:
-    """One model, computing in `dtype`, with a cache of `context` tokens. Sizes are in bytes."""
+    """One model, computing in `dtype`, with a cache of `context` tokens in each of `rows`. Sizes are in bytes."""
 
     dtype: mx.Dtype
     context: int
     weights: Weights
     caches: Mapping[str, LayerCaches]
-    """By kind of layer."""
+    """By kind of layer, of one row."""
+    rows: int = 1
 
     @classmethod
     def of_checkpoint(
@@ -43,7 +45,7 @@ class Footprint:
 
     @property
     def cache_bytes(self) -> int:
-        return sum(caches.held for caches in self.caches.values())
+        return self.rows * sum(caches.held for caches in self.caches.values())
 
     @property
     def workspace(self) -> int:

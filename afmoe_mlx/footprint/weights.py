@@ -7,14 +7,13 @@ from math import prod
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..checkpoint.files import StoredTensor
+from ..checkpoint.files import DTYPES, StoredTensor
 from ..checkpoint.layouts import is_extra
 from ..checkpoint.quantized import quantize_all
 from ..models import CausalLM, ModelConfig, make_model
 
 Headers = Mapping[str, StoredTensor]
 
-DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}
 FLOATS = (mx.bfloat16, mx.float16, mx.float32)
 EMBEDDINGS = "model.embed_tokens"
 
@@ -58,15 +57,6 @@ def stored_weights(config: ModelConfig, headers: Headers, dtype: mx.Dtype) -> We
     }
     stored = sum(counts[name] * DTYPES[tensor.dtype].size for name, tensor in headers.items())
     return Weights(stored, sum(held.values()), _active(held, config))
-
-
-def stored_dtype(headers: Headers) -> mx.Dtype:
-    """The dtype a checkpoint is meant to be computed in: that of its embeddings, or of their scales."""
-    for key in ("weight", "scales"):
-        tensor = headers.get(f"{EMBEDDINGS}.{key}")
-        if tensor is not None and DTYPES[tensor.dtype] in FLOATS:
-            return DTYPES[tensor.dtype]
-    return mx.bfloat16  # mxfp4 and its like have 8-bit scales
 
 
 def converted_weights(config: ModelConfig, dtype: mx.Dtype, *, bits: int | None) -> Weights:

@@ -101,9 +101,9 @@ def stream_generate(
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
     stops = StopStrings(stop)
     tokens = encode_prompt(tokenizer, prompt)
-    cache, cached = (cache, 0) if cache is not None else _recall(model, tokens, store)
     if store is not None and store.model is not model:
         raise InputError("the store is of another model: make one with PrefixStore(model)")
+    cache, cached = (cache, 0) if cache is not None else _recall(model, tokens, store)
     if store is not None and len(seen) + cached != cache.offset:
         raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
     room = _room(model, tokens[cached:], cache)

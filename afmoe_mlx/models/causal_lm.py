@@ -128,11 +128,11 @@ class CausalLM(nn.Module):
         return self.model.embed_tokens.as_linear(h)
 
     def _compiled_step(self) -> DecodeStep:
-        """The compiled parts, made when first needed and anew when layers are replaced."""
+        """The compiled parts, made when first needed, and anew when a layer, the embeddings or the head is replaced."""
+        own = [module for name, module in (*self.model.items(), *self.items()) if name not in ("layers", "model")]
+        ends = [module for module in own if isinstance(module, nn.Module)]
         step = self._decode_step
-        if step is None or [*map(id, step.layers)] != [*map(id, self.model.layers)]:
-            own = [module for name, module in (*self.model.items(), *self.items()) if name not in ("layers", "model")]
-            ends = [module for module in own if isinstance(module, nn.Module)]
+        if step is None or not step.is_of(self.model.layers, ends):
             whole = weakref.proxy(self)  # no cycle: a model that is dropped frees its memory at once
             step = self._decode_step = DecodeStep(
                 self.model.layers,

@@ -34,6 +34,7 @@ class DecodeStep:
         ends: Sequence[nn.Module],
     ) -> None:
         self.layers = list(layers)
+        self.ends = list(ends)
         first, last = self.layers[0], self.layers[-1]
         parts: dict[Hashable, Part] = {}
         kinds = [_kind(layer) for layer in self.layers]
@@ -41,6 +42,10 @@ class DecodeStep:
         self._between = [parts.setdefault(pair, Part(_finish_and_project)) for pair in pairwise(kinds)]
         self._last = Part(lambda h, attended, layer, *_: head(layer.finish(h, attended)))
         self._first_modules, self._last_modules = (first, *ends), (last, *ends)
+
+    def is_of(self, layers: Sequence[nn.Module], ends: Sequence[nn.Module]) -> bool:
+        """Whether it was made for these very modules, none of which has been replaced."""
+        return [*map(id, self.layers), *map(id, self.ends)] == [*map(id, layers), *map(id, ends)]
 
     def __call__(self, input_ids: mx.array, chunk: Chunk, cache: Cache) -> mx.array:
         """Logits (B, 1, vocab)."""
