@@ -44,10 +44,29 @@ def check_all() -> None:
                 model.compiles_decode = False
                 assert mx.abs(found - step_by_step(model, ids)).max() < TOLERANCE
                 assert mx.abs(found - model(ids)).max() < TOLERANCE
+    check_few_tokens()
     check_padded_rows()
     check_first_token()
     check_replaced_weights()
     check_replaced_layers()
+
+
+def check_few_tokens() -> None:
+    """Steps of several tokens, as a draft is verified in, past the window, and stepping back between them."""
+    for model_type in ARCHITECTURES:
+        for length in (2, 3):
+            model, ids = compiled(model_type, fused=True), tokens(1, 41)
+            step, taken = model._compiled_step(), []
+            model._compiled_step = lambda step=step, taken=taken: taken.append(step) or step  # type: ignore
+            cache = model.make_cache()
+            parts = [model(ids[:, :5], cache=cache, logits_to_keep=5)]
+            for i in range(5, 41, length):
+                parts.append(model(ids[:, i : i + length], cache=cache))
+                cache.rewind(1)
+                again = model(ids[:, i + length - 1 : i + length], cache=cache)
+                assert mx.abs(again - parts[-1][:, -1:]).max() < TOLERANCE
+            assert len(taken) == 2 * (36 // length)
+            assert mx.abs(mx.concatenate(parts, axis=1) - model(ids)).max() < TOLERANCE
 
 
 def check_padded_rows() -> None:
@@ -100,6 +119,9 @@ def test_compiled_kernels_equal_plain_operations(model_type: str, other: str) ->
     types = ["full_attention", other]
     model, ids = compiled(model_type, fused=True, num_hidden_layers=2, layer_types=types), tokens(1, 8)
     assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
+    cache = model.make_cache()
+    steps = [model(ids[:, i : i + 2], cache=cache) for i in range(0, 8, 2)]
+    assert mx.abs(mx.concatenate(steps, axis=1) - model(ids)).max() < TOLERANCE
 
 
 def test_the_cpu_runs_plain_operations_unless_told_otherwise() -> None:

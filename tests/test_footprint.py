@@ -15,6 +15,7 @@ from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 from typer.testing import CliRunner
 
 from afmoe_mlx import convert, device, load, load_model
+from afmoe_mlx.cache import KVQuantization
 from afmoe_mlx.checkpoint.files import find_weights, read_config_json, read_headers
 from afmoe_mlx.checkpoint.hub import resolve
 from afmoe_mlx.checkpoint.names import MODEL_NAMES
@@ -143,6 +144,29 @@ def test_a_cache_never_holds_more_and_just_that_until_a_window_wraps(model_type:
         assert cache.nbytes == held if cache.offset <= 1024 else cache.nbytes <= held
 
 
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("quantization", [KVQuantization(8), KVQuantization(4), KVQuantization(4, start=300)], ids=str)
+def test_a_quantized_cache_never_holds_more_and_just_that_once_it_is_quantized(
+    model_type: str, quantization: KVQuantization
+) -> None:
+    model = tiny(model_type, head_dim=32, hidden_size=64, num_attention_heads=2, max_position_embeddings=4096)
+    model.kv_quantization = quantization
+    ids, cache, most = tokens(1, 900), model.make_cache(), 0
+    for start in range(0, 900, 150):
+        model(ids[:, start : start + 150], cache=cache)
+        mx.eval(cache.arrays)
+        caches = layer_caches(model.config, cache.offset, mx.float32, quantization)
+        held, most = sum(kind.held for kind in caches.values()), max(most, cache.nbytes)
+        assert most <= held
+        if cache.offset <= quantization.start or quantization.start == 0:
+            assert cache.nbytes == held
+    plain = layer_caches(model.config, cache.offset, mx.float32)
+    assert caches["full_attention"].held <= plain["full_attention"].held / 2  # at its start still as it was
+    assert caches["full_attention"].read < plain["full_attention"].read / (2 if quantization.bits == 8 else 4)
+    bounded = plain.keys() - {"full_attention"}
+    assert {kind: caches[kind] for kind in bounded} == {kind: plain[kind] for kind in bounded}
+
+
 def test_a_sliding_layers_cache_is_bounded_and_a_full_layers_grows_with_the_conversation() -> None:
     short, long = (layer_caches(published("trinity-nano"), tokens, mx.bfloat16) for tokens in (8192, 131072))
     assert short["sliding_attention"] == long["sliding_attention"]
@@ -227,6 +251,47 @@ def test_no_context_is_named_where_the_weights_alone_do_not_fit() -> None:
     footprint = Footprint.of_conversion(config, bits=4, context=4096)
     assert longest_context(config, footprint, footprint.weights.held) is None
     assert longest_context(config, footprint, 1 << 50) == config.max_position_embeddings
+
+
+def test_a_context_that_fits_only_with_quantized_keys_is_loaded_with_them_and_they_are_proposed_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"head_dim": 32, "hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    folder = tiny_folder(tmp_path, **sizes, max_position_embeddings=1 << 20)
+    config = read_config(read_config_json(folder))
+    plain = footprint_of(folder, context=1 << 20)
+    eight = plain.with_kv(config, KVQuantization(8))
+    assert eight.needed < plain.needed * 0.6
+    with_memory(monkeypatch, eight.needed)
+    with pytest.raises(FitError, match=re.escape("--kv-bits 8, kv_quantization=KVQuantization(8)")):
+        load(folder, context=1 << 20)
+    model, _ = load(folder, context=1 << 20, kv_quantization=KVQuantization(8))
+    assert model.kv_quantization == KVQuantization(8, 32)
+    arguments = ["generate", "--model", str(folder), "--context", str(1 << 20), "-p", "hello", "-m", "2"]
+    assert CliRunner().invoke(app, arguments).exit_code == 1
+    assert CliRunner().invoke(app, [*arguments, "--kv-bits", "8"]).exit_code == 0
+    arguments[:3] = ["chat", "--model", str(folder)]
+    arguments[5:7] = []
+    assert CliRunner().invoke(app, arguments, input="hello").exit_code == 1
+    assert CliRunner().invoke(app, [*arguments, "--kv-bits", "8"], input="hello").exit_code == 0
+    with_memory(monkeypatch, eight.needed - 1)
+    with pytest.raises(FitError, match="--kv-bits 4"):
+        load(folder, context=1 << 20)
+    with pytest.raises(FitError) as refused:
+        load(folder, context=1 << 20, kv_quantization=KVQuantization(8))
+    assert "kv-bits" not in str(refused.value)
+    with_memory(monkeypatch, eight.needed)
+    named = re.search(r"--context (\d+)", str(refused.value))
+    assert named is not None
+    load(folder, context=int(named[1]), kv_quantization=KVQuantization(8))
+
+
+def test_keys_that_cannot_be_quantized_are_refused(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path)
+    with pytest.raises(InputError, match="heads have 8 dimensions"):
+        load(folder, kv_quantization=KVQuantization(8))
+    with pytest.raises(InputError, match="expected a KVQuantization"):
+        load(folder, kv_quantization=8)  # type: ignore[arg-type]
 
 
 def test_where_memory_is_unknown_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

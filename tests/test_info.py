@@ -49,6 +49,19 @@ def assert_refused(result: Any, *words: str) -> None:
     assert [word for word in words if word not in result.stderr] == []
 
 
+def test_quantized_keys_count_as_they_are_kept(tmp_path: Path) -> None:
+    folder = str(write_hollow(tmp_path, shape("trinity-nano"), bits=4))
+    plain, eight = as_json(folder), as_json(folder, "--kv-bits", "8")
+    assert (plain["kv_bits"], eight["kv_bits"]) == (None, 8)
+    # codes of a byte, and in groups of 64 a scale and a bias of two bytes each, instead of two bytes a number
+    ratio = (64 + 4) / 128
+    kinds = ("full_attention", "sliding_attention")
+    assert [eight["cache_bytes"][kind] / plain["cache_bytes"][kind] for kind in kinds] == [ratio, 1]
+    assert eight["needed_bytes"] < plain["needed_bytes"]
+    assert eight["bytes_per_token"] < plain["bytes_per_token"]
+    assert_refused(run(folder, "--kv-bits", "3"), "kv_bits is 3")
+
+
 def add_to(hub: FakeHub, raw: dict[str, Any]) -> int:  # noqa: F811
     """Put a model in 4 bits on the Hub, its weights all zeros; the size of its one file of weights."""
     config, head, size = header(raw, 4)

@@ -461,7 +461,7 @@ def test_a_conversation_comes_back_to_what_was_cleared_or_lies_beyond_the_window
     say(texts[2])
     assert conversation.tokens_run <= 16
     conversation.messages = before[:3]
-    conversation._cache.rewind(0)
+    conversation._recall.cache.rewind(0)
     say("another second message")
     prompt = tokenizer.apply_chat_template(conversation.messages[:-1])
     kept = tokenizer.apply_chat_template(before[:3])

@@ -228,6 +228,45 @@ def test_a_suspended_answer_leaves_a_cache_alone_that_was_put_to_another_use() -
     assert_cache_holds(model, cache, [*PROMPT[:4], 1, 2, 3])
 
 
+READS = ("item", "tolist", "__int__", "__bool__", "__float__", "__index__", "__array__")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(),
+        SamplingOptions(temperature=1.0, top_p=0.9, xtc_probability=0.3, repetition_penalty=1.3, seed=1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("wrong", [0, 3, 6])
+def test_a_draft_is_verified_in_one_wait_however_many_are_right(
+    monkeypatch: pytest.MonkeyPatch, options: SamplingOptions, wrong: int
+) -> None:
+    run = Run(two_layers("afmoe", 5), options, 20, 12)
+    answer = run.plain()
+    logits, cache, choose = run.start()
+    first = int(choose(logits)[0].item())  # type: ignore[arg-type]
+    assert first == answer[0]
+    draft = [token if i != wrong else (token + 1) % 40 for i, token in enumerate(answer[1:7])]
+    decoder = SpeculativeDecoder(run.model, cache, choose, PromptLookup(), limit=12)
+    waits: list[str] = []
+
+    def counted(name: str, original: Any) -> Any:
+        return lambda *arguments, **more: (waits.append(name), original(*arguments, **more))[1]
+
+    with monkeypatch.context() as patched:
+        for name in READS:
+            patched.setattr(mx.array, name, counted(name, getattr(mx.array, name)), raising=False)
+        for name in ("eval", "synchronize"):
+            patched.setattr(mx, name, counted(name, getattr(mx, name)))
+        found = decoder._verify(first, draft)
+    assert [token for token, _ in found] == answer[1 : wrong + 2]
+    assert waits == ["tolist"]
+    following = choose(run.model(mx.array([[found[-1][0]]]), cache=cache)[:, -1])[0]
+    assert int(following.item()) == answer[wrong + 2]  # type: ignore[arg-type]
+
+
 def test_where_stepping_back_is_impossible_it_decodes_plainly() -> None:
     run = Run(two_layers("afmoe", 4), SamplingOptions(), 0, 40)
     tally = Tally()

@@ -3,7 +3,7 @@
 from .buffers import DEFAULT_SLACK, ConvCache, KVCache, RotatingKVCache
 from .cache import Cache
 from .disk import default_directory
-from .quantized import KVQuantization, QuantizedArray, QuantizedKVCache
+from .quantized import KVQuantization, QuantizedArray, QuantizedKVCache, check_kv_quantization
 from .saved import SavedCache, load_cache, save_cache, shared_prefix
 from .store import PrefixStore
 
@@ -18,6 +18,7 @@ __all__ = [
     "QuantizedKVCache",
     "RotatingKVCache",
     "SavedCache",
+    "check_kv_quantization",
     "default_directory",
     "load_cache",
     "save_cache",

@@ -36,7 +36,7 @@ def fingerprint(model: Any) -> bytes:
         "config": repr(model.config),
         "dtype": str(model.dtype),
         "quantized": quantized,
-        "kept": repr(model.kv_quantization),
+        "kept": repr(model.kv_quantization and model.kv_quantization.of_heads(model.config.head_dim)),
         "weights": [(name, str(a.dtype), a.shape) for name, a in zip(names, arrays, strict=True)],
         "digests": digests.tolist(),
     }

@@ -1,13 +1,16 @@
 """Keys and values in 8 or 4 bits, for the layers that remember everything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 
 from ..errors import InputError
 from .buffers import Arrays, KVCache
+
+# Numbers that may share a scale.
+GROUP_SIZES = (32, 64, 128)
 
 # Arrays of a cache that is not quantized: keys and values. Quantized, each is three.
 PLAIN = 2
@@ -21,26 +24,41 @@ class KVQuantization:
     """
 
     bits: int
-    group_size: int = 64
+    group_size: int | None = None
+    """None: 64, or 32 for heads that are no multiple of 64."""
     start: int = 0
     """Tokens that a conversation may have before all of it is quantized."""
 
     def __post_init__(self) -> None:
         for name, value, accepted in (
             ("kv_bits", self.bits, (4, 8)),
-            ("kv_group_size", self.group_size, (32, 64, 128)),
+            ("kv_group_size", 64 if self.group_size is None else self.group_size, GROUP_SIZES),
         ):
             if value not in accepted:
                 raise InputError(f"{name} is {value!r}: expected one of {', '.join(map(str, accepted))}")
         if isinstance(self.start, bool) or not isinstance(self.start, int) or self.start < 0:
             raise InputError(f"quantized_kv_start is {self.start!r}: expected an integer, 0 or more")
 
-    def check(self, head_dim: int) -> None:
-        """InputError if heads of this size have no whole groups."""
-        if head_dim % self.group_size:
-            fitting = [size for size in (128, 64, 32) if head_dim % size == 0]
+    def of_heads(self, head_dim: int) -> "KVQuantization":
+        """The same with a group size for heads of `head_dim` numbers; InputError if they have no whole groups."""
+        group_size = self.group_size or (32 if head_dim % 64 else 64)
+        if head_dim % group_size:
+            fitting = [size for size in reversed(GROUP_SIZES) if head_dim % size == 0]
             hint = f"expected {fitting[0]}" if fitting else "such keys cannot be quantized"
-            raise InputError(f"kv_group_size is {self.group_size}, heads have {head_dim} dimensions: {hint}")
+            raise InputError(f"kv_group_size is {group_size}, heads have {head_dim} dimensions: {hint}")
+        return replace(self, group_size=group_size)
+
+    def head_bytes(self, head_dim: int, dtype: mx.Dtype) -> int:
+        """Bytes of one head's keys, or values, at one position: codes, and a scale and a bias in `dtype` a group."""
+        group_size = self.of_heads(head_dim).group_size
+        assert group_size is not None
+        return head_dim * self.bits // 8 + head_dim // group_size * 2 * dtype.size
+
+
+def check_kv_quantization(quantization: object) -> None:
+    """InputError for what is neither a KVQuantization nor None."""
+    if quantization is not None and not isinstance(quantization, KVQuantization):
+        raise InputError(f"kv_quantization is {quantization!r}: expected a KVQuantization or None")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..generation import GenerationChunk, check_options, encode_prompt, stream_g
 from ..terminal import note, read_stdin, write
 from ..tokenizer import Tokenizer
 from .draft import with_draft_model
-from .kv_bits import KVOptions
+from .kv_bits import KVOptions, tell_kv_bits
 from .progress import progress_bar
 from .prompt_cache import PromptFile, disk_directory
 
@@ -56,8 +56,14 @@ def run(request: Request, options: Mapping[str, Any], *, verbose: bool, as_json:
     template_variables = _template_variables(request.chat_template_config)
     check_options(**options)
     text = read_stdin() if request.prompt == "-" else request.prompt
-    model, tokenizer = load(request.model, revision=request.revision, context=request.context, force=request.force)
-    request.kv.apply(model)
+    model, tokenizer = load(
+        request.model,
+        revision=request.revision,
+        context=request.context,
+        kv_quantization=request.kv.quantization,
+        force=request.force,
+    )
+    tell_kv_bits(model)
     options = with_draft_model(options, request.draft_model, tokenizer, force=request.force)
     tokenizer = tokenizer.with_extra_eos(request.extra_eos_tokens)
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
@@ -107,7 +113,7 @@ def report(answer: Answer, request: Request, options: Mapping[str, Any], *, verb
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if as_json:
-        write(json.dumps(_summary(answer, speculated=speculated, kept=kept), ensure_ascii=False) + "\n")
+        write(json.dumps(summary(answer, speculated=speculated, kept=kept), ensure_ascii=False) + "\n")
         return
     write("\n")
     if verbose and answer.last:
@@ -158,7 +164,7 @@ def _template_variables(text: str | None) -> dict[str, Any]:
     return value
 
 
-def _summary(answer: Answer, *, speculated: bool, kept: bool) -> dict[str, Any]:
+def summary(answer: Answer, *, speculated: bool, kept: bool) -> dict[str, Any]:
     last = answer.last
     names = ["prompt_tokens", "generation_tokens", "prompt_tps", "generation_tps", "peak_memory_gb"]
     names += ["drafted_tokens", "accepted_tokens", "saved_steps"] if speculated else []

@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import device
 from ..api import DEMO
+from ..cache import KVQuantization
 from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.hub import resolve_headers
 from ..checkpoint.quantized import parameters, read_quantization
@@ -43,17 +44,19 @@ class Machine:
         return self.footprint.tokens_per_second(self.bandwidth)
 
 
-def run(source: str, *, context: int | None, revision: str | None, as_json: bool) -> None:
-    """Print what the model `source` is and needs, with a cache of `context` tokens.
+def run(source: str, *, context: int | None, kv_bits: int | None, revision: str | None, as_json: bool) -> None:
+    """Print what the model `source` is and needs, with a cache of `context` tokens, its keys in `kv_bits` bits.
 
     The JSON's own sizes are those on a GPU, which computes in the dtype that is stored; a machine has its own.
     """
+    kept = None if kv_bits is None else KVQuantization(kv_bits)
     folder, headers = resolve_headers(DEMO if source == "demo" else source, revision=revision)
     raw = read_config_json(folder)
     config = read_config(raw)
     tokens = _context(config, context)
     stored = Footprint.of_checkpoint(config, headers, context=tokens, dtype=stored_dtype(headers))
-    here = _this_machine(Footprint.of_checkpoint(config, headers, context=tokens))
+    stored = stored.with_kv(config, kept)
+    here = _this_machine(Footprint.of_checkpoint(config, headers, context=tokens).with_kv(config, kept))
     macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, stored) for mac in MACS]
     model = _describe(source, raw, config, stored)
     if as_json:
@@ -92,6 +95,7 @@ def _describe(source: str, raw: dict[str, Any], config: ModelConfig, stored: Foo
         "dtype": _dtype_name(stored),
         "max_context": config.max_position_embeddings,
         "context": stored.context,
+        "kv_bits": stored.kv_quantization and stored.kv_quantization.bits,
         "disk_bytes": stored.weights.stored,
     }
 

@@ -1,4 +1,4 @@
-"""`--kv-bits`: keys and values of a loaded model's caches in few bits."""
+"""`--kv-bits`: keys and values of a model's caches in few bits."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,17 @@ class KVOptions:
     group_size: int | None = None
     start: int = 0
 
-    def apply(self, model: CausalLM) -> None:
-        """Have a model's caches quantized as asked, and say which layers that is; InputError if they cannot be."""
-        if self.bits is None:
-            return
-        fitting = 64 if model.config.head_dim % 64 == 0 else 32
-        model.kv_quantization = KVQuantization(self.bits, self.group_size or fitting, self.start)
-        model.make_cache()
-        types = model.config.layer_types
-        full = types.count("full_attention")
-        bounded = f"; the {len(types) - full} others are bounded and stay as they are" if full < len(types) else ""
-        note(f"Keys and values of {full} full-attention layers in {self.bits} bits{bounded}", dim=True)
+    @property
+    def quantization(self) -> KVQuantization | None:
+        """What `load` is asked for; InputError for what there is no kernel for."""
+        return None if self.bits is None else KVQuantization(self.bits, self.group_size, self.start)
+
+
+def tell_kv_bits(model: CausalLM) -> None:
+    """Say which layers of a loaded model keep their keys and values in few bits, if any do."""
+    if model.kv_quantization is None:
+        return
+    types = model.config.layer_types
+    full = types.count("full_attention")
+    bounded = f"; the {len(types) - full} others are bounded and stay as they are" if full < len(types) else ""
+    note(f"Keys and values of {full} full-attention layers in {model.kv_quantization.bits} bits{bounded}", dim=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ..cache import ConvCache, KVCache, RotatingKVCache
+from ..cache import ConvCache, KVCache, KVQuantization, RotatingKVCache
 from ..models import AfmoeConfig, Lfm2MoeConfig, ModelConfig
 
 
@@ -20,15 +20,25 @@ class LayerCaches:
     """Bytes that one more token reads of them."""
 
 
-def layer_caches(config: ModelConfig, context: int, dtype: mx.Dtype) -> dict[str, LayerCaches]:
-    """The caches of one sequence of `context` tokens, by the kind of layer as the config calls it."""
+def layer_caches(
+    config: ModelConfig, context: int, dtype: mx.Dtype, kv_quantization: KVQuantization | None = None
+) -> dict[str, LayerCaches]:
+    """The caches of one sequence of `context` tokens, by the kind of layer as the config calls it.
+
+    kv_quantization: how full-attention layers keep theirs; InputError if it does not fit the config's heads.
+    """
     result = {}
     for kind in dict.fromkeys(config.layer_types):
-        layers = config.layer_types.count(kind)
-        held, read = _columns(_CACHES[kind](config), context)
+        layers, cache = config.layer_types.count(kind), _CACHES[kind](config)
+        held, read = _columns(cache, context)
         values = config.hidden_size if kind == "conv" else 2 * config.num_key_value_heads * config.head_dim
-        column = layers * values * dtype.size
-        result[kind] = LayerCaches(layers, held * column, read * column)
+        column = values * dtype.size
+        most = held * column
+        if kind == "full_attention" and kv_quantization is not None and context > kv_quantization.start:
+            plain = _columns(cache, kv_quantization.start)[0] * column  # until it begins
+            column = 2 * config.num_key_value_heads * kv_quantization.head_bytes(config.head_dim, dtype)
+            most = max(plain, held * column)
+        result[kind] = LayerCaches(layers, layers * most, layers * read * column)
     return result
 
 

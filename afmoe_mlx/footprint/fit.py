@@ -6,6 +6,8 @@ from dataclasses import replace
 import mlx.core as mx
 
 from .. import device
+from ..cache import KVQuantization
+from ..cache.quantized import GROUP_SIZES
 from ..checkpoint.verify import Check
 from ..errors import FitError, InputError
 from ..models import ModelConfig
@@ -17,16 +19,25 @@ from .weights import Headers
 # Tokens of conversation to have room for, unless more are asked for.
 DEFAULT_CONTEXT = 4096
 
-# What a model may be converted to; and the shortest context worth proposing.
+# What a model may be converted to, and its keys kept in; and the shortest context worth proposing.
 BITS = (4, 3)
+KV_BITS = (8, 4)
 SHORTEST = 1024
 
 
-def fit_check(name: str, *, context: int | None = None, dtype: mx.Dtype | None = None, rows: int = 1) -> Check:
+def fit_check(
+    name: str,
+    *,
+    context: int | None = None,
+    dtype: mx.Dtype | None = None,
+    rows: int = 1,
+    kv_quantization: KVQuantization | None = None,
+) -> Check:
     """A check for `resolve` and `load_model`: FitError unless the model and a cache of `context` tokens a row fit.
 
     name: the model's, for the message. context: at most the model's own counts. dtype: what it is to be loaded in.
-    Where this device does not tell its memory, everything fits. Raises InputError for a context below 1.
+    kv_quantization: how its caches are to keep keys and values; the check raises InputError if its heads do not allow
+    that. Where this device does not tell its memory, everything fits. Raises InputError for a context below 1.
     """
     if context is not None and context < 1:
         raise InputError(f"context is {context}: expected a number of tokens, 1 or more")
@@ -35,7 +46,7 @@ def fit_check(name: str, *, context: int | None = None, dtype: mx.Dtype | None =
         usable = device.memory().usable
         tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
         footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
-        footprint = replace(footprint, rows=rows)
+        footprint = replace(footprint, rows=rows).with_kv(config, kv_quantization)
         if usable is not None and footprint.needed > usable:
             raise FitError(_refusal(name, config, footprint, usable))
 
@@ -69,13 +80,28 @@ def _what_fits(config: ModelConfig, footprint: Footprint, usable: int) -> Iterat
     context = longest_context(config, footprint, usable)
     if context is not None:
         yield f"a context of {context:,} tokens would fit (--context {context})"
+    fewer_kv_bits = list(_fewer_kv_bits(config, footprint, usable))
+    yield from fewer_kv_bits
     for bits in BITS:
         converted = Footprint.of_conversion(config, bits=bits, context=footprint.context, dtype=footprint.dtype)
+        converted = replace(converted, rows=footprint.rows).with_kv(config, footprint.kv_quantization)
         if converted.needed <= usable:
             yield f"in {bits} bits it would need {size(converted.needed)}"
             return
-    if context is None:
+    if context is None and not fewer_kv_bits:
         yield f"even in {bits} bits it would need {size(converted.needed)}, use a smaller model"
+
+
+def _fewer_kv_bits(config: ModelConfig, footprint: Footprint, usable: int) -> Iterator[str]:
+    """The most bits for keys and values, where they are not quantized yet, with which it would fit."""
+    if footprint.kv_quantization is not None or config.head_dim % min(GROUP_SIZES):
+        return
+    for bits in KV_BITS:
+        needed = footprint.with_kv(config, KVQuantization(bits)).needed
+        if needed <= usable:
+            option = f"--kv-bits {bits}, kv_quantization=KVQuantization({bits})"
+            yield f"with keys and values in {bits} bits it would need {size(needed)} ({option})"
+            return
 
 
 def longest_context(config: ModelConfig, footprint: Footprint, usable: int) -> int | None:
@@ -83,7 +109,7 @@ def longest_context(config: ModelConfig, footprint: Footprint, usable: int) -> i
     room = usable - footprint.weights.held - footprint.workspace
 
     def fits(steps: int) -> bool:
-        caches = layer_caches(config, steps * SHORTEST, footprint.dtype)
+        caches = layer_caches(config, steps * SHORTEST, footprint.dtype, footprint.kv_quantization)
         return footprint.rows * sum(kind.held for kind in caches.values()) <= room
 
     if not fits(1):

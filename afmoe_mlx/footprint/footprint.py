@@ -1,11 +1,12 @@
 """The memory that a model and its cache need on a device, and the bytes that decoding one token reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import mlx.core as mx
 
+from ..cache import KVQuantization
 from ..checkpoint.files import stored_dtype
 from ..device import compute_dtype
 from ..models import ModelConfig
@@ -18,7 +19,10 @@ WORKSPACE = 500_000_000
 
 @dataclass(frozen=True)
 class Footprint:
-    """One model, computing in `dtype`, with a cache of `context` tokens in each of `rows`. Sizes are in bytes."""
+    """One model, computing in `dtype`, with a cache of `context` tokens in each of `rows`. Sizes are in bytes.
+
+    Keys and values are kept as they are unless `with_kv` says otherwise.
+    """
 
     dtype: mx.Dtype
     context: int
@@ -26,6 +30,7 @@ class Footprint:
     caches: Mapping[str, LayerCaches]
     """By kind of layer, of one row."""
     rows: int = 1
+    kv_quantization: KVQuantization | None = None
 
     @classmethod
     def of_checkpoint(
@@ -42,6 +47,11 @@ class Footprint:
         """A config's model as our converter would quantize it, in groups of 64, or not with bits None."""
         weights = converted_weights(config, dtype, bits=bits)
         return cls(dtype, context, weights, layer_caches(config, context, dtype))
+
+    def with_kv(self, config: ModelConfig, kv_quantization: KVQuantization | None) -> Self:
+        """The same with keys and values of full-attention layers kept so; InputError if the heads do not allow it."""
+        caches = layer_caches(config, self.context, self.dtype, kv_quantization)
+        return replace(self, caches=caches, kv_quantization=kv_quantization)
 
     @property
     def cache_bytes(self) -> int:

@@ -10,7 +10,7 @@ from ..cache import Cache
 from ..errors import InputError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
-from .loop import Chooser, prefill
+from .loop import Chooser, prefill, token_ids
 
 # What a draft model guesses in a step at most, unless told; and prompt lookup.
 NUM_DRAFT_TOKENS = 3
@@ -131,7 +131,7 @@ class DraftModel:
         drawn = [draw(logits[:, -1])[0]]
         for _ in range(count - 1):
             drawn.append(draw(self.model(drawn[-1][:, None], cache=self._cache)[:, -1])[0])
-        guesses: list[int] = mx.concatenate(drawn).tolist()  # type: ignore[assignment]
+        guesses = token_ids(drawn)
         self._note(rest)
         self._seen += guesses[:-1]
         return guesses

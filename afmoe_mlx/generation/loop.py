@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from ..cache import Cache
 from ..models import CausalLM
-from .sampling import LogitsProcessor, Sampler
+from .sampling import LogitsProcessor, Sampler, keeps_no_count
 
 Progress = Callable[[int, int], None]
 
@@ -90,6 +90,31 @@ class Chooser:
             self.history = mx.concatenate([self.history, token.astype(mx.int32)])
         return token, logprobs[0]
 
+    def agreeing(self, logits: mx.array, draft: Sequence[int]) -> list[tuple[int, mx.array]]:
+        """The next tokens, by the logits (L + 1, vocab) before and after each of `draft`'s L guesses.
+
+        The draw ends with the first token that is not the guess. The host waits once, unless a sampler or a processor
+        may keep count of its calls: then for each token.
+        """
+        rows = [logits[i : i + 1] for i in range(len(draft) + 1)]
+        if not all(map(keeps_no_count, (self._sampler, *self._processors))):
+            found = []
+            for row, guess in zip(rows, [*draft, None], strict=True):
+                token, logprobs = self(row)
+                mx.async_eval(token, logprobs)
+                found.append((token_id(token), logprobs))
+                if found[-1][0] != guess:
+                    break
+            return found
+        drawn, states = [], []
+        for row in rows:  # each as if the guesses before it were right; where one is not, the rest is not used
+            drawn.append(self(row))
+            states.append(self.twin())
+        tokens = token_ids([token for token, _ in drawn], [logprobs for _, logprobs in drawn])
+        right = next((i for i, guess in enumerate(draft) if tokens[i] != guess), len(draft))
+        self._sampler, self.history = states[right]._sampler, states[right].history
+        return [(tokens[i], drawn[i][1]) for i in range(right + 1)]
+
     def twin(self) -> "Chooser":
         """One that goes on from here in the same way, with the same randomness."""
         other = copy.copy(self)
@@ -98,5 +123,12 @@ class Chooser:
 
 
 def token_id(token: mx.array) -> int:
-    """A token (1,) as a number: the one place where the host waits for the device."""
+    """A token (1,) as a number; here, and in `token_ids`, the host waits for the device."""
     return int(token.item())  # type: ignore[arg-type]
+
+
+def token_ids(tokens: Sequence[mx.array], others: Sequence[mx.array] = ()) -> list[int]:
+    """Tokens (1,) as numbers, in one wait; `others` are computed along with them."""
+    joined = mx.concatenate(list(tokens))
+    mx.async_eval(joined, *others)
+    return joined.tolist()  # type: ignore[return-value]

@@ -116,8 +116,13 @@ def make_sampler(options: SamplingOptions, *, xtc_special_tokens: Sequence[int] 
     if any(token < 0 for token in xtc_special_tokens):
         raise InputError(f"xtc_special_tokens is {reprlib.repr(list(xtc_special_tokens))}, expected ids >= 0")
     if options.temperature == 0:
-        return lambda logprobs: mx.argmax(logprobs, axis=-1)
+        return greedy
     return RandomSampler(options, xtc_special_tokens)
+
+
+def greedy(logprobs: mx.array) -> mx.array:
+    """The likeliest token of each row: (B, V) -> (B,)."""
+    return mx.argmax(logprobs, axis=-1)
 
 
 class RandomSampler:
@@ -152,7 +157,32 @@ def make_logits_processors(options: SamplingOptions) -> list[LogitsProcessor]:
     """Functions from the tokens so far (n,) and logits (B, V) to new logits, to apply in order before sampling."""
     if options.repetition_penalty == 1:
         return []
-    return [_make_repetition_penalty(options.repetition_penalty, options.repetition_context_size)]
+    return [RepetitionPenalty(options.repetition_penalty, options.repetition_context_size)]
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Makes the last `context_size` tokens less likely: positive logits are divided by `penalty`, others multiplied."""
+
+    penalty: float
+    context_size: int
+
+    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        logits = logits.astype(mx.float32)
+        if tokens.size == 0:
+            return logits
+        recent = mx.broadcast_to(
+            tokens[-self.context_size :], (*logits.shape[:-1], min(self.context_size, tokens.size))
+        )
+        found = mx.take_along_axis(logits, recent, axis=-1)
+        found = mx.where(found < 0, found * self.penalty, found / self.penalty)
+        # A repeated token is written twice with the same value.
+        return mx.put_along_axis(logits, recent, found, axis=-1)
+
+
+def keeps_no_count(function: object) -> bool:
+    """Whether a copy of it, asked in its place, leaves no trace: true of those made here, unknown of others."""
+    return function is greedy or isinstance(function, RandomSampler | RepetitionPenalty)
 
 
 def apply_top_p(logprobs: mx.array, top_p: float) -> mx.array:
@@ -210,20 +240,6 @@ def _draw(logprobs: mx.array, temperature: float, key: mx.array) -> mx.array:
     scaled = (logprobs - mx.max(logprobs, axis=-1, keepdims=True)) / temperature
     noise = mx.maximum(mx.random.gumbel(logprobs.shape, key=key), _LEAST_NOISE)
     return mx.argmax(scaled + noise, axis=-1)
-
-
-def _make_repetition_penalty(penalty: float, context_size: int) -> LogitsProcessor:
-    def penalize(tokens: mx.array, logits: mx.array) -> mx.array:
-        logits = logits.astype(mx.float32)
-        if tokens.size == 0:
-            return logits
-        recent = mx.broadcast_to(tokens[-context_size:], (*logits.shape[:-1], min(context_size, tokens.size)))
-        found = mx.take_along_axis(logits, recent, axis=-1)
-        found = mx.where(found < 0, found * penalty, found / penalty)
-        # A repeated token is written twice with the same value.
-        return mx.put_along_axis(logits, recent, found, axis=-1)
-
-    return penalize
 
 
 def _fresh_seed() -> int:

@@ -108,17 +108,11 @@ class SpeculativeDecoder:
 
     def _verify(self, token: int, draft: list[int]) -> list[Drawn]:
         """Run the last token and the draft; the tokens drawn, all but the last of them guessed, and in the cache."""
-        ids = [token, *draft]
         before = self._cache.offset
         found: list[Drawn] = []
         try:
-            logits = self._model(mx.array([ids]), cache=self._cache)[0]
-            for i, guess in enumerate([*draft, None]):
-                drawn = self._choose(logits[i : i + 1])
-                mx.eval(*drawn)
-                found.append((token_id(drawn[0]), drawn[1]))
-                if found[-1][0] != guess:
-                    break
+            logits = self._model(mx.array([[token, *draft]]), cache=self._cache)[0]
+            found = self._choose.agreeing(logits, draft)
         finally:  # interrupted, too, no wrong token stays
             self._take_back(self._cache.offset - before - max(len(found), 1))
         self._count_step()

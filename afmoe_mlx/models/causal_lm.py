@@ -7,12 +7,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import Cache, KVCache, KVQuantization, QuantizedKVCache
-from ..device import is_cpu
+from ..cache import Cache, KVCache, KVQuantization, QuantizedKVCache, check_kv_quantization
+from ..device import dequantizes, is_cpu
 from ..errors import CacheError, InputError
 from .chunk import Chunk
 from .config import ModelConfig
-from .decode import DecodeStep
+from .decode import LONGEST_STEP, DecodeStep
 from .linear import Linear
 from .rope import Rope
 from .trace import Trace
@@ -22,7 +22,8 @@ class CausalLM(nn.Module):
     """Base of the model classes; a subclass provides `model` (embed_tokens, layers), `final_norm` and `make_cache`."""
 
     compiles_decode: bool
-    """Whether single tokens with a cache run through compiled parts; by default where the device compiles at once."""
+    """Whether steps of one or a few tokens with a cache run through compiled parts, of all of whose tokens the logits
+    are asked for; by default where the device compiles at once."""
     kv_quantization: KVQuantization | None
     """How the caches made from now on keep the keys and values of full-attention layers; None for as they are.
 
@@ -47,12 +48,10 @@ class CausalLM(nn.Module):
 
     def full_cache(self) -> KVCache:
         """An empty cache for a full-attention layer; InputError if its heads cannot be quantized as asked."""
+        check_kv_quantization(self.kv_quantization)
         if self.kv_quantization is None:
             return KVCache()
-        if not isinstance(self.kv_quantization, KVQuantization):
-            raise InputError(f"kv_quantization is {self.kv_quantization!r}: expected a KVQuantization")
-        self.kv_quantization.check(self.config.head_dim)
-        return QuantizedKVCache(self.kv_quantization)
+        return QuantizedKVCache(self.kv_quantization.of_heads(self.config.head_dim))
 
     def set_dtype(self, dtype: mx.Dtype, *args: Any, **kwargs: Any) -> None:
         """Cast the floating weights, and compute in `dtype` from now on."""
@@ -100,8 +99,8 @@ class CausalLM(nn.Module):
             cache=cache,
         )
         self.check(chunk)
-        is_plain = trace is None and labels is None and chunk.valid is None
-        if self.compiles_decode and is_plain and shape[1] == 1 and input_ids is not None and cache is not None:
+        is_plain = trace is None and labels is None and chunk.valid is None and _is_step(shape, logits_to_keep)
+        if self.compiles_decode and is_plain and input_ids is not None and cache is not None:
             return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
         embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert embeddings is not None
@@ -164,6 +163,15 @@ class CausalLM(nn.Module):
     def scale_embeddings(self, h: mx.array) -> mx.array:
         """What is done to embeddings before the first layer."""
         return h
+
+
+def _is_step(shape: tuple[int, int], logits_to_keep: Any) -> bool:
+    """Whether a chunk (B, L) is a token a row, or few of which each needs its logits, as where a draft is verified."""
+    if shape[1] == 1:
+        return True
+    # where weights are dequantized expert by expert, the host reads which
+    waits = dequantizes(shape[0] * shape[1])
+    return shape[1] <= LONGEST_STEP and not waits and isinstance(logits_to_keep, int) and logits_to_keep == 0
 
 
 def _keep(h: mx.array, logits_to_keep: Any) -> mx.array:

@@ -1,4 +1,4 @@
-"""The decode step in compiled parts: each is what follows one layer's attention and precedes the next one's.
+"""A step of decoding in compiled parts: each is what follows one layer's attention and precedes the next one's.
 
 Only the cache stands between them, so that no part has a shape that changes from token to token. Layers of the same
 kind share a part, which takes their weights as inputs: few graphs stay in the processor's cache, and replaced weights
@@ -19,11 +19,14 @@ from .rope import Place
 
 Arrays = tuple[mx.array, ...]
 
+# Tokens of a row that are a step, not a prompt: the last and up to 16 guesses. Each number is a trace of its own.
+LONGEST_STEP = 17
+
 
 class DecodeStep:
-    """One token of each row through all layers: the functions of the plain forward pass, compiled between caches.
+    """A few tokens of each row through all layers: the functions of the plain forward pass, compiled between caches.
 
-    embed: ids (B, 1) -> (B, 1, D). head: the last layer's output -> logits. ends: the modules that the two read.
+    embed: ids (B, L) -> (B, L, D). head: the last layer's output -> logits. ends: the modules that the two read.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class DecodeStep:
         return [*map(id, self.layers), *map(id, self.ends)] == [*map(id, layers), *map(id, ends)]
 
     def __call__(self, input_ids: mx.array, chunk: Chunk, cache: Cache) -> mx.array:
-        """Logits (B, 1, vocab)."""
+        """Logits (B, L, vocab)."""
         place, layers, caches = chunk.place, self.layers, cache.layers
         h, *projected = self._first(self._first_modules, input_ids, place)
         for i, part in enumerate(self._between):
