@@ -28,6 +28,9 @@ MAPS = Path("/proc/self/maps")  # which libraries this process has loaded
 COPIES = 8
 COPY_RUNS = 5
 
+# Each has work of its own in memory.
+MOST_STREAMS = 8
+
 
 def preload_blas() -> str | None:
     """Load a fast BLAS where one is installed, so that MLX finds its symbols first; the library's name, or None.
@@ -115,6 +118,17 @@ def one_kernel(function: Callable[..., "mx.array"]) -> Callable[..., "mx.array"]
     import mlx.core as mx
 
     return function if is_cpu() else mx.compile(function, shapeless=True)
+
+
+@cache
+def parallel_streams() -> "tuple[mx.Device | mx.ThreadLocalStream, ...]":
+    """What to compute on beside each other: a stream for each core of the CPU, up to MOST_STREAMS; a GPU is one."""
+    import mlx.core as mx
+
+    device = mx.default_device()
+    if not is_cpu():
+        return (device,)
+    return tuple(mx.new_thread_local_stream(device) for _ in range(min(os.cpu_count() or 1, MOST_STREAMS)))
 
 
 def peak_memory() -> int:

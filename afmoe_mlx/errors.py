@@ -33,5 +33,13 @@ class InputError(AfmoeError):
     """An argument of a call makes no sense: a shape, a range, a combination."""
 
 
+class ContextFullError(InputError):
+    """A conversation has more tokens than its context takes."""
+
+
+class SessionError(AfmoeError):
+    """A saved chat cannot be found, read or written."""
+
+
 class ConversionError(AfmoeError):
     """A model cannot be converted as asked."""

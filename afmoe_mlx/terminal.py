@@ -7,8 +7,8 @@ from typing import TextIO
 
 from .errors import InputError
 
-# C0 but newline and tab, DEL, C1, and the marks that reorder what is shown
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# C0 but newline and tab, DEL, C1, the marks that reorder what is shown, and halves of characters, which no stream takes
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

@@ -16,10 +16,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from hub_uploads import Uploads
 
 REPO = "someone/tiny-afmoe"
 CONFIG = json.dumps({"model_type": "afmoe"}).encode()
 SMALL = {"config.json": CONFIG, "tokenizer.json": b"{}", "chat_template.jinja": b"{{ x }}"}
+STORED_APART = (".safetensors",)
 MODEL = {**SMALL, "model.safetensors": b"w" * 1000}
 
 
@@ -44,16 +46,22 @@ class FakeHub:
     """Serves `root/owner/name/commit/…` at `url` while entered; `requests` records every request in order.
 
     `private` repositories exist only with `token`, `gated` ones list but do not serve their files, `failing` maps a
-    part of a path to the status it answers, `cut` maps a file to how often its body breaks off, `silent` never answers.
+    part of a path to the status it answers, `cut` maps a file to how often its body breaks off (but for what is asked
+    for to read a header), `damaged` to how often it comes with a byte changed, `silent` never answers. `objects` are
+    uploads by their hash; only `user` makes any.
     """
 
     root: Path
     token: str = "hf_secret"
+    user: str = "someone"
+    role: str = "write"
     private: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
     failing: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     cut_bytes: int = 0
+    damaged: dict[str, int] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
     silent: bool = False
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
@@ -96,6 +104,11 @@ class FakeHub:
         self.refs.setdefault(repo, {})[branch] = commit
         return commit
 
+    def content(self, repo: str, branch: str = "main") -> dict[str, bytes]:
+        """The files of a branch's last commit."""
+        folder = self.root / repo / self.refs[repo][branch]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
     def fetched(self) -> set[str]:
         """Names of the files whose content was asked for."""
         return {
@@ -107,7 +120,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
     """Point `huggingface_hub` at a server and a home; it reads its environment when imported, so set its constants."""
     from huggingface_hub import constants
 
-    settings = {"ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_HUB_ETAG_TIMEOUT": 1}
+    settings = {"ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_HUB_ETAG_TIMEOUT": 1, "HF_HUB_DISABLE_XET": True}
     settings["HUGGINGFACE_CO_URL_TEMPLATE"] = url + "/{repo_id}/resolve/{revision}/{filename}"
     settings |= {"HF_HUB_CACHE": str(home / "hub"), "HF_TOKEN_PATH": str(home / "token")}
     for name, value in settings.items():
@@ -117,7 +130,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the library's retries
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads, BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
 
@@ -139,17 +152,29 @@ class _Handler(BaseHTTPRequestHandler):
         headers = self.headers
         if path != "/api/agent-harnesses":  # the library asks once a process, for its user agent
             self.hub.requests.append(Request(self.command, path, headers.get("Authorization"), headers.get("Range")))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))  # also of what is refused
         if self.hub.silent:
             self.hub.released.wait(30)
         for part, status in self.hub.failing.items():
             if part in path:
                 return self._refuse(status, "", "the Hub is having a bad day")
+        if self.command in ("POST", "PUT"):
+            return self.receive(path, body)
         parts = path.strip("/").split("/")
+        if parts == ["api", "whoami-v2"]:
+            return self._whoami()
         if parts[:2] == ["api", "models"] and len(parts) >= 4:
             return self._api("/".join(parts[2:4]), parts[4:])
         if len(parts) >= 5 and parts[2] == "resolve":
             return self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         return self._refuse(404, "", "no such page")
+
+    def _whoami(self) -> None:
+        if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            return self._refuse(401, "", "Invalid credentials in Authorization header")
+        token = {"accessToken": {"role": self.hub.role}}
+        answer = {"type": "user", "name": self.hub.user, "orgs": [{"name": "our-org"}], "auth": token}
+        return self._send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._send(status, {"X-Error-Code": code, "X-Error-Message": message}, json.dumps({"error": message}).encode())
@@ -188,17 +213,25 @@ class _Handler(BaseHTTPRequestHandler):
         if rest[:1] == ["tree"]:
             answer: Any = [self._entry(folder, name) for name in names]
         else:
-            siblings = [{"rfilename": name} for name in names]
+            has_blobs = "blobs=" in urlsplit(self.path).query
+            siblings = [{"rfilename": name} | (self._blob(folder, name) if has_blobs else {}) for name in names]
             answer = {"id": repo, "modelId": repo, "sha": commit, "private": False, "tags": [], "siblings": siblings}
         self._send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
 
     def _entry(self, folder: Path, name: str) -> dict[str, Any]:
         body = (folder / name).read_bytes()
-        entry = {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-        if name.endswith(".safetensors"):
+        entry = {"type": "file", "path": name, "size": len(body), "oid": _git_hash(body)}
+        if name.endswith(STORED_APART):
             lfs = {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}
             return entry | {"lfs": lfs}
         return entry
+
+    def _blob(self, folder: Path, name: str) -> dict[str, Any]:
+        entry = self._entry(folder, name)
+        blob = {"size": entry["size"], "blobId": entry["oid"]}
+        if "lfs" in entry:
+            blob["lfs"] = {"sha256": entry["lfs"]["oid"], "size": entry["size"], "pointerSize": 130}
+        return blob
 
     def _resolve(self, repo: str, revision: str, name: str) -> None:
         commit = self._commit(repo, revision)
@@ -216,10 +249,19 @@ class _Handler(BaseHTTPRequestHandler):
         is_part = start > 0 or end < len(body)
         if is_part:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
-        if self.command == "GET" and self.hub.cut.get(name, 0) > 0:
+        is_whole = start == 0 and not self.headers.get("Range")
+        if self.command == "GET" and is_whole and self.hub.damaged.get(name, 0) > 0:
+            self.hub.damaged[name] -= 1
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        is_header = self.headers.get("Range") == "bytes=0-100000"
+        if self.command == "GET" and not is_header and self.hub.cut.get(name, 0) > 0:
             self.hub.cut[name] -= 1
             headers["Content-Length"] = str(end - start)
             end, self.close_connection = min(start + self.hub.cut_bytes, end), True
         if self.command == "GET":
             self.hub.served[name] = self.hub.served.get(name, 0) + end - start
         return self._send(206 if is_part else 200, headers, body[start:end])
+
+
+def _git_hash(body: bytes) -> str:
+    return hashlib.sha1(f"blob {len(body)}\0".encode() + body).hexdigest()

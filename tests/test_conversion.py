@@ -1,6 +1,5 @@
-"""Converted models compute what quantizing by hand gives, and a destination is whole or untouched."""
+"""Converted models compute what quantizing by hand gives, and the same input gives the same bytes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,53 +7,18 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from checkpoints import golden, recast, write, write_golden
-from mlx.utils import tree_flatten
-from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
+from converted import FORMATS, WIDE, config_of, contents, logits, source_folder, stored  # noqa: F401 (a fixture)
+from tiny import tiny_folder
 
 from afmoe_mlx import convert, load_model
-from afmoe_mlx.checkpoint import open_model, save
-from afmoe_mlx.checkpoint.quantized import quantize_all
+from afmoe_mlx.checkpoint import open_model
 from afmoe_mlx.checkpoint.save import save_weights
-from afmoe_mlx.conversion.pipeline import dequantize_modules, published
-from afmoe_mlx.errors import AfmoeError, CheckpointError, ConversionError
+from afmoe_mlx.conversion.hub_layout import hub_tensors
+from afmoe_mlx.conversion.pipeline import ConversionProgress, published
+from afmoe_mlx.errors import ConversionError
 from afmoe_mlx.models import CausalLM
 
-# Widths that every mode and group size divides; one dense layer and one with experts. Embeddings are not scaled: in
-# mxfp4 and its like they come out in bfloat16, where the product is rounded, and their plain weights' is not.
-WIDE: dict[str, dict[str, Any]] = {
-    "afmoe": {"head_dim": 32, "layer_types": ["sliding_attention", "full_attention"], "mup_enabled": False},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-}
-for _changes in WIDE.values():
-    _changes |= {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128, "num_hidden_layers": 2}
-FORMATS: dict[str, dict[str, Any]] = {
-    **{f"{bits} bits": {"bits": bits} for bits in (2, 3, 4, 5, 6, 8)},
-    **{f"groups of {size}": {"bits": 4, "group_size": size} for size in (32, 128)},
-    **{mode: {"mode": mode} for mode in ("mxfp4", "nvfp4", "mxfp8")},
-}
 ROUTERS = ("router.gate", "feed_forward.gate")
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with tokenizer, wide enough for every format."""
-    return tiny_folder(tmp_path_factory.mktemp("source") / "model", request.param, **WIDE[request.param])
-
-
-def stored(folder: Path) -> dict[str, mx.array]:
-    return {k: v for path in folder.glob("*.safetensors") for k, v in mx.load(str(path)).items()}
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def logits(model: CausalLM) -> np.ndarray:
-    return np.array(model(tokens(1, 33)).astype(mx.float32))
 
 
 def rounded(model: CausalLM, options: dict[str, Any]) -> CausalLM:
@@ -131,19 +95,12 @@ def test_a_converted_config_is_read_as_the_same_whatever_its_spelling(tmp_path: 
 def test_dequantizing_gives_the_same_logits_in_plain_weights(source: Path, tmp_path: Path, chosen: str) -> None:
     convert(source, tmp_path / "q", **FORMATS[chosen])
     convert(tmp_path / "q", tmp_path / "plain", dequantize=True, dtype="float32")
-    assert stored(source).keys() == stored(tmp_path / "plain").keys()
+    model_type = config_of(source)["model_type"]
+    expected = {key for name, a in stored(source).items() for key, _ in hub_tensors(name, a.shape, model_type)}
+    assert stored(tmp_path / "plain").keys() == expected
     assert not {"quantization", "quantization_config"} & config_of(tmp_path / "plain").keys()
     ours, quantized = load_model(tmp_path / "plain")[0], load_model(tmp_path / "q")[0]
     assert np.abs(logits(ours) - logits(quantized)).max() < 1e-4
-
-
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_dequantized_weights_are_those_of_the_modules(model_type: str) -> None:
-    model, quantized = (tiny(model_type, **WIDE[model_type]) for _ in range(2))
-    expected = dict(tree_flatten(rounded(model, {"bits": 8}).parameters()))
-    quantize_all(quantized, {"bits": 8, "group_size": 64, "mode": "affine"})
-    dequantize_modules(quantized)
-    assert all(mx.array_equal(array, expected[name]) for name, array in tree_flatten(quantized.parameters()))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
@@ -203,22 +160,6 @@ def test_the_same_input_gives_the_same_bytes(source: Path, tmp_path: Path) -> No
     assert not any(str(tmp_path).encode() in data or str(source).encode() in data for data in contents(once).values())
 
 
-def test_small_shards_hold_the_same_weights(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = convert(source, tmp_path / "whole", quantize=False)
-    monkeypatch.setattr(save_weights, "__kwdefaults__", save_weights.__kwdefaults__ | {"shard_bytes": 200_000})
-    sharded = convert(source, tmp_path / "sharded", quantize=False)
-    files = sorted(path.name for path in sharded.glob("*.safetensors"))
-    assert len(files) > 3
-    assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
-    index = json.loads((sharded / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == sum(array.nbytes for array in stored(whole).values())
-    assert sorted(set(index["weight_map"].values())) == files
-    assert all(name in mx.load(str(sharded / file)) for name, file in index["weight_map"].items())
-    assert np.array_equal(logits(load_model(whole)[0]), logits(load_model(sharded)[0]))
-    largest = max(array.nbytes for array in stored(whole).values())
-    assert all((sharded / file).stat().st_size < max(largest, 200_000) + 20_000 for file in files)
-
-
 def test_companions_are_copied_and_nothing_else(source: Path, tmp_path: Path) -> None:
     companions = {
         "tokenizer.json",
@@ -242,12 +183,13 @@ def test_companions_are_copied_and_nothing_else(source: Path, tmp_path: Path) ->
     assert all(copied[name] == name.encode() for name in companions)
 
 
-def test_progress_counts_up_to_all_bytes(source: Path, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    convert(source, tmp_path / "out", on_progress=lambda done, total: seen.append((done, total)))
+def test_progress_counts_up_to_all_bytes_and_layers(source: Path, tmp_path: Path) -> None:
+    seen: list[ConversionProgress] = []
+    convert(source, tmp_path / "out", on_progress=seen.append)
     total = sum(array.nbytes for array in stored(tmp_path / "out").values())
-    assert seen[-1] == (total, total)
-    assert seen == sorted(seen)
+    assert seen[-1] == ConversionProgress(total, total, 2, 2)
+    done = [(progress.bytes_done, progress.layer) for progress in seen]
+    assert done == sorted(done)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +201,9 @@ def test_progress_counts_up_to_all_bytes(source: Path, tmp_path: Path) -> None:
         ({"mode": "mxfp4", "bits": 8}, "bits is 8: expected 4 with mode mxfp4"),
         ({"dtype": "int8"}, "dtype is 'int8': expected one of float16"),
         ({"dequantize": True}, "is not quantized: nothing to dequantize"),
+        ({"recipe": "4bit", "bits": 3}, "recipe and bits, group_size or mode are given"),
+        ({"recipe": "4bit", "dequantize": True}, "recipe and dequantize are given"),
+        ({"recipe": "5bit"}, "recipe is '5bit': expected one of 4bit"),
     ],
 )
 def test_senseless_options_are_refused(source: Path, tmp_path: Path, options: dict[str, Any], words: str) -> None:
@@ -278,126 +223,21 @@ def test_a_quantized_model_is_copied_as_it_is(source: Path, tmp_path: Path) -> N
     assert contents(convert(once, tmp_path / "copy", quantize=False)) == contents(once)
 
 
-def test_an_existing_destination_is_refused_unless_overwritten(source: Path, tmp_path: Path) -> None:
-    first = convert(source, tmp_path / "out", bits=3)
-    before = contents(first)
-    with pytest.raises(CheckpointError, match=r"exists already.*--overwrite"):
-        convert(source, tmp_path / "out")
-    assert contents(first) == before
-    convert(source, tmp_path / "out", overwrite=True)
-    assert config_of(tmp_path / "out")["quantization"]["bits"] == 4
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {},
-        {"notes.txt": "mine"},
-        {"config.json": '{"name": "a web app"}', "index.js": ""},
-        {"config.json": '{"model_type": "afmoe"}', "thesis.tex": ""},
-        {"config.json": "{", "model.safetensors": ""},
-    ],
-    ids=lambda files: "+".join(files) or "empty",
-)
-def test_overwriting_never_destroys_what_is_not_a_model(source: Path, tmp_path: Path, files: dict[str, str]) -> None:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    before = contents(folder)
-    with pytest.raises(CheckpointError, match="not a model's folder"):
-        convert(source, folder, overwrite=True)
-    assert contents(folder) == before
-
-
-def test_overwriting_a_file_is_refused(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("mine")
-    with pytest.raises(CheckpointError, match="not a model's folder"):
-        convert(source, tmp_path / "out", overwrite=True)
-    assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_overwriting_through_a_link_replaces_what_it_points_to(source: Path, tmp_path: Path) -> None:
-    convert(source, tmp_path / "real", bits=3)
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    convert(source, tmp_path / "link", overwrite=True)
-    assert (tmp_path / "link").is_symlink()
-    assert config_of(tmp_path / "real")["quantization"]["bits"] == 4
-    assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
-
-
-def test_overwriting_the_folder_one_stands_in(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert(source, tmp_path / "out", bits=3)
-    monkeypatch.chdir(tmp_path / "out")
-    convert(source, ".", overwrite=True)
-    assert config_of(tmp_path / "out")["quantization"]["bits"] == 4
-
-
-def fail_to_write(*_: Any, **__: Any) -> None:
-    raise RuntimeError("No space left on device")
-
-
-def interrupt(*_: Any, **__: Any) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("broken", "failure", "error"),
-    [
-        ("mlx.core.save_safetensors", fail_to_write, CheckpointError),
-        ("mlx.core.save_safetensors", interrupt, KeyboardInterrupt),
-        ("mlx.core.load", interrupt, KeyboardInterrupt),
-        ("afmoe_mlx.checkpoint.save.shutil.copyfile", interrupt, KeyboardInterrupt),
-    ],
-    ids=["disk full", "interrupted while writing", "interrupted while reading", "interrupted while copying"],
-)
-@pytest.mark.parametrize("exists", [True, False])
-def test_a_failure_half_way_leaves_everything_as_it_was(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, failure: Any, error: Any, exists: bool
-) -> None:
-    target = tmp_path / "deep" / "out"
-    if exists:
-        convert(source, target, bits=3)
-    before = contents(tmp_path)
-    monkeypatch.setattr(broken, failure)
-    with pytest.raises(error):
-        convert(source, target, overwrite=exists)
-    assert contents(tmp_path) == before
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == (["deep", "out"] if exists else [])
-
-
-def test_a_failure_to_rename_puts_the_old_destination_back(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = convert(source, tmp_path / "out", bits=3)
-    before, rename = contents(tmp_path), Path.rename
-
-    def fail_once(path: Path, new: Path) -> Path:
-        if path.suffix == ".partial":
-            raise OSError(5, "Input/output error")
-        return rename(path, new)
-
-    monkeypatch.setattr(Path, "rename", fail_once)
-    with pytest.raises(CheckpointError, match="Input/output error"):
-        convert(source, target, overwrite=True)
-    assert contents(tmp_path) == before
-
-
-def test_a_bad_source_leaves_nothing_behind(tmp_path: Path) -> None:
-    source = write_golden(tmp_path / "a", "afmoe-base")
-    (source / "model.safetensors").write_bytes(b"")
-    with pytest.raises(AfmoeError):
-        convert(source, tmp_path / "deep" / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-def test_a_destination_that_cannot_be_made(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written") as raised:
-        convert(source, tmp_path / "file" / "out")
-    assert "\n" not in str(raised.value)
-    assert save.INDEX not in str(raised.value)
+@pytest.mark.parametrize("differs", [True, False])
+def test_a_head_that_is_not_the_embeddings_it_is_tied_to_is_kept(tmp_path: Path, differs: bool) -> None:
+    made = golden("lfm2_moe-base")
+    assert made.config["tie_word_embeddings"]
+    embeddings = made.tensors["model.embed_tokens.weight"]
+    head = embeddings.copy()
+    head[-1, -1] += differs
+    folder = write(tmp_path / "a", made.config, made.tensors | {"lm_head.weight": head}, shards=2)
+    if not differs:
+        convert(folder, tmp_path / "b", quantize=False)
+    else:
+        with pytest.warns(UserWarning, match=r"lm_head.weight is not the embeddings"):
+            convert(folder, tmp_path / "b", quantize=False)
+    assert ("lm_head.weight" in stored(tmp_path / "b")) == differs
+    assert config_of(tmp_path / "b")["tie_word_embeddings"] != differs
 
 
 def test_a_short_name_is_converted_from_what_was_published_under_it(tmp_path: Path) -> None:

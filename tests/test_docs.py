@@ -18,6 +18,18 @@ def test_the_readmes_table_of_macs_is_what_its_script_prints() -> None:
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("arguments", [[], ["mixed_3_6"]], ids=["table", "dry run"])
+def test_the_conversion_guides_sizes_are_what_its_script_prints(arguments: list[str]) -> None:
+    script = ROOT / "docs" / "make_convert_table.py"
+    printed = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() in (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+
+
+def test_the_conversion_guides_recipe_is_the_file_beside_it() -> None:
+    recipe = (ROOT / "docs" / "trinity-mini-16gb.toml").read_text(encoding="utf-8")
+    assert f"```toml\n{recipe}```" in (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "title"),
     [

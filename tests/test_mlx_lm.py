@@ -3,6 +3,7 @@
 The configs are ones that mlx-lm computes as Transformers does: default RoPE, several experts a token, a full layer.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tiny import ARCHITECTURES, tiny_folder, tokens
 from afmoe_mlx import convert, load_model
 from afmoe_mlx.checkpoint import open_model
 from afmoe_mlx.checkpoint.files import read_config_json
+from afmoe_mlx.conversion.recipe import BUILT_IN, MIXED
 
 pytest.importorskip("mlx_lm")
 from mlx.utils import tree_flatten
@@ -68,6 +70,36 @@ def test_plain_files_of_ours_load_there(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("chosen", FORMATS)
 def test_quantized_files_of_ours_load_there(source: Path, tmp_path: Path, chosen: str) -> None:
     assert_equal_logits(convert(source, tmp_path / "out", **FORMATS[chosen]))
+
+
+@pytest.mark.parametrize("recipe", BUILT_IN)
+def test_every_built_in_recipe_of_ours_loads_there(source: Path, tmp_path: Path, recipe: str) -> None:
+    folder = convert(source, tmp_path / "out", recipe=recipe)
+    assert_equal_logits(folder)
+    entries = [entry for entry in read_config_json(folder)["quantization"].values() if isinstance(entry, dict)]
+    assert bool(entries) == (recipe in MIXED)
+
+
+def test_a_recipe_file_of_several_modes_loads_there(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        """
+        [default]
+        bits = 3
+        group_size = 32
+        [[rules]]
+        modules = ["*.experts.*", "*.switch_mlp.*"]
+        mode = "mxfp4"
+        [[rules]]
+        modules = "*.down_proj"
+        bits = 6
+        [[rules]]
+        modules = "model.layers.0.self_attn.*"
+        keep = true
+        """
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # either architecture lacks what a rule is for
+        assert_equal_logits(convert(source, tmp_path / "out", recipe=str(tmp_path / "mine.toml")))
 
 
 @pytest.mark.parametrize("name", ["afmoe-base", "afmoe-three_shared", "afmoe-no_shared", "lfm2_moe-base"])

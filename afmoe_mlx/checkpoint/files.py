@@ -37,7 +37,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json", ConfigError)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """What a safetensors header says of one tensor."""
 

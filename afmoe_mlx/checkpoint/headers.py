@@ -5,6 +5,7 @@ The safetensors package imports NumPy to open one, and that takes longer than op
 
 import json
 import os
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,22 @@ LARGEST = 100_000_000  # bytes of a header, as in the safetensors package
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a header says of one tensor, and where in the file its bytes begin."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+
+
 def read_header(path: Path) -> Tensors:
     """The dtype and shape of every tensor of a file, by name; ValueError if it is no whole safetensors file."""
+    return {name: (place.dtype, place.shape) for name, place in read_places(path).items()}
+
+
+def read_places(path: Path) -> dict[str, Place]:
+    """The dtype, shape and place of every tensor of a file, by name; ValueError if it is no whole safetensors file."""
     with path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size - 8
         size = int.from_bytes(file.read(8), "little")
@@ -37,18 +52,20 @@ def read_header(path: Path) -> Tensors:
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     header.pop("__metadata__", None)
-    places = {name: _place(entry) for name, entry in header.items()}
+    ranges = {name: _range(entry) for name, entry in header.items()}
     end = 0
-    for begin, stop in sorted(places.values()):
+    for begin, stop in sorted(ranges.values()):
         if begin != end:
             raise ValueError(f"no tensor begins at byte {end} of its data")
         end = stop
     if end != length - size:
         raise ValueError(f"its tensors have {end} bytes, its data {length - size}")
-    return {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    return {
+        name: Place(entry["dtype"], tuple(entry["shape"]), 8 + size + ranges[name][0]) for name, entry in header.items()
+    }
 
 
-def _place(entry: Any) -> tuple[int, int]:
+def _range(entry: Any) -> tuple[int, int]:
     """Where a tensor's bytes begin and end; ValueError if that does not fit its dtype and shape."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(stop)]} if dtype in BITS:

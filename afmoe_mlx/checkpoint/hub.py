@@ -3,7 +3,6 @@
 `huggingface_hub` is imported inside functions: it costs more than opening a model that is already here.
 """
 
-import errno
 import fnmatch
 import glob
 import json
@@ -19,6 +18,7 @@ from ..errors import AfmoeError, CheckpointError, HubError
 from ..models import read_config
 from . import names
 from .files import INDEX, StoredTensor, find_weights, read_config_json, read_headers
+from .hub_errors import explain, few, one_line
 from .verify import Check
 
 SHARDS = "model*.safetensors"
@@ -38,6 +38,21 @@ def resolve(
     LM Studio's folders unless a revision is given. check: may refuse a model before its weights are fetched. Raises
     CheckpointError for what names no model, HubError when the Hub does not give it.
     """
+    found = _locate(source, revision, weights)
+    return found if isinstance(found, Path) else _fetch(found, revision, weights, check)
+
+
+def resolve_small_files(source: str | os.PathLike[str], *, revision: str | None = None) -> tuple[Path, str | None]:
+    """What `resolve` gives, but the weights of a model on the Hub stay there: its folder without them, its repository.
+
+    The repository is None for a local model, which is whole. Raises the errors of `resolve`.
+    """
+    found = _locate(source, revision, True)
+    return (found, None) if isinstance(found, Path) else (_fetch(found, revision, False, None), found)
+
+
+def _locate(source: str | os.PathLike[str], revision: str | None, weights: bool) -> Path | str:
+    """The folder of a local model, else the repository that the Hub is to be asked for."""
     text = os.fspath(source)
     if not text.strip():
         raise CheckpointError("no model given: expected a folder, owner/name on the Hub, or a short name")
@@ -53,7 +68,7 @@ def resolve(
     repo = names.repo_id(text)
     if revision is None and (local := _lm_studio_folder(repo, weights)):
         return local
-    return _fetch(repo, revision, weights, check)
+    return repo
 
 
 def resolve_headers(
@@ -64,7 +79,7 @@ def resolve_headers(
     Raises the errors of `resolve`, and CheckpointError for headers that make no sense.
     """
     folder = resolve(source, revision=revision, weights=False)
-    if os.path.isdir(os.path.expanduser(source)) or not _missing(folder, os.listdir(folder), True):
+    if os.path.isdir(os.path.expanduser(source)) or not missing_files(folder, os.listdir(folder), True):
         return folder, read_headers(find_weights(folder))
     from huggingface_hub import HfApi
 
@@ -74,12 +89,12 @@ def resolve_headers(
     try:
         info = HfApi().model_info(repo, revision=revision)
         listing = [item.rfilename for item in info.siblings or ()]
-        _check_listing(repo, listing, True)
-        return folder, read_remote_headers(repo, str(info.sha), _shards(folder, listing))
+        check_listing(repo, listing, True)
+        return folder, read_remote_headers(repo, str(info.sha), shard_names(folder, listing))
     except AfmoeError:
         raise
     except Exception as error:
-        raise HubError(_explain(error, repo, revision, ["its weights"])) from error
+        raise HubError(explain(error, repo, revision, ["its weights"])) from error
 
 
 def _looks_like_path(text: str) -> bool:
@@ -89,7 +104,7 @@ def _looks_like_path(text: str) -> bool:
 def _lm_studio_folder(repo: str, weights: bool) -> Path | None:
     for root in LM_STUDIO:
         folder = Path(os.path.expanduser(root), *repo.split("/"))
-        if (folder / "config.json").is_file() and not _missing(folder, os.listdir(folder), weights):
+        if (folder / "config.json").is_file() and not missing_files(folder, os.listdir(folder), weights):
             return folder
     return None
 
@@ -102,7 +117,7 @@ def _fetch(repo: str, revision: str | None, weights: bool, check: Check | None) 
     missing: list[str] = []
     try:
         cached = _cached_snapshot(repo, revision)
-        missing = _missing(cached, os.listdir(cached), weights) if cached else []
+        missing = missing_files(cached, os.listdir(cached), weights) if cached else []
         complete = cached if cached and not missing else None
         if complete and complete.name == revision:  # a commit never changes: nothing to ask
             return complete
@@ -115,14 +130,14 @@ def _fetch(repo: str, revision: str | None, weights: bool, check: Check | None) 
             log.info("using the cached copy of %s: %s", repo, one_line(error))
             return complete
         listing = [item.rfilename for item in info.siblings or ()]
-        if cached and cached.name == info.sha and not _missing(cached, listing, weights):
+        if cached and cached.name == info.sha and not missing_files(cached, listing, weights):
             return cached
-        _check_listing(repo, listing, weights)
+        check_listing(repo, listing, weights)
         return _download(repo, revision, str(info.sha), listing, weights, check)
     except AfmoeError:
         raise
     except Exception as error:
-        raise HubError(_explain(error, repo, revision, missing)) from error
+        raise HubError(explain(error, repo, revision, missing)) from error
 
 
 def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
@@ -136,7 +151,7 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
         return None
 
 
-def _check_listing(repo: str, listing: Collection[str], weights: bool) -> None:
+def check_listing(repo: str, listing: Collection[str], weights: bool) -> None:
     """Refuse a repository that cannot be a model for us before anything of it is fetched."""
     if "config.json" not in listing:
         raise HubError(f"{repo} has no config.json: expected a model in the layout of Transformers or MLX")
@@ -154,14 +169,14 @@ def _download(
 
     folder = _snapshot(repo, commit, _small_files(listing))
     if weights:
-        shards = _shards(folder, listing)
+        shards = shard_names(folder, listing)
         if absent := [name for name in shards if name not in listing]:
-            raise HubError(f"{repo} lacks {_listed(absent)}: its upload is incomplete, pick another repo or revision")
+            raise HubError(f"{repo} lacks {few(absent)}: its upload is incomplete, pick another repo or revision")
         if check is not None:
             _check_first(repo, commit, folder, shards, check)
         _snapshot(repo, commit, shards)
-    if missing := _missing(folder, listing, weights):
-        raise HubError(f"the download of {repo} lacks {_listed(missing)}: run it again, finished files are kept")
+    if missing := missing_files(folder, listing, weights):
+        raise HubError(f"the download of {repo} lacks {few(missing)}: run it again, finished files are kept")
     if revision != commit:
         # The cache's branch moves last: offline, a half-fetched update must not hide the copy before it.
         hf_hub_download(repo, "config.json", revision=revision)
@@ -202,7 +217,7 @@ def _small_files(listing: Iterable[str]) -> list[str]:
     ]
 
 
-def _shards(folder: Path, listing: Iterable[str]) -> list[str]:
+def shard_names(folder: Path, listing: Iterable[str]) -> list[str]:
     """The weight files: those the folder's index names, else those listed that match, with their numbered siblings."""
     index = folder / INDEX
     if not index.is_file():
@@ -222,50 +237,10 @@ def _shards(folder: Path, listing: Iterable[str]) -> list[str]:
     return sorted(shards)
 
 
-def _missing(folder: Path, listing: Iterable[str], weights: bool) -> list[str]:
+def missing_files(folder: Path, listing: Iterable[str], weights: bool) -> list[str]:
     """What the folder still lacks of a model whose files are `listing`."""
     listing = list(listing)
     needed = ["config.json", *_small_files(listing)]
     if weights:
-        needed += _shards(folder, listing) or [SHARDS]
+        needed += shard_names(folder, listing) or [SHARDS]
     return [name for name in dict.fromkeys(needed) if not (folder / name).is_file()]
-
-
-def _explain(error: Exception, repo: str, revision: str | None, missing: list[str]) -> str:
-    """One line for a failure of `huggingface_hub`: what was found and what to do."""
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # the library's advice to look at the connection hides what happened
-    line = one_line(error)
-    found = f"the local cache lacks {_listed(missing) or 'it'}"
-    match error:
-        case errors.HFValidationError():
-            return f"{repo!r} cannot be a repository on the Hub: expected owner/name"
-        case errors.GatedRepoError():
-            page = f"{constants.ENDPOINT}/{repo}"
-            return f"{repo} is gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
-        case errors.RepositoryNotFoundError():
-            return f"no model {repo} on the Hub, or it is private: check the name, `hf auth login` or set HF_TOKEN"
-        case errors.RevisionNotFoundError():
-            return f"{repo} has no revision {revision!r}: expected a branch, a tag or a full commit hash"
-        case errors.OfflineModeIsEnabled():
-            return f"cannot fetch {repo}: {found} and HF_HUB_OFFLINE is set; unset it, or give a local folder"
-        case errors.HfHubHTTPError():
-            status = error.response.status_code
-            advice = "check HF_TOKEN or `hf auth login`" if status in (401, 403) else "try again later"
-            return f"cannot fetch {repo}: {found} and the Hub answered {status}; {advice}"
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in line:
-        cache = constants.HF_HUB_CACHE
-        return f"the disk is full while fetching {repo} into {cache}: free space or set HF_HOME, then run it again"
-    if isinstance(error, OSError) and error.errno and error.filename:
-        return f"cannot write {repo} into the Hub cache ({line}): check its permissions, or set HF_HOME"
-    return f"cannot fetch {repo}: {found} and the connection failed ({line}); run it again, finished files are kept"
-
-
-def one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
-
-
-def _listed(files: list[str]) -> str:
-    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import HubError
 from ..models import ARCHITECTURES
 from . import names
-from .hub import one_line
+from .hub_errors import one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HFCacheInfo

@@ -18,7 +18,7 @@ PROJECTIONS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 EXTRAS = re.compile(r".*(rotary_emb|pos_emb)\.(original_)?inv_freq")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A stored tensor as a part of one of our parameters."""
 

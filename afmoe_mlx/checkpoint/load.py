@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -63,21 +64,14 @@ def open_model(
     """
     raw = files.read_config_json(folder)
     config = read_config(raw)
-    quantization = read_quantization(raw)
     paths = files.find_weights(folder)
     headers = files.read_headers(paths)
     tensors = files.load_lazily(paths)
     if config.tie_word_embeddings and _has_own_head(tensors):
         warnings.warn("lm_head.weight is not the embeddings it is tied to: used, as in Transformers", stacklevel=3)
         config = dataclasses.replace(config, tie_word_embeddings=False)
-    shapes = {name: stored.shape for name, stored in headers.items()}
-    groups = layouts.group(shapes, raw["model_type"], tied=config.tie_word_embeddings)
-    verify.check_layers(folder, config, groups)
-    model = make_model(config)
-    if quantization is not None:
-        quantize_modules(model, quantization, {name: layouts.shape_of(groups[name], shapes) for name in groups})
+    model, groups = empty_model(folder, raw, config, headers)
     expected = dict(tree_flatten(model.parameters()))
-    verify.check_tensors(folder, expected, groups, headers)
     if check is not None:
         check(config, headers)
     weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
@@ -87,6 +81,25 @@ def open_model(
     model.update(tree_unflatten(list(weights.items())))
     model.eval()
     return model
+
+
+def empty_model(
+    folder: Path, raw: Mapping[str, Any], config: ModelConfig, headers: verify.Headers
+) -> tuple[CausalLM, dict[str, list[layouts.Piece]]]:
+    """A checkpoint's model before its weights are read, with the stored tensors that each of its parameters is made of.
+
+    raw: the parsed `config.json` that `config` was read from. Modules that are stored quantized are so in the model.
+    Raises ConfigError, and CheckpointError if the headers do not fit the config.
+    """
+    shapes = {name: stored.shape for name, stored in headers.items()}
+    groups = layouts.group(shapes, raw["model_type"], tied=config.tie_word_embeddings)
+    quantization = read_quantization(raw)
+    verify.check_layers(folder, config, groups)
+    model = make_model(config)
+    if quantization is not None:
+        quantize_modules(model, quantization, {name: layouts.shape_of(groups[name], shapes) for name in groups})
+    verify.check_tensors(folder, dict(tree_flatten(model.parameters())), groups, headers)
+    return model, groups
 
 
 def _has_own_head(tensors: Mapping[str, mx.array]) -> bool:

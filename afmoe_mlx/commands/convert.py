@@ -1,15 +1,168 @@
 """`afmoe-mlx convert`: a checkpoint becomes MLX files."""
 
-from typing import Any
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..api import DEMO
+from ..checkpoint.files import find_weights, read_config_json, read_headers
+from ..checkpoint.quantized import read_quantization
 from ..conversion import convert
-from ..terminal import note, size
-from .progress import progress_bar
+from ..conversion.job import Options, make_job
+from ..conversion.model_card import bits_per_weight, formats_of, read_metadata, write_model_card
+from ..conversion.pipeline import published
+from ..conversion.source import Source, open_source
+from ..conversion.workspace import is_unfinished
+from ..errors import AfmoeError, InputError
+from ..terminal import note, size, write
+from .dry_run import describe, show
+from .progress import conversion_progress, progress_bar
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
 
 
-def run(source: str, destination: str, **options: Any) -> None:
-    """Convert with a progress bar on stderr, and say where the result is and how large."""
-    with progress_bar("converting") as show:
-        target = convert(source, destination, on_progress=show, **options)
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to convert and where to; as the arguments of `convert`."""
+
+    source: str
+    destination: str
+    options: Options
+    revision: str | None
+    overwrite: bool
+    low_disk: bool
+    calibrate: "Calibration | None"
+    upload_repo: str | None
+
+    @property
+    def is_local(self) -> bool:
+        return self.source == "demo" or os.path.isdir(os.path.expanduser(self.source))
+
+
+def calibration(text: str | None, **options: Any) -> "Calibration | None":
+    """What to calibrate with, None for not at all; an empty text is the built-in one, options of None the defaults."""
+    if text is None:
+        return None
+    from ..calibration import Calibration
+
+    given = {name: value for name, value in options.items() if value is not None}
+    return Calibration(text=Path(text).expanduser() if text else None, **given)
+
+
+def preview(request: Request, *, verbose: bool, as_json: bool) -> None:
+    """Print what a conversion would write, from the source's headers alone."""
+    source = _open(request)
+    try:
+        job = make_job(source, request.options)
+        show(describe(request.source, source, job, request.options), verbose=verbose, as_json=as_json)
+    finally:
+        source.close()
+
+
+def run(request: Request, *, as_json: bool) -> None:
+    """Convert with progress on stderr, and say where the result is and how large; upload it if asked."""
+    if request.upload_repo is not None:
+        from ..conversion.upload import check_upload
+
+        check_upload(request.upload_repo)
+    source = _open(request)
+    if request.upload_repo is not None:
+        source.card()  # fetched now, while the Hub is known to answer
+    source.close()
+    target = _convert(request, source)
+    headers = read_headers(find_weights(target))
+    formats = formats_of(headers, read_quantization(read_config_json(target)) or {})
     written = sum(path.stat().st_size for path in target.glob("*.safetensors"))
+    found: dict[str, Any] = {"path": str(target), "bytes": written}
+    found["bits_per_weight"] = bits_per_weight(headers, formats)
     note(f"Wrote {target} ({size(written)}). Try it: afmoe-mlx generate --model {target} --prompt hello")
+    if request.upload_repo is not None:
+        found["uploaded_to"] = _upload(request, request.upload_repo, source, target)
+    if as_json:
+        write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+def _open(request: Request) -> Source:
+    if request.source == "demo" and request.revision is not None:
+        raise InputError("the demo comes with the package and has no revisions: leave out the revision")
+    origin = DEMO if request.source == "demo" else published(request.source)
+    return open_source(origin, revision=request.revision)
+
+
+def _convert(request: Request, source: Source) -> Path:
+    """Convert the very commit that was opened."""
+    options = request.options
+    with _interruptible(Path(request.destination)), conversion_progress() as progress:
+        return convert(
+            DEMO if request.source == "demo" else request.source,
+            request.destination,
+            quantize=options.quantize,
+            bits=options.bits,
+            group_size=options.group_size,
+            mode=options.mode,
+            recipe=options.recipe,
+            dtype=options.dtype,
+            dequantize=options.dequantize,
+            revision=None if request.is_local else source.commit,
+            overwrite=request.overwrite,
+            calibrate=request.calibrate,
+            low_disk=request.low_disk,
+            on_progress=progress.converted,
+            on_fetched=progress.fetched,
+        )
+
+
+@contextmanager
+def _interruptible(destination: Path) -> Iterator[None]:
+    """Say how to go on when a conversion is interrupted that can be continued."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if is_unfinished(destination):
+            note("Interrupted. What is done is kept: run the same command again to continue.")
+        raise
+
+
+def _upload(request: Request, repo: str, source: Source, target: Path) -> str:
+    """Upload a converted model with its card; its address."""
+    from ..conversion.upload import upload
+
+    card = source.card()
+    write_model_card(
+        target,
+        repo,
+        source=source.origin if source.commit else None,
+        commit=source.commit,
+        inherited=read_metadata(card) if card else None,
+        recipe=str(request.options.recipe) if request.options.recipe else None,
+        calibration=_in_words(request.calibrate) if request.calibrate else None,
+        quality=_quality(target, None if request.low_disk and not request.is_local else source.folder),
+    )
+    address = upload(target, repo)
+    note(f"Uploaded to {address}")
+    return address
+
+
+def _in_words(calibration: "Calibration") -> str:
+    """A calibration for the model card, without the folder of its text."""
+    text = calibration.text.name if calibration.text else "the built-in text"
+    experts = "all tokens for every expert" if calibration.all_experts else "routed tokens alone"
+    return f"{calibration.method}, {calibration.tokens:,} tokens of {text}, {experts}"
+
+
+def _quality(target: Path, reference: Path | None) -> dict[str, Any] | None:
+    """What `afmoe-mlx eval` says of the model, against the source if that fits in memory; None if not even it does."""
+    from ..evaluation import evaluate
+
+    for other in (reference, None) if reference else (None,):
+        try:
+            with progress_bar("evaluating for the model card") as show_steps:
+                return evaluate(target, reference=other, on_progress=show_steps).to_json()
+        except AfmoeError as error:
+            note(f"no figures {'against the source ' if other else ''}in the model card: {error}")
+    return None

@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,8 +22,6 @@ NOT_HERE = {
     "--image": "these models read text alone",
     "--quantize-activations": "activations are not quantized",
     "-qa": "activations are not quantized",
-    "--quant-predicate": "mixed-bit recipes are not implemented yet",
-    "--upload-repo": "uploading is not implemented yet: use `hf upload`",
 }
 
 # How MLX begins its messages when the device or its memory gives out.
@@ -62,7 +60,10 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            return super().parse_args(ctx, with_value(repeated(args, "--extra-eos-token"), "--prompt-lookup", "8"))
+            args = with_value(repeated(args, "--extra-eos-token"), "--prompt-lookup", "8")
+            for option in ("--calibrate", "--resume"):
+                args = with_value(args, option, "", lambda word: not word.startswith("-"))
+            return super().parse_args(ctx, list(args))  # it takes the list apart
         except Exception as error:
             name = getattr(error, "option_name", None)
             name = "-qa" if "-qa" in args else name
@@ -81,12 +82,12 @@ def repeated(args: list[str], option: str) -> list[str]:
     return result
 
 
-def with_value(args: list[str], option: str, value: str) -> list[str]:
-    """Arguments in which an `option` without a number of its own has `value`."""
+def with_value(args: list[str], option: str, value: str, is_own: Callable[[str], bool] = str.isdecimal) -> list[str]:
+    """Arguments in which an `option` that no value of its own follows has `value`."""
     result: list[str] = []
     for i, arg in enumerate(args):
-        has_number = args[i + 1 : i + 2] != [] and args[i + 1].isdecimal()
-        result += [arg, value] if arg == option and not has_number else [arg]
+        has_own = args[i + 1 : i + 2] != [] and is_own(args[i + 1])
+        result += [arg, value] if arg == option and not has_own else [arg]
     return result
 
 

@@ -1,24 +1,54 @@
-"""From a Hub checkpoint to MLX files, quantized or not, that load here, in mlx-lm and in LM Studio."""
+"""From a published checkpoint to MLX files, a piece at a time: whatever is read, computed and written is small.
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+While a thread writes, the device computes and the next weights are read. What is finished is noted in a journal, so
+that a conversion which was killed continues where it was.
+"""
+
+import errno
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_map_with_path
 
-from ..checkpoint import names, open_model, resolve
-from ..checkpoint.files import read_config_json
-from ..checkpoint.quantized import parameters, quantize_all, read_quantization
-from ..checkpoint.save import copy_companions, new_folder, save_weights, write_json
-from ..errors import ConfigError, ConversionError
-from ..models import CausalLM, ModelConfig
+from .. import device
+from ..checkpoint import names
+from ..checkpoint.files import INDEX
+from ..checkpoint.save import SHARD_BYTES, copy_companions, write_json
+from ..errors import ConversionError
+from .encoder import Encoder
+from .job import Job, Options, make_job
+from .journal import Journal
+from .plan import Group
+from .recipe import Recipe
+from .source import Source, open_source
+from .space import check_space
+from .stored import SourceReader, StoredWeights
+from .workspace import Workspace, workspace
+from .writer import Writer, trusted
 
-DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+if TYPE_CHECKING:
+    from ..calibration import Calibration
 
-# Keys of the source's config that say nothing of what is written, or what others say better.
-DROPPED = ("_name_or_path", "auto_map", "quantization", "quantization_config", "dtype", "torch_dtype", "full_attn_idxs")
+# Bytes of the output, for each stream, that are computed ahead of what is handed on to be written, one array aside.
+AHEAD_BYTES = 2 << 20
+
+
+@dataclass(frozen=True)
+class ConversionProgress:
+    """How far a conversion has come."""
+
+    bytes_done: int
+    """Of the output's tensors, those of an earlier run among them."""
+    bytes_total: int
+    layer: int
+    """Decoder layers that are done."""
+    layers: int
 
 
 def convert(
@@ -29,59 +59,42 @@ def convert(
     bits: int | None = None,
     group_size: int | None = None,
     mode: str = "affine",
+    recipe: str | Recipe | None = None,
     dtype: str | None = None,
     dequantize: bool = False,
     revision: str | None = None,
     overwrite: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    calibrate: "Calibration | None" = None,
+    low_disk: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    on_progress: Callable[[ConversionProgress], None] | None = None,
+    on_fetched: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the model of a folder, short name or Hub id as MLX files, and return their folder.
 
-    bits and group_size default to what `mode` (affine, mxfp4, nvfp4, mxfp8) has: 4 and 64 for affine. dtype: of what is
-    not quantized, by default as stored. dequantize: write plain weights from quantized ones instead. Routers and
-    `expert_bias` are never quantized. on_progress: called with the bytes computed and their total.
+    bits and group_size default to what `mode` (affine, mxfp4, nvfp4, mxfp8) has: 4 and 64 for affine. recipe: in their
+    place, a built-in recipe's name or a TOML file. dtype: of what is not quantized, by default as stored. dequantize:
+    write plain weights from quantized ones instead, in the Hub's layout. Routers and `expert_bias` are never quantized
+    unless a recipe file says so. calibrate: choose what the quantized weights are by a text. low_disk: remove each
+    file that was fetched from the Hub once it is converted. on_fetched: called with bytes fetched and to fetch.
+
+    The model appears under its name once it is whole. Until then it is made beside it, in `.NAME.partial`: killed and
+    run again with the same arguments, a conversion continues there, and gives the same bytes. overwrite replaces a
+    model that is there already, and gives up an unfinished conversion with other arguments.
+
     Raises ConversionError, and the errors of reading a checkpoint.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ConversionError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}")
-    quantize = quantize and not dequantize
-    try:
-        chosen = parameters({"bits": bits, "group_size": group_size, "mode": mode}) if quantize else None
-    except ConfigError as error:
-        raise ConversionError(str(error).removeprefix("config: quantization.")) from None
-    target = Path(destination).expanduser()
-    with new_folder(target, overwrite=overwrite) as folder:
-        origin = resolve(published(source), revision=revision)
-        raw = read_config_json(origin)
-        stored = read_quantization(raw)
-        if quantize and stored is not None:
-            raise ConversionError(f"{origin}: is quantized already: convert the original, or --dequantize it first")
-        if dequantize and stored is None:
-            raise ConversionError(f"{origin}: is not quantized: nothing to dequantize")
-        model = open_model(origin, keep_dtypes=True)
-        if dequantize:
-            dequantize_modules(model)
-        if dtype is not None:
-            _set_dtype(model, DTYPES[dtype])
-        if chosen is not None:
-            quantize_all(model, chosen)
-        quantization = None if dequantize else chosen or stored
-        _save(model, raw, quantization, origin, folder, on_progress)
-    return target
-
-
-def _save(
-    model: CausalLM,
-    raw: Mapping[str, Any],
-    quantization: Mapping[str, Any] | None,
-    origin: Path,
-    folder: Path,
-    on_progress: Callable[[int, int], None] | None,
-) -> None:
-    weights = dict(tree_flatten(model.parameters()))
-    write_json(folder / "config.json", config_json(raw, model.config, quantization, _dtype_name(weights)))
-    copy_companions(origin, folder)
-    save_weights(folder, weights, on_progress=on_progress)
+    options = Options(quantize, bits, group_size, mode, recipe, dtype, dequantize, shard_bytes)
+    if calibrate is not None and not options.quantizes:
+        raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")
+    with workspace(Path(destination).expanduser(), overwrite=overwrite) as space:
+        downloads = space.downloads if low_disk else None
+        opened = open_source(published(source), revision=revision, downloads=downloads, on_fetched=on_fetched)
+        with closing(opened) as origin:
+            job = make_job(origin, options)
+            encoder = job.encoder if calibrate is None else _calibrated(calibrate, job, origin, space)
+            _Run(origin, job, encoder, space, on_progress).run(overwrite=overwrite)
+        return space.destination
 
 
 def published(source: str | Path) -> str | Path:
@@ -90,81 +103,155 @@ def published(source: str | Path) -> str | Path:
     return row.source if row else source
 
 
-def dequantize_modules(model: CausalLM) -> None:
-    """Give every quantized module of a model the plain weights it stands for, in place."""
-    for _, module in model.named_modules():
-        if "scales" not in module:
-            continue
-        module.weight = dequantized(module)
-        for key in ("scales", "biases", "global_scale"):
-            module.pop(key, None)
+def _calibrated(calibrate: "Calibration", job: Job, origin: Source, space: Workspace) -> Encoder:
+    from ..calibration import CalibratedEncoder
+    from ..tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_folder(origin.folder)
+    return CalibratedEncoder(calibrate, job.config, tokenizer, job.formats, space.calibration, plain=job.encoder)
 
 
-def dequantized(module: Any) -> mx.array:
-    """The plain weights of a quantized module."""
-    options = {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
-    if "global_scale" not in module:
-        return mx.dequantize(module.weight, module.scales, module.get("biases"), **options)
-    parts = zip(module.weight, module.scales, module.global_scale, strict=True)
-    return mx.stack([mx.dequantize(w, scales, None, **options, global_scale=scale) for w, scales, scale in parts])
+class _Run:
+    """One conversion under way."""
+
+    def __init__(
+        self,
+        source: Source,
+        job: Job,
+        encoder: Encoder,
+        space: Workspace,
+        on_progress: Callable[[ConversionProgress], None] | None,
+    ) -> None:
+        self._source, self._job, self._encoder, self._space = source, job, encoder, space
+        self._plan = job.plan
+        self._on_progress = on_progress
+        self._bytes_done = 0
+        self._layers_done = 0
+        self._ahead: deque[tuple[str, mx.array]] = deque()
+        self._ahead_bytes = 0
+        self._most_ahead = AHEAD_BYTES * len(device.parallel_streams())
+
+    def run(self, *, overwrite: bool) -> None:
+        """Do all that is not done yet, and publish the result."""
+        journal = self._open_journal(overwrite=overwrite)
+        self._space.model.mkdir(exist_ok=True)
+        kept = self._check_finished(journal)
+        journal.begin(kept)
+        groups = [group for group in self._plan.groups if not kept.issuperset(group.tensors)]
+        self._layers_done = self._layers() - sum(group.index is not None for group in groups)
+        shards = [dict.fromkeys(file for name in group.parameters for file in self._files(name)) for group in groups]
+        left = self._plan.file_bytes - self._bytes_done
+        fetched = self._source.bytes_to_fetch(shards)
+        needs = [(self._space.folder, left, "what is written"), (self._source.downloads, fetched, "the download")]
+        stays = fetched > 0 and not self._source.removes
+        check_space(needs, "free space, or pass --low-disk" if stays else "free space")
+        self._source.expect(list(dict.fromkeys(file for files in shards for file in files)))
+        try:
+            self._convert(groups, journal)
+            self._source.check_unchanged()
+        except OSError as error:
+            raise self._failed(error, journal) from None
+        except ConversionError:
+            self._space.clear()  # the source has changed: what is done may be made of both
+            raise
+        self._finish()
+
+    def _files(self, name: str) -> list[str]:
+        return sorted(self._job.parameters[name].files)
+
+    def _layers(self) -> int:
+        return sum(group.index is not None for group in self._plan.groups)
+
+    def _open_journal(self, *, overwrite: bool) -> Journal:
+        """The journal of this conversion; ConversionError if there is one of another, unless it may be given up."""
+        identity = {
+            "source": self._source.identity,
+            "options": _digest(f"{self._plan.identity} {sorted(self._job.formats.items())}"),
+            "calibration": self._encoder.identity,
+            "version of MLX, or device": f"{version('mlx')} {device.backend()}",
+        }
+        journal = Journal(self._space.journal, identity)
+        if journal.differs:
+            if not overwrite:
+                found = f"another conversion is unfinished there, which differs in its {' and '.join(journal.differs)}"
+                advice = "run that command again to continue it, or pass --overwrite to give it up"
+                raise ConversionError(f"{self._space.folder}: {found}: {advice}")
+            self._space.clear()
+            journal = Journal(self._space.journal, identity)
+        return journal
+
+    def _check_finished(self, journal: Journal) -> set[str]:
+        """The tensors of an earlier run that are still what they were."""
+        kept = set()
+        for tensor, is_good in trusted(self._space.model, self._plan, journal):
+            if is_good:
+                kept.add(tensor.name)
+                self._advance(tensor.nbytes)
+        return kept
+
+    def _convert(self, groups: list[Group], journal: Journal) -> None:
+        reader = SourceReader(self._source, self._job.parameters)
+        reader.done(name for group in self._plan.groups if group not in groups for name in group.parameters)
+        with closing(reader), closing(Writer(self._space.model, self._plan, journal)) as writer:
+            left = deque(groups)
+            for group in groups:
+                for name, array in self._encoder.encode(group.index, StoredWeights(reader, group.parameters)):
+                    if name not in journal.finished:
+                        self._compute(name, array, writer)
+                self._drain(writer)
+                mx.clear_cache()
+                self._layers_done += group.index is not None
+                self._advance(0)
+                if self._source.removes:
+                    writer.flush()  # so that the shards that are done can go before others come
+                finished = writer.finished
+                while left and finished.issuperset(left[0].tensors):
+                    reader.done(left.popleft().parameters)
+            writer.flush()
+            missing = self._plan.tensors.keys() - writer.finished
+            assert not missing, f"not made: {sorted(missing)}"
+            reader.done(name for group in left for name in group.parameters)
+
+    def _compute(self, name: str, array: mx.array, writer: Writer) -> None:
+        """Start on an array, and hand the oldest ones on while more is under way than need be."""
+        dtype = self._plan.tensors[name].dtype
+        assert array.dtype == dtype, f"{name} is {array.dtype}, planned as {dtype}"
+        data = mx.contiguous(array).view(mx.uint8)
+        mx.async_eval(data)
+        self._ahead.append((name, data))
+        self._ahead_bytes += data.nbytes
+        self._drain(writer, keep=self._most_ahead)
+
+    def _drain(self, writer: Writer, keep: int = 0) -> None:
+        while self._ahead and self._ahead_bytes > keep:
+            name, data = self._ahead.popleft()
+            mx.eval(data)
+            writer.write(name, memoryview(data))  # type: ignore[arg-type]
+            self._ahead_bytes -= data.nbytes
+            self._advance(data.nbytes)
+
+    def _advance(self, count: int) -> None:
+        self._bytes_done += count
+        if self._on_progress is not None:
+            progress = ConversionProgress(self._bytes_done, self._plan.nbytes, self._layers_done, self._layers())
+            self._on_progress(progress)
+
+    def _finish(self) -> None:
+        """Publish what was made."""
+        write_json(self._space.model / "config.json", self._job.config_json)
+        write_json(self._space.model / INDEX, self._plan.index)
+        copy_companions(self._source.folder, self._space.model)
+        self._space.publish()
+
+    def _failed(self, error: OSError, journal: Journal) -> Exception:
+        """What to tell a user whose disk is full; other errors as they are."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        done = sum(self._plan.tensors[name].nbytes for name in journal.finished)
+        kept = f"{done / 1e9:.1f} of {self._plan.nbytes / 1e9:.1f} GB are kept"
+        found = f"the disk is full; {kept} in {self._space.folder}"
+        return ConversionError(f"{self._space.destination}: {found}: free space and run the same command again")
 
 
-def _set_dtype(model: CausalLM, dtype: mx.Dtype) -> None:
-    def cast(array: mx.array) -> mx.array:
-        return array.astype(dtype) if mx.issubdtype(array.dtype, mx.floating) else array
-
-    kept = ("expert_bias", "global_scale")
-    model.update(tree_map_with_path(lambda path, a: a if path.endswith(kept) else cast(a), model.parameters()))
-
-
-def _dtype_name(weights: Mapping[str, mx.array]) -> str:
-    """The dtype of what is not quantized, as a config names it: that of the final layer's norm."""
-    name = next(name for name in weights if name in ("model.norm.weight", "model.embedding_norm.weight"))
-    return str(weights[name].dtype).removeprefix("mlx.core.")
-
-
-def config_json(
-    raw: Mapping[str, Any], config: ModelConfig, quantization: Mapping[str, Any] | None, dtype: str
-) -> dict[str, Any]:
-    """The `config.json` to write: the source's, with every default written out and RoPE in both spellings.
-
-    Other readers have other defaults, and mlx-lm knows only the older spelling.
-    """
-    written = {key: value for key, value in raw.items() if key not in DROPPED}
-    own = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "rope"}
-    written |= {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
-    rope = _rope_json(config)
-    theta = rope["rope_theta"]
-    scaling = None if rope["rope_type"] == "default" else {k: v for k, v in rope.items() if k != "rope_theta"}
-    written |= {"rope_parameters": rope, "rope_theta": theta, "rope_scaling": scaling, "torch_dtype": dtype}
-    if quantization is not None:
-        written |= {"quantization": dict(quantization), "quantization_config": dict(quantization)}
-    return dict(sorted(written.items()))
-
-
-def _rope_json(config: ModelConfig) -> dict[str, Any]:
-    rope = config.rope
-    used = {
-        "default": ("rope_theta",),
-        "linear": ("rope_theta", "factor"),
-        "llama3": (
-            "rope_theta",
-            "factor",
-            "low_freq_factor",
-            "high_freq_factor",
-            "original_max_position_embeddings",
-        ),
-        "yarn": (
-            "rope_theta",
-            "factor",
-            "original_max_position_embeddings",
-            "beta_fast",
-            "beta_slow",
-            "attention_factor",
-            "mscale",
-            "mscale_all_dim",
-            "truncate",
-        ),
-    }[rope.rope_type]
-    values = {key: getattr(rope, key) for key in used}
-    return {"rope_type": rope.rope_type} | {key: value for key, value in values.items() if value is not None}
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

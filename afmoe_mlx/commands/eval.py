@@ -1,0 +1,87 @@
+"""`afmoe-mlx eval`: how good a model is on a text, and how near to the model it was made from."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..evaluation import Evaluation, evaluate
+from ..evaluation.plot import check_plot, plot
+from ..terminal import note, printable, write
+from .progress import progress_bar
+
+# Layers whose overlap stands in one line.
+COLUMNS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be measured, and on what; as the arguments of `evaluate`."""
+
+    reference: str | None
+    text: str | None
+    sequence_length: int
+    max_tokens: int | None
+    revision: str | None
+
+
+def run(model: str, request: Request, *, plot_file: str | None, as_json: bool) -> None:
+    """Evaluate with a progress bar on stderr, and print the figures as a table or as one object."""
+    target = None if plot_file is None else Path(plot_file).expanduser()
+    if target is not None:
+        check_plot(target)
+    with progress_bar("evaluating") as show:
+        evaluation = evaluate(model, on_progress=show, **vars(request))
+    write(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n" if as_json else table(evaluation))
+    if target is not None:
+        plot(evaluation, target)
+        note(f"Wrote {target}")
+
+
+def table(evaluation: Evaluation) -> str:
+    """The figures for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    against = "" if evaluation.reference is None else f" against {evaluation.reference}"
+    text = "the built-in text" if evaluation.text == "built-in" else evaluation.text
+    found = f"{evaluation.tokens:,} tokens predicted in {evaluation.sequences:,} sequences of {text}"
+    console = Console(width=100, no_color=True, highlight=False)
+    figures = Table("", "model", *(["reference"] if evaluation.reference is not None else []), box=None, padding=(0, 2))
+    for column in figures.columns[1:]:
+        column.justify = "right"
+    for row in rows(evaluation):
+        figures.add_row(*row)
+    with console.capture() as capture:
+        console.print(figures)
+    title = printable(f"{evaluation.model}{against}: {found}")
+    drawn = [line.rstrip() for line in capture.get().splitlines()]
+    return "\n".join([title, *drawn, *lines(evaluation)]) + "\n"
+
+
+def rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """Name, the model's figure and, where there is a reference and it has one, the reference's."""
+    e = evaluation
+    if e.reference is None:
+        return [("Perplexity", f"{e.perplexity:.4f}"), ("Bits per weight", f"{e.bits_per_weight:.3f}")]
+    found = [
+        ("Perplexity", f"{e.perplexity:.4f}", f"{e.reference_perplexity:.4f}"),
+        ("Bits per weight", f"{e.bits_per_weight:.3f}", f"{e.reference_bits_per_weight:.3f}"),
+        ("KL divergence, mean", f"{e.kl_mean:.6f}"),
+        ("KL divergence, median", f"{e.kl_median:.6f}"),
+        ("KL divergence, 99th percentile", f"{e.kl_p99:.6f}"),
+        ("Same likeliest token", f"{e.top1_agreement:.2%}"),
+    ]
+    if e.expert_overlap is not None:
+        found.append(("Same experts chosen", f"{e.expert_overlap:.2%}"))
+    errors = e.weight_errors or {}
+    return found + [(f"Relative error, {kind}", f"{error:.3%}") for kind, error in errors.items()]
+
+
+def lines(evaluation: Evaluation) -> list[str]:
+    """The experts' overlap layer by layer, several in a line."""
+    by_layer = evaluation.expert_overlap_by_layer
+    if not by_layer:
+        return []
+    cells = [f"{layer:4}: {share:6.1%}" for layer, share in by_layer.items()]
+    grid = ["".join(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)]
+    return ["", "  Same experts chosen, by layer", *grid]

@@ -1,0 +1,167 @@
+"""What a conversion will do, known from a source's config and headers alone."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..checkpoint.files import read_config_json
+from ..checkpoint.layouts import Piece
+from ..checkpoint.load import empty_model
+from ..checkpoint.quantized import read_quantization
+from ..checkpoint.save import SHARD_BYTES
+from ..errors import ConfigError, ConversionError
+from ..models import CausalLM, ModelConfig, make_model, read_config
+from .config_json import config_json
+from .encoder import PlainEncoder
+from .hub_layout import hub_tensors
+from .plan import Plan, make_plan
+from .recipe import Format, Recipe, quantization_of, read_recipe, uniform
+from .source import Source
+from .stored import Parameter, SourceReader, StoredWeights, parameters_of
+
+DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
+HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
+FINAL_NORMS = ("model.norm.weight", "model.embedding_norm.weight")
+COMPARED_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for; see `convert`. Raises ConversionError for what makes no sense."""
+
+    quantize: bool = True
+    bits: int | None = None
+    group_size: int | None = None
+    mode: str = "affine"
+    recipe: str | Recipe | None = None
+    dtype: str | None = None
+    dequantize: bool = False
+    shard_bytes: int = SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ConversionError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
+        is_given = self.bits is not None or self.group_size is not None or self.mode != "affine"
+        if self.recipe is not None and is_given:
+            raise ConversionError("recipe and bits, group_size or mode are given: expected one or the other")
+        if self.recipe is not None and self.dequantize:
+            raise ConversionError("recipe and dequantize are given: expected one or the other")
+        self.chosen_recipe()
+
+    @property
+    def quantizes(self) -> bool:
+        return (self.quantize or self.recipe is not None) and not self.dequantize
+
+    def chosen_recipe(self) -> Recipe | None:
+        """How weights are quantized; None for not at all."""
+        if not self.quantizes:
+            return None
+        if isinstance(self.recipe, str):
+            return read_recipe(self.recipe)
+        if self.recipe is not None:
+            return self.recipe
+        values = {"bits": self.bits, "group_size": self.group_size, "mode": self.mode}
+        try:
+            return uniform("uniform", values)
+        except ConfigError as error:
+            raise ConversionError(str(error).removeprefix("config: quantization.")) from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a conversion does."""
+
+    config: ModelConfig
+    parameters: Mapping[str, Parameter]
+    """Of the model, as the source has them."""
+    formats: Mapping[str, Format | None]
+    """Of what is quantized now, by module; None stays as it is."""
+    encoder: PlainEncoder
+    """What makes the output's tensors where nothing is calibrated."""
+    plan: Plan
+    config_json: Mapping[str, Any]
+    """What `config.json` will hold."""
+
+
+def make_job(source: Source, options: Options) -> Job:
+    """The job that a source and options make; no weights are read, but those of a head that may be tied.
+
+    Raises ConversionError if the source is not what the options are for, and the errors of reading a checkpoint.
+    """
+    raw = read_config_json(source.folder)
+    stored = read_quantization(raw)
+    if options.quantizes and stored is not None:
+        raise ConversionError(f"{source.folder}: is quantized already: convert the original, or --dequantize it first")
+    if options.dequantize and stored is None:
+        raise ConversionError(f"{source.folder}: is not quantized: nothing to dequantize")
+    config = _config(source, raw)
+    model, groups = empty_model(source.folder, raw, config, source.headers)
+    shapes = {name: array.shape for name, array in dict(tree_flatten(model.parameters())).items()}
+    parameters = parameters_of(groups, source.headers, shapes)
+    formats = _formats(config, options)
+    encoder = PlainEncoder(
+        formats,
+        stored=_stored_formats(model) if options.dequantize else None,
+        dtype=DTYPES[options.dtype] if options.dtype else None,
+    )
+    layout = partial(hub_tensors, model_type=raw["model_type"]) if options.dequantize else None
+    plan = make_plan(parameters, encoder, shard_bytes=options.shard_bytes, layout=layout)
+    quantization = None if options.dequantize else quantization_of(formats) if options.quantizes else stored
+    norm = next(tensor for name, tensor in plan.tensors.items() if name in FINAL_NORMS)
+    dtype = str(norm.dtype).removeprefix("mlx.core.")
+    written = config_json(raw, config, quantization, dtype, for_hub=options.dequantize)
+    return Job(config, parameters, formats, encoder, plan, written)
+
+
+def _config(source: Source, raw: Mapping[str, Any]) -> ModelConfig:
+    """The config of the model that is stored: a head that differs from the embeddings it is tied to counts."""
+    config = read_config(raw)
+    if config.tie_word_embeddings and _has_own_head(source):
+        warnings.warn("lm_head.weight is not the embeddings it is tied to: used, as in Transformers", stacklevel=4)
+        return replace(config, tie_word_embeddings=False)
+    return config
+
+
+def _has_own_head(source: Source) -> bool:
+    """As in `checkpoint.load`, but compared some rows at a time."""
+    headers = source.headers
+    if HEAD not in headers or EMBEDDINGS not in headers or headers[EMBEDDINGS].dtype == "U32":
+        return False
+    shape = headers[HEAD].shape
+    if shape != headers[EMBEDDINGS].shape:
+        return True
+    names = (HEAD, EMBEDDINGS)
+    groups = {name: [Piece(name)] for name in names}
+    reader = SourceReader(source, parameters_of(groups, headers, dict.fromkeys(names, shape)))
+    weights = StoredWeights(reader, names)
+    try:
+        for start in range(0, shape[0], COMPARED_ROWS):
+            rows = slice(start, min(start + COMPARED_ROWS, shape[0]))
+            if not mx.array_equal(weights.rows(HEAD, rows), weights.rows(EMBEDDINGS, rows)).item():
+                return True
+        return False
+    finally:
+        reader.close()
+
+
+def _formats(config: ModelConfig, options: Options) -> dict[str, Format | None]:
+    """The format of every module that holds a weight, by the recipe."""
+    recipe = options.chosen_recipe()
+    if recipe is None:
+        return {}
+    parameters = dict(tree_flatten(make_model(config).parameters()))
+    return recipe.formats({name.removesuffix(".weight"): array.shape for name, array in parameters.items()})
+
+
+def _stored_formats(model: CausalLM) -> dict[str, Format]:
+    """The formats of a model's quantized modules."""
+    return {
+        path: {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+        for path, module in model.named_modules()
+        if "scales" in module
+    }

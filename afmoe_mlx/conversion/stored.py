@@ -1,0 +1,193 @@
+"""A source's weights as our parameters, read from disk when they are asked for, whole or some rows at a time."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import mlx.core as mx
+
+from ..checkpoint.files import DTYPES, StoredTensor
+from ..checkpoint.headers import read_places
+from ..checkpoint.layouts import Piece
+from ..errors import CheckpointError, ConversionError
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One of our parameters, and the stored tensors whose bytes it is made of."""
+
+    shape: tuple[int, ...]
+    dtype: mx.Dtype
+    pieces: tuple[Piece, ...]
+    files: frozenset[str]
+    """Names of the shards that have them."""
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.size
+
+    def runs(self) -> list[tuple[str, int]]:
+        """(stored tensor, byte of it) where each of the equal parts begins that make up the parameter, in order."""
+        first = self.pieces[0]
+        if first.half is None:
+            return [(piece.stored, 0) for piece in self.pieces]
+        experts = self.shape[0]
+        size = self.nbytes // experts
+        return [(first.stored, (2 * expert + first.half) * size) for expert in range(experts)]
+
+
+def parameters_of(
+    groups: Mapping[str, list[Piece]], headers: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Parameter]:
+    """Our parameters by name; groups and headers: of a checkpoint that was verified. shapes: ours, by name."""
+    found = {}
+    for name, pieces in groups.items():
+        tensors = [headers[piece.stored] for piece in pieces]
+        dtypes = sorted({tensor.dtype for tensor in tensors})
+        if len(dtypes) > 1:
+            what = f"{name} is stored in {' and '.join(dtypes)}"
+            raise CheckpointError(f"{tensors[0].file}: {what}: expected one number format for all its experts")
+        # a convolution's weight may be transposed: with one axis of length 1, its bytes are the same
+        files = frozenset(tensor.file.name for tensor in tensors)
+        found[name] = Parameter(shapes[name], DTYPES[dtypes[0]], tuple(pieces), files)
+    return found
+
+
+class OpenShard:
+    """A safetensors file that is read at any place."""
+
+    def __init__(self, path: Path, expected: Mapping[str, StoredTensor]) -> None:
+        """expected: what the source said of the file's tensors; SourceChangedError if the file has others."""
+        self.path = path
+        try:
+            self.places = read_places(path)
+            self._file = path.open("rb", buffering=0)
+        except ValueError as problem:
+            raise CheckpointError(f"{path}: not a whole safetensors file ({problem}): download it again") from None
+        except OSError as problem:
+            raise _unreadable(path, problem) from None
+        found = {name: (place.dtype, place.shape) for name, place in self.places.items()}
+        if found != {name: (tensor.dtype, tensor.shape) for name, tensor in expected.items()}:
+            self.close()
+            raise SourceChangedError(path)
+
+    def read_into(self, view: memoryview, begin: int) -> None:
+        """Fill a view with the file's bytes from `begin` on."""
+        try:
+            self._file.seek(begin)
+            while view:
+                count = self._file.readinto(view)
+                if not count:
+                    raise SourceChangedError(self.path)
+                view = view[count:]
+        except OSError as problem:
+            raise _unreadable(self.path, problem) from None
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class SourceChangedError(ConversionError):
+    """A source's file is no more what it was when the conversion began."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: changed while it was converted: expected it left alone; run the same command again")
+
+
+def _unreadable(path: Path, problem: OSError) -> CheckpointError:
+    return CheckpointError(f"{path}: cannot be read: {problem.strerror or problem}")
+
+
+class SourceReader:
+    """Reads a source's tensors, opening its shards when they are needed and leaving them when they are done."""
+
+    def __init__(self, source: Source, parameters: Mapping[str, Parameter]) -> None:
+        self.parameters = parameters
+        self._source = source
+        self._open: dict[str, OpenShard] = {}
+        self._waiting: dict[str, set[str]] = {}
+        for name, parameter in parameters.items():
+            for file in parameter.files:
+                self._waiting.setdefault(file, set()).add(name)
+
+    def read(self, name: str, rows: slice | None = None) -> mx.array:
+        """A parameter, or a slice (start:stop) of its first axis, in the dtype it is stored in."""
+        parameter = self.parameters[name]
+        shape, begin, stop = parameter.shape, 0, parameter.nbytes
+        if rows is not None:
+            row = parameter.nbytes // shape[0]
+            begin, stop, shape = rows.start * row, rows.stop * row, (rows.stop - rows.start, *shape[1:])
+        array = mx.zeros((stop - begin,), mx.uint8, stream=mx.cpu)
+        with memoryview(array) as view:  # type: ignore[arg-type]
+            self._fill(view, parameter, begin)  # in place: nothing else holds the array yet
+        return array.view(parameter.dtype).reshape(shape)
+
+    def _fill(self, view: memoryview, parameter: Parameter, begin: int) -> None:
+        """Fill a view with a parameter's bytes from `begin` on."""
+        runs = parameter.runs()
+        size = parameter.nbytes // len(runs)
+        done = 0
+        while done < len(view):
+            i, inside = divmod(begin + done, size)
+            stored, first = runs[i]
+            count = min(size - inside, len(view) - done)
+            shard = self._shard_of(stored)
+            shard.read_into(view[done : done + count], shard.places[stored].begin + first + inside)
+            done += count
+
+    def _shard_of(self, stored: str) -> OpenShard:
+        file = self._source.headers[stored].file.name
+        if file not in self._open:
+            expected = {name: t for name, t in self._source.headers.items() if t.file.name == file}
+            self._open[file] = OpenShard(self._source.file(file), expected)
+        return self._open[file]
+
+    def done(self, names: Iterable[str]) -> None:
+        """These parameters are converted and safe on disk: leave the shards that nothing else needs."""
+        for name in names:
+            for file in self.parameters[name].files:
+                self._waiting[file].discard(name)
+                if not self._waiting[file] and file in self._open:
+                    self._open.pop(file).close()
+                    self._source.done(file)
+
+    def close(self) -> None:
+        for shard in self._open.values():
+            shard.close()
+        self._open.clear()
+
+
+class StoredWeights(Mapping[str, mx.array]):
+    """Some of a source's parameters by name, read anew whenever one is asked for."""
+
+    def __init__(self, reader: SourceReader, names: Iterable[str]) -> None:
+        self._reader = reader
+        self._names = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> mx.array:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._reader.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def only(self, names: Iterable[str]) -> "StoredWeights":
+        """Those of some of the names."""
+        return StoredWeights(self._reader, names)
+
+    def rows(self, name: str, rows: slice) -> mx.array:
+        """A slice (start:stop) of a parameter's first axis."""
+        return self._reader.read(name, rows)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._reader.parameters[name].shape
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a parameter as it is stored."""
+        return self._reader.parameters[name].nbytes

@@ -1,0 +1,138 @@
+"""Where a conversion is made: a folder beside its destination, which holds what a killed run had finished."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..checkpoint.files import read_config_json
+from ..errors import CheckpointError, ConfigError, ConversionError
+
+
+class Workspace:
+    """`.NAME.partial` beside a destination called NAME, for one process at a time; `workspace` makes one."""
+
+    def __init__(self, destination: Path, *, overwrite: bool) -> None:
+        self.destination = destination
+        self.folder = destination.with_name(f".{destination.name}.partial")
+        self.model = self.folder / "model"
+        """What becomes the destination."""
+        self.journal = self.folder / "journal.jsonl"
+        self.downloads = self.folder / "downloads"
+        self.calibration = self.folder / "calibration"
+        self._old = self.folder / "old"
+        self._overwrite = overwrite
+        self._lock = -1
+
+    def check(self) -> None:
+        """CheckpointError if the destination exists, unless it is a model's folder that is to be overwritten."""
+        path = self.destination
+        if path.exists() and not self._overwrite:
+            raise CheckpointError(f"{path}: exists already: choose another place, or pass --overwrite to replace it")
+        if path.exists() and not _is_model(path):
+            raise CheckpointError(f"{path}: is not a model's folder, and so not overwritten: remove it yourself")
+
+    def enter(self) -> None:
+        """Make the folder and lock it, or ConversionError if another process has it; undo what one killed left."""
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._unlock()
+                found = "another process is converting to this place"
+                raise ConversionError(f"{self.destination}: {found}: wait for it, or choose another one") from None
+            except OSError:
+                break  # a file system without locks
+            with suppress(FileNotFoundError):  # the one before us may have removed it in between
+                if os.path.samestat(os.fstat(self._lock), os.stat(self.folder / "lock")):
+                    break
+            self._unlock()
+        if self._old.exists() and not self.destination.exists():
+            self._old.rename(self.destination)  # it died while replacing it
+
+    def _unlock(self) -> None:
+        os.close(self._lock)
+        self._lock = -1
+
+    def clear(self) -> None:
+        """Remove all that an earlier run has left."""
+        for path in (self.model, self.downloads, self.calibration):
+            shutil.rmtree(path, ignore_errors=True)
+        self.journal.unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Give what was made the destination's name; what had it is there until then, and back if that fails."""
+        self.check()
+        if not self.destination.exists():
+            self.model.rename(self.destination)
+        else:
+            self.destination.rename(self._old)
+            try:
+                self.model.rename(self.destination)
+            except BaseException:
+                self._old.rename(self.destination)
+                raise
+        _sync_folder(self.destination.parent)
+        self.clear()
+
+    def leave(self) -> None:
+        """Unlock the folder, and remove it unless a next run finds something of use there."""
+        if self._lock == -1:
+            return
+        if not self.is_of_use():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._unlock()
+
+    def is_of_use(self) -> bool:
+        """Whether there are finished tensors, downloads or activations to continue with."""
+        kept = any(folder.is_dir() and any(folder.iterdir()) for folder in (self.downloads, self.calibration))
+        return kept or (self.journal.exists() and self.journal.read_bytes().count(b"\n") > 1)
+
+
+@contextmanager
+def workspace(path: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
+    """A place to make what becomes `path`, by its `publish`; one that cannot be continued vanishes with the block.
+
+    CheckpointError if `path` exists, unless `overwrite`, and then only a model's folder is replaced. ConversionError if
+    another process is making it.
+    """
+    space = Workspace(path.resolve(), overwrite=overwrite)
+    made = [parent for parent in space.destination.parents if not parent.exists()]
+    space.check()
+    try:
+        space.enter()
+        yield space
+    except OSError as error:
+        raise CheckpointError(f"{space.destination}: cannot be written: {error.strerror or error}") from None
+    finally:
+        space.leave()
+        with suppress(OSError):  # not empty: all went well, or can be continued
+            for parent in made:
+                parent.rmdir()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a conversion to `path` was stopped that can be continued."""
+    return Workspace(path.expanduser().resolve(), overwrite=False).is_of_use()
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a folder holds a config with a `model_type` and weights beside it."""
+    try:
+        return "model_type" in read_config_json(path) and any(path.glob("*.safetensors"))
+    except ConfigError:
+        return False
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a rename in a folder safe on disk, where the system can."""
+    with suppress(OSError):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)

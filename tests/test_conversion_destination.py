@@ -1,0 +1,134 @@
+"""A conversion's destination is whole or untouched, and what is there is replaced only by a whole one."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import write_golden
+from converted import config_of, contents, source_folder  # noqa: F401 (a fixture)
+
+from afmoe_mlx import convert
+from afmoe_mlx.checkpoint import save
+from afmoe_mlx.errors import AfmoeError, CheckpointError, ConversionError
+
+
+def test_an_existing_destination_is_refused_unless_overwritten(source: Path, tmp_path: Path) -> None:
+    first = convert(source, tmp_path / "out", bits=3)
+    before = contents(first)
+    with pytest.raises(CheckpointError, match=r"exists already.*--overwrite"):
+        convert(source, tmp_path / "out")
+    assert contents(first) == before
+    convert(source, tmp_path / "out", overwrite=True)
+    assert config_of(tmp_path / "out")["quantization"]["bits"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"notes.txt": "mine"},
+        {"config.json": '{"name": "a web app"}', "index.js": ""},
+        {"config.json": '{"model_type": "afmoe"}', "thesis.tex": ""},
+        {"config.json": "{", "model.safetensors": ""},
+    ],
+    ids=lambda files: "+".join(files) or "empty",
+)
+def test_overwriting_never_destroys_what_is_not_a_model(source: Path, tmp_path: Path, files: dict[str, str]) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    before = contents(folder)
+    with pytest.raises(CheckpointError, match="not a model's folder"):
+        convert(source, folder, overwrite=True)
+    assert contents(folder) == before
+
+
+def test_overwriting_a_file_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(CheckpointError, match="not a model's folder"):
+        convert(source, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_overwriting_through_a_link_replaces_what_it_points_to(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "real", bits=3)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    convert(source, tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert config_of(tmp_path / "real")["quantization"]["bits"] == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link"}
+
+
+def test_overwriting_the_folder_one_stands_in(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(source, tmp_path / "out", bits=3)
+    monkeypatch.chdir(tmp_path / "out")
+    convert(source, ".", overwrite=True)
+    assert config_of(tmp_path / "out")["quantization"]["bits"] == 4
+
+
+def full(*_: Any, **__: Any) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def interrupt(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("broken", "failure", "error"),
+    [
+        ("os.pwrite", full, ConversionError),
+        ("afmoe_mlx.conversion.stored.OpenShard.read_into", interrupt, KeyboardInterrupt),
+        ("afmoe_mlx.checkpoint.files.read_header", interrupt, KeyboardInterrupt),
+    ],
+    ids=["disk full", "interrupted while reading", "interrupted while looking"],
+)
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_failure_at_the_start_leaves_everything_as_it_was(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, failure: Any, error: Any, exists: bool
+) -> None:
+    target = tmp_path / "deep" / "out"
+    if exists:
+        convert(source, target, bits=3)
+    before = contents(tmp_path)
+    monkeypatch.setattr(broken, failure)
+    with pytest.raises(error):
+        convert(source, target, overwrite=exists)
+    assert contents(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_dir()) == (["deep", "out"] if exists else [])
+
+
+def test_a_failure_to_rename_puts_the_old_destination_back(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = convert(source, tmp_path / "out", bits=3)
+    before, rename = contents(target), Path.rename
+
+    def fail_once(path: Path, new: Path) -> Path:
+        if path.name == "model":
+            raise OSError(5, "Input/output error")
+        return rename(path, new)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        convert(source, target, overwrite=True)
+    assert contents(target) == before
+
+
+def test_a_bad_source_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = write_golden(tmp_path / "a", "afmoe-base")
+    (source / "model.safetensors").write_bytes(b"")
+    with pytest.raises(AfmoeError):
+        convert(source, tmp_path / "deep" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_destination_that_cannot_be_made(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written") as raised:
+        convert(source, tmp_path / "file" / "out")
+    assert "\n" not in str(raised.value)
+    assert save.INDEX not in str(raised.value)
