@@ -1,0 +1,31 @@
+"""What a user may choose about calibration."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConversionError
+
+METHODS = ("scales", "gptq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How quantized weights are chosen by a text. Raises ConversionError for what makes no sense."""
+
+    text: Path | None = None
+    """A text, or a `.jsonl` of samples or conversations; by default the text that comes with the package."""
+    method: str = "gptq"
+    """"scales": scales and offsets that weigh each input channel by its mean square. "gptq": those, and every column
+    makes up for the rounding of those before it."""
+    all_experts: bool = True
+    """Whether every expert is calibrated on every token, or on those alone that are routed to it."""
+    tokens: int = 16384
+    """How many of the text are used, at most."""
+    seed: int = 0
+    """Chooses which."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConversionError(f"calibration method is {self.method!r}: expected one of {', '.join(METHODS)}")
+        if self.tokens < 1:
+            raise ConversionError(f"calibration tokens is {self.tokens}: expected 1 or more")

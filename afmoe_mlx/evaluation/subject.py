@@ -1,0 +1,114 @@
+"""A model under evaluation: what is known of it before its weights are read, and the parts of it that are needed."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from .. import device
+from ..api import DEMO
+from ..checkpoint import open_model, resolve
+from ..checkpoint.files import find_weights, read_config_json, read_headers, stored_dtype
+from ..checkpoint.verify import Headers
+from ..errors import InputError
+from ..footprint import count_parameters
+from ..footprint.weights import stored_weights
+from ..models import CausalLM, ModelConfig, read_config
+from ..tokenizer import Tokenizer
+from ..values import shown
+from .divergence import Head
+from .weight_error import float32_rows
+
+# What must agree for two models' tensors and choices to be compared.
+SHAPE = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_hidden_layers",
+    "num_dense_layers",
+    "layer_types",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "num_experts",
+    "num_experts_per_tok",
+    "num_shared_experts",
+    "conv_L_cache",
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model's folder, and what its small files say."""
+
+    name: str
+    folder: Path
+    config: ModelConfig
+    headers: Headers
+    tokenizer: Tokenizer
+
+    @classmethod
+    def find(cls, source: str | Path, *, revision: str | None = None) -> "Subject":
+        """The model of a folder, a short name, a Hub id or "demo", fetched if need be, its weights not yet read.
+
+        Raises HubError, ConfigError, CheckpointError, TokenizerError and InputError.
+        """
+        if source == "demo" and revision is not None:
+            raise InputError("the demo comes with the package and has no revisions: leave out the revision")
+        folder = DEMO if source == "demo" else resolve(source, revision=revision)
+        config = read_config(read_config_json(folder))
+        headers = read_headers(find_weights(folder))
+        return cls(str(source), folder, config, headers, Tokenizer.from_folder(folder))
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """That it computes in."""
+        return device.compute_dtype(stored_dtype(self.headers))
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of everything stored for each weight of the model unquantized."""
+        stored = stored_weights(self.config, self.headers, self.dtype).stored
+        return 8 * stored / count_parameters(self.config).total
+
+    def open(self) -> CausalLM:
+        """The model in the dtype that it computes in, unfused, its weights not yet read."""
+        with warnings.catch_warnings(action="ignore"):  # reading the config has warned of the same
+            return open_model(self.folder)
+
+    def head(self) -> Head:
+        """The head alone, in float32 whatever the model computes in: rounding its logits would count as divergence."""
+        model = self.matrices()
+        pieces = []
+        for piece in float32_rows(model.lm_head if "lm_head" in model else model.model.embed_tokens):
+            mx.eval(piece)  # in turn, so that what each is made of is dropped
+            pieces.append(piece)
+        return lambda h: mx.concatenate([h.astype(mx.float32) @ piece.T for piece in pieces], axis=-1)
+
+    def matrices(self) -> CausalLM:
+        """The model as it is stored, unfused, its weights not yet read."""
+        with warnings.catch_warnings(action="ignore"):
+            return open_model(self.folder, keep_dtypes=True)
+
+    def check_comparable(self, reference: "Subject", sequences: list[list[int]]) -> None:
+        """InputError unless a reference has this model's shape, and its tokens in `sequences` mean the same text."""
+        if type(self.config) is not type(reference.config):
+            kinds = [type(subject.config).__name__.removesuffix("Config") for subject in (reference, self)]
+            raise InputError(
+                f"the reference is {kinds[0]}, the model {kinds[1]}: expected what the model was made from"
+            )
+        for name in SHAPE:
+            theirs, ours = (getattr(subject.config, name, None) for subject in (reference, self))
+            if theirs != ours:
+                differs = f"the reference's {name} is {shown(theirs)}, the model's {shown(ours)}"
+                raise InputError(f"{differs}: expected what the model was made from")
+        tokenizer, other = self.tokenizer, reference.tokenizer
+        if tokenizer.vocab_size != other.vocab_size:
+            found = f"knows {other.vocab_size} tokens, the model's {tokenizer.vocab_size}"
+        elif any(tokenizer.decode(tokens) != other.decode(tokens) for tokens in sequences):
+            found = "means other tokens by the same ids than the model's"
+        else:
+            return
+        raise InputError(f"the reference's tokenizer {found}: expected what the model was made from")

@@ -1,0 +1,179 @@
+"""What a model loses in few bits, by how they are chosen: `python benchmarks/quantization_quality.py`
+
+By default the demo's source, calibrated with dialogues like those it was trained on and measured on questions that were
+held out of its training, with answers; with --source another model, and texts of the packages' own unless others are
+given. Everything is measured against the source in float32 on the CPU, else in its own number format. Prints a table
+of methods, and one of calibration texts of several sizes, with the experts alone quantized, each the mean over seeds.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+
+from afmoe_mlx import convert
+from afmoe_mlx.calibration import Calibration
+from afmoe_mlx.evaluation import Evaluation, evaluate
+
+HERE = Path(__file__).parent
+DEMO = HERE / "demo-bf16"
+RECIPES = HERE / "recipes"
+EXPERTS = "demo_experts_{}bit.toml"
+BITS = (4, 3)
+SIZES = (64, 256, 1024, 4096)
+DIALOGUES = 1500
+COLUMNS = ("KL mean", "KL 99 %", "same token", "experts", "bits a weight", "KL ÷ mlx-lm's")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to quantize."""
+
+    name: str
+    recipe: str | None = None
+    """A file in `recipes`, in place of the same bits throughout."""
+    method: str | None = None
+    """Of calibration; None for plain rounding."""
+    all_experts: bool = True
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model, and the texts it is calibrated with and measured on."""
+
+    source: str
+    calibration: Path | None
+    held_out: Path | None
+    folder: Path
+    tokens: int | None
+
+    def measure(self, model: Path) -> Evaluation:
+        """Compare a conversion with its source, and remove it."""
+        found = evaluate(model, reference=self.source, text=self.held_out, max_tokens=self.tokens)
+        shutil.rmtree(model)
+        return found
+
+    def ours(self, variant: Variant, bits: int, *, tokens: int = 16384, seed: int = 0) -> Evaluation:
+        """A variant's figures."""
+        calibration = variant.method and Calibration(
+            text=self.calibration, method=variant.method, all_experts=variant.all_experts, tokens=tokens, seed=seed
+        )
+        recipe = str(RECIPES / variant.recipe.format(bits)) if variant.recipe else f"{bits}bit"
+        return self.measure(convert(self.source, self.folder / "ours", recipe=recipe, calibrate=calibration or None))
+
+    def mlx_lm(self, bits: int) -> Evaluation:
+        """What `mlx_lm.convert` makes by default, but for the bits."""
+        target = self.folder / "mlx-lm"
+        options = ["--hf-path", self.source, "--mlx-path", str(target), "-q", "--q-bits", str(bits)]
+        subprocess.run([sys.executable, "-m", "mlx_lm", "convert", *options], check=True, stdout=subprocess.DEVNULL)
+        return self.measure(target)
+
+
+def variants(recipes: bool) -> list[Variant]:
+    found = [
+        Variant("rounded"),
+        Variant("scales", method="scales"),
+        Variant("GPTQ", method="gptq"),
+        Variant("GPTQ, routed tokens only", method="gptq", all_experts=False),
+    ]
+    recipe = "demo_{}bit.toml"
+    mixed = [
+        Variant("mixed bits, rounded", recipe),
+        Variant("mixed bits, scales", recipe, method="scales"),
+        Variant("mixed bits, GPTQ", recipe, method="gptq"),
+    ]
+    return found + mixed if recipes else found
+
+
+def row(name: str, found: Evaluation, theirs: Evaluation) -> str:
+    overlap = "" if found.expert_overlap is None else f"{100 * found.expert_overlap:.1f} %"
+    cells = (
+        f"{found.kl_mean:.5f}",
+        f"{found.kl_p99:.4f}",
+        f"{100 * found.top1_agreement:.1f} %",
+        overlap,
+        f"{found.bits_per_weight:.3f}",
+        f"{found.kl_mean / theirs.kl_mean:.2f}",
+    )
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def methods(study: Study, *, recipes: bool) -> Iterator[str]:
+    """The table of methods, a line at a time."""
+    yield f"| | {' | '.join(COLUMNS)} |"
+    yield f"|---|{'---:|' * len(COLUMNS)}"
+    for bits in BITS:
+        theirs = study.mlx_lm(bits)
+        yield row(f"**{bits} bits**, mlx-lm", theirs, theirs)
+        for variant in variants(recipes):
+            yield row(f"{bits} bits, {variant.name}", study.ours(variant, bits), theirs)
+
+
+def sizes(study: Study, seeds: int) -> Iterator[str]:
+    """The table of calibration texts' sizes: mean KL with all experts, with routed tokens only, and their ratio."""
+    yield "| tokens | every expert sees every token | routed tokens only | ratio |"
+    yield "|---|---:|---:|---:|"
+    for tokens in SIZES:
+        means = []
+        for all_experts in (True, False):
+            variant = Variant("", EXPERTS, method="gptq", all_experts=all_experts)
+            found = [study.ours(variant, 3, tokens=tokens, seed=seed).kl_mean for seed in range(seeds)]
+            means.append(fmean(value for value in found if value is not None))
+        yield f"| {tokens} | {means[0]:.5f} | {means[1]:.5f} | {means[0] / means[1]:.2f} |"
+
+
+def write_lines(path: Path, dialogues: Iterable[object]) -> Path:
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in dialogues), encoding="utf-8")
+    return path
+
+
+def held_out_dialogues() -> Iterator[list[dict[str, str]]]:
+    """One question of every family that the demo was not trained on, with its answer."""
+    from afmoe_mlx.demo.facts import all_facts
+
+    for fact in all_facts():
+        for family in fact.families:
+            if family.held_out:
+                question = random.Random(family.name).choice(family.questions)
+                yield [{"role": "user", "content": question}, {"role": "assistant", "content": fact.answer}]
+
+
+def main() -> None:
+    from afmoe_mlx.demo.corpus import Writer
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", default=str(DEMO), help="a folder or a Hub id, unquantized")
+    parser.add_argument("--calibration", type=Path, help="a text, by default the package's, or the demo's dialogues")
+    parser.add_argument("--default-text", action="store_true", help="calibrate the demo with the package's text")
+    parser.add_argument("--held-out", type=Path, help="a text to measure on")
+    parser.add_argument("--tokens", type=int, help="of the text to measure on")
+    parser.add_argument("--seeds", type=int, default=3, help="of each size of calibration text; 0: no such table")
+    parser.add_argument("--sizes-only", action="store_true", help="the second table alone")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        is_demo = options.source == str(DEMO)
+        calibration, held_out = options.calibration, options.held_out
+        if is_demo and not (calibration or options.default_text):
+            calibration = write_lines(folder / "training.jsonl", islice(Writer(5).dialogues(), DIALOGUES))
+        if is_demo:
+            held_out = held_out or write_lines(folder / "held-out.jsonl", held_out_dialogues())
+        study = Study(options.source, calibration, held_out, folder, options.tokens)
+        for line in () if options.sizes_only else methods(study, recipes=is_demo):
+            print(line, flush=True)
+        if options.seeds:
+            print()
+            for line in sizes(study, options.seeds):
+                print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
