@@ -39,8 +39,8 @@ from .commands.parsing import Command, Group
 from .terminal import note
 
 DEMO_NOTE = (
-    "No --model: this is the built-in demo, a tiny AFMoE that knows this program alone."
-    " A real one: --model trinity-nano (3.5 GB to download)."
+    "No --model: this is the built-in demo, a tiny AFMoE that knows this program.\n"
+    "A real one: --model trinity-nano (3.5 GB to download)."
 )
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
@@ -61,6 +61,11 @@ class Mode(StrEnum):
     mxfp4 = "mxfp4"
     nvfp4 = "nvfp4"
     mxfp8 = "mxfp8"
+
+
+class Method(StrEnum):
+    gptq = "gptq"
+    scales = "scales"
 
 
 def _version(value: bool) -> None:
@@ -180,8 +185,13 @@ def generate(
 
 @app.command(cls=Command)
 def chat(
+    question: Annotated[
+        str | None, typer.Argument(help="Answer this and leave; what stands on stdin is put before it.")
+    ] = None,
     model: Model = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End an answer after so many tokens.")] = 2048,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", "-m", help="End an answer after so many tokens; 2048 if not given.")
+    ] = None,
     temp: Temp = None,
     top_p: TopP = None,
     min_p: MinP = None,
@@ -189,6 +199,18 @@ def chat(
     repetition_penalty: RepetitionPenalty = None,
     seed: Seed = None,
     system_prompt: SystemPrompt = None,
+    no_think: Annotated[
+        bool, typer.Option("--no-think", help="Answer without reasoning first, if the model's template can say so.")
+    ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="[NAME]", help="Go on with a saved conversation; the last one if no name follows."),
+    ] = None,
+    no_save: Annotated[bool, typer.Option("--no-save", help="Do not save the conversation.")] = False,
+    no_history: Annotated[
+        bool, typer.Option("--no-history", help="Do not keep what is typed for the next run.")
+    ] = False,
+    no_markdown: Annotated[bool, typer.Option("--no-markdown", help="Show answers as they are written.")] = False,
     prompt_lookup: PromptLookup = None,
     draft_model: DraftModel = None,
     num_draft_tokens: NumDraftTokens = 3,
@@ -200,10 +222,17 @@ def chat(
     context: Context = None,
     force: Force = False,
     revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Answer once, as one JSON object.")] = False,
 ) -> None:
-    """Talk with a model in the terminal; a message on stdin is answered once."""
+    """Talk with a model in the terminal, or have a question answered once.
+
+    On a terminal, conversations are saved, and what is computed of them is kept on disk: --no-save and --no-disk-cache
+    turn that off. Where stdin is no terminal, what stands on it is answered once.
+    """
     _check_speculation(prompt_lookup, draft_model)
-    from .chat import run
+    if as_json and question is None and sys.stdin is not None and sys.stdin.isatty():
+        raise typer.BadParameter('--json needs a question: afmoe-mlx chat --json "…"')
+    from .chat import EngineSource, Request, View, run
     from .commands.kv_bits import KVOptions
 
     options = {
@@ -217,55 +246,131 @@ def chat(
         "prompt_lookup": prompt_lookup,
         "num_draft_tokens": num_draft_tokens,
     }
-    code = run(
-        _or_demo(model),
-        revision=revision,
-        draft_model=draft_model,
-        kv=KVOptions(kv_bits, kv_group_size, quantized_kv_start),
-        system_prompt=system_prompt,
+    request = Request(
+        model=model if model is None and resume is not None else _or_demo(model),
+        source=EngineSource(
+            revision=revision,
+            draft_model=draft_model,
+            kv=KVOptions(kv_bits, kv_group_size, quantized_kv_start),
+            context=context,
+            force=force,
+        ),
         options=options,
+        question=question,
+        as_json=as_json,
+        view=View(markdown=not no_markdown),
+        system_prompt=system_prompt,
+        thinks=not no_think,
+        resume=resume,
+        saves=not no_save,
+        keeps_history=not no_history,
         prompt_cache_dir=prompt_cache_dir,
         disk_cache=disk_cache,
-        context=context,
-        force=force,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(run(request))
 
 
 @app.command(cls=Command)
 def convert(
-    hf_path: Annotated[str, typer.Option("--hf-path", "--model", help=MODEL_HELP)],
+    hf_path: Annotated[
+        str, typer.Option("--hf-path", "--model", help=MODEL_HELP + " demo is the built-in one, quantized already.")
+    ],
     mlx_path: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")] = "mlx_model",
     quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize, to 4 bits by default.")] = False,
     q_bits: Annotated[int | None, typer.Option(help="Bits a weight.")] = None,
     q_group_size: Annotated[int | None, typer.Option(help="Weights that share a scale.")] = None,
     q_mode: Annotated[Mode, typer.Option(help="Number format of quantized weights.")] = Mode.affine,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            "--quant-predicate",
+            help="Quantize by 4bit, 3bit, 6bit, 8bit, mxfp4, nvfp4, mixed_2_6, mixed_3_4, mixed_3_6, mixed_4_6 or a"
+            " TOML file.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[TEXT]",
+            help="Choose quantized weights by a text, or a .jsonl with {text} or {messages} a line; a built-in one if"
+            " no file follows.",
+        ),
+    ] = None,
+    calibration_method: Annotated[
+        Method | None, typer.Option(help="gptq, the default, is better; scales is quicker.")
+    ] = None,
+    calibration_tokens: Annotated[int | None, typer.Option(help="Tokens of the text that are used, at most.")] = None,
+    calibrate_routed: Annotated[
+        bool, typer.Option("--calibrate-routed", help="Each expert sees only the tokens routed to it, to compare.")
+    ] = False,
     dtype: Annotated[Dtype | None, typer.Option(help="Format of the other weights; as stored by default.")] = None,
     dequantize: Annotated[
-        bool, typer.Option("--dequantize", "-d", help="Make plain weights of quantized ones.")
+        bool, typer.Option("--dequantize", "-d", help="Make plain weights of quantized ones, in the Hub's layout.")
     ] = False,
     revision: Revision = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model at --mlx-path.")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the model at --mlx-path, and give up another unfinished conversion."),
+    ] = False,
+    low_disk: Annotated[
+        bool, typer.Option("--low-disk", help="Remove each file fetched from the Hub once it is converted.")
+    ] = False,
+    upload_repo: Annotated[
+        str | None, typer.Option(help="Upload the result as owner/name on the Hub, with a model card.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be written, from headers alone, and write nothing.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --dry-run: every tensor on a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Convert a model to MLX files, quantized with -q. Routers are never quantized."""
-    if quantize and dequantize:
-        raise typer.BadParameter("choose --quantize or --dequantize, not both")
-    if not quantize and (q_bits is not None or q_group_size is not None or q_mode is not Mode.affine):
+    """Convert a model to MLX files, quantized with -q or by a recipe. Killed, the same command continues.
+
+    No built-in recipe quantizes routers, which decide the experts that answer.
+    """
+    gives_format = q_bits is not None or q_group_size is not None or q_mode is not Mode.affine
+    if (quantize or recipe is not None) and dequantize:
+        raise typer.BadParameter("choose --quantize, --recipe or --dequantize, one of them")
+    if recipe is not None and gives_format:
+        raise typer.BadParameter("choose --recipe, or --q-bits, --q-group-size and --q-mode, not both")
+    if not quantize and gives_format:
         raise typer.BadParameter("--q-bits, --q-group-size and --q-mode need --quantize")
+    if calibrate is not None and not (quantize or recipe is not None):
+        raise typer.BadParameter("--calibrate needs --quantize or --recipe")
+    if calibrate is None and (calibration_method is not None or calibration_tokens is not None or calibrate_routed):
+        raise typer.BadParameter("--calibration-method, --calibration-tokens and --calibrate-routed need --calibrate")
+    if verbose and not dry_run:
+        raise typer.BadParameter("--verbose needs --dry-run")
     from .commands import convert as command
 
-    command.run(
-        hf_path,
-        mlx_path,
-        quantize=quantize,
-        bits=q_bits,
-        group_size=q_group_size,
-        mode=q_mode.value,
-        dtype=dtype.value if dtype else None,
-        dequantize=dequantize,
+    request = command.Request(
+        source=hf_path,
+        destination=mlx_path,
+        options=command.Options(
+            quantize=quantize,
+            bits=q_bits,
+            group_size=q_group_size,
+            mode=q_mode.value,
+            recipe=recipe,
+            dtype=dtype.value if dtype else None,
+            dequantize=dequantize,
+        ),
         revision=revision,
         overwrite=overwrite,
+        low_disk=low_disk,
+        calibrate=command.calibration(
+            calibrate,
+            method=calibration_method.value if calibration_method else None,
+            tokens=calibration_tokens,
+            all_experts=not calibrate_routed,
+        ),
+        upload_repo=upload_repo,
     )
+    if dry_run:
+        command.preview(request, verbose=verbose, as_json=as_json)
+    else:
+        command.run(request, as_json=as_json)
 
 
 @app.command(cls=Command)
@@ -275,13 +380,14 @@ def info(
         int | None,
         typer.Option(min=1, help="Tokens of conversation to count; 32768 if not given, or the model's most."),
     ] = None,
+    kv_bits: KVBits = None,
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what a model needs, and where it fits, without downloading its weights."""
     from .commands import info as command
 
-    command.run(model, context=context, revision=revision, as_json=as_json)
+    command.run(model, context=context, kv_bits=kv_bits, revision=revision, as_json=as_json)
 
 
 @app.command(cls=Command)
@@ -319,6 +425,54 @@ def bench(
     else:
         bits = 4 if bits is None else bits
         command.bench_shape(shape, settings, layers=layers, bits=bits, as_json=as_json)
+
+
+@app.command("eval", cls=Command)
+def evaluate(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")],
+    reference: Annotated[
+        str | None, typer.Option(help="What it was quantized from, given likewise, to measure the distance from.")
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="A text, or a .jsonl with {text} or {messages} a line; a built-in one if not given."),
+    ] = None,
+    sequence_length: Annotated[int, typer.Option(help="Tokens run from an empty context each time.")] = 512,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", "-m", help="Stop after so many of the text.")
+    ] = None,
+    plot: Annotated[str | None, typer.Option(help="Draw it too, against --reference: a .png, .svg or .pdf.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Run these tasks of lm-evaluation-harness through mlx-lm instead: a,b,…")
+    ] = None,
+    num_shots: Annotated[int | None, typer.Option(min=0, help="Examples in each prompt of --tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each of --tasks.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run --tasks on what does not fit in memory.")] = False,
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a model's quality: perplexity, and its distance from a reference."""
+    if tasks is None and (num_shots is not None or limit is not None or force):
+        raise typer.BadParameter("--num-shots, --limit and --force need --tasks")
+    if tasks is not None:
+        if not (reference is None and text is None and plot is None and max_tokens is None):
+            raise typer.BadParameter("--tasks goes without --reference, --text, --max-tokens and --plot")
+        from .commands import tasks as command
+
+        command.run(model, tasks, num_shots=num_shots, limit=limit, revision=revision, force=force, as_json=as_json)
+        return
+    if plot is not None and reference is None:
+        raise typer.BadParameter("--plot needs --reference")
+    from .commands import eval as eval_command
+
+    request = eval_command.Request(
+        reference=reference,
+        text=text,
+        sequence_length=sequence_length,
+        max_tokens=max_tokens,
+        revision=revision,
+    )
+    eval_command.run(model, request, plot_file=plot, as_json=as_json)
 
 
 @app.command(cls=Command)

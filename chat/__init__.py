@@ -1,6 +1,8 @@
 """The terminal chat, installed as afmoe_mlx.chat."""
 
-from .app import Chat, run
+from .app import Request, run
 from .conversation import Conversation
+from .engine import EngineSource
+from .loop import Chat, View
 
-__all__ = ["Chat", "Conversation", "run"]
+__all__ = ["Chat", "Conversation", "EngineSource", "Request", "View", "run"]

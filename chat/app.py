@@ -1,135 +1,129 @@
-"""The chat in a terminal: reads lines, streams answers, obeys a few commands."""
+"""`afmoe-mlx chat`: makes a model ready, takes up what was saved, and answers once or as long as the user likes."""
 
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from afmoe_mlx.api import load
-from afmoe_mlx.cache import PrefixStore
-from afmoe_mlx.commands.draft import with_draft_model
-from afmoe_mlx.commands.kv_bits import KVOptions
-from afmoe_mlx.commands.prompt_cache import disk_directory
-from afmoe_mlx.errors import AfmoeError, InputError, TokenizerError
 from afmoe_mlx.generation import check_options
-from afmoe_mlx.terminal import printable, read_stdin, write
+from afmoe_mlx.terminal import note
 
+from . import one_shot, settings
 from .conversation import Conversation
+from .engine import EngineSource, lasting_name
+from .history import History
+from .loop import Chat, View
+from .paths import data_folder
+from .reader import make_reader
+from .session import Session
+from .sessions import SessionFolder, prefix_directory
+from .signals import orderly_end
 
-COMMANDS = {
-    "/help": "show this list",
-    "/clear": "forget the conversation and begin anew",
-    "/exit": "leave (Ctrl-D does too)",
-}
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asks for."""
+
+    model: str | None
+    """None: the one that the saved conversation was had with, or the demo."""
+    source: EngineSource
+    options: Mapping[str, Any]
+    """Those of `stream_generate`; None where the command line says nothing."""
+    question: str | None
+    """Answered once, after what stands on stdin; None: a chat on a terminal, or what stands on stdin alone."""
+    as_json: bool
+    view: View
+    system_prompt: str | None
+    thinks: bool
+    """Whether the model may reason before it answers."""
+    resume: str | None
+    """The name of a saved conversation to go on with; "": the last one; None: a new one."""
+    saves: bool
+    keeps_history: bool
+    prompt_cache_dir: str | None
+    disk_cache: bool | None
 
 
-def run(
-    model: str,
-    *,
-    revision: str | None,
-    system_prompt: str | None,
-    options: Mapping[str, Any],
-    draft_model: str | None = None,
-    kv: KVOptions | None = None,
-    prompt_cache_dir: str | None = None,
-    disk_cache: bool | None = None,
-    context: int | None = None,
-    force: bool = False,
-) -> int:
-    """Chat with a model until the user leaves; the exit status. See `load` for context and force.
+def run(request: Request) -> int:
+    """Chat until the user leaves, or answer once; the exit status."""
+    check_options(**_given(request.options))
+    question = one_shot.question(request.question)
+    with ExitStack() as resources:
+        session = None
+        if request.resume is not None:
+            session = resources.enter_context(SessionFolder().open(request.resume or None))
+        is_saved = session is not None or (question is None and request.saves)
+        directory = prefix_directory(request.prompt_cache_dir, wanted=request.disk_cache, is_saved=is_saved)
+        source = replace(request.source, directory=directory, keeps=question is None)
+        name = request.model or (session.model if session is not None else "") or "demo"
+        conversation = _conversation(name, source, request)
+        resources.callback(_flush, conversation)
+        if question is None:
+            with orderly_end():
+                _chat(conversation, session, request, name=name, source=source)
+            return 0
+        return _answer_once(conversation, session, request, question)
 
-    What is computed of conversations is kept in memory while the chat runs, and in a folder where one is wanted.
-    """
-    check_options(**options)
-    on_terminal = sys.stdin is not None and sys.stdin.isatty()
-    message = "" if on_terminal else read_stdin().strip()
-    if not (on_terminal or message):
-        raise InputError("stdin is empty: expected a message")
-    loaded = load(model, revision=revision, context=context, force=force)
-    if loaded[1].chat_template is None:
-        raise TokenizerError(f"{model} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
-    if kv is not None:
-        kv.apply(loaded[0])
-    options = with_draft_model(options, draft_model, loaded[1], force=force)
-    directory = disk_directory(prompt_cache_dir, wanted=disk_cache)
-    store = PrefixStore(loaded[0], directory=directory) if on_terminal or directory else None
-    conversation = Conversation(*loaded, system_prompt=system_prompt, options=options, store=store)
-    if not on_terminal:
-        code = answer_once(conversation, message)
-    else:
-        Chat(conversation, Console(highlight=False)).loop(model)
-        code = 0
-    if store is not None:
-        store.flush()
+
+def _conversation(name: str, source: EngineSource, request: Request) -> Conversation:
+    options = {**request.options, "max_tokens": request.options.get("max_tokens") or settings.MAX_TOKENS}
+    engine = source.first(name, options)
+    conversation = Conversation(
+        engine.model,
+        engine.tokenizer,
+        options=engine.options,
+        store=engine.store,
+        context=source.context,
+        template_variables={} if request.thinks else {"enable_thinking": False},
+    )
+    if not request.thinks and not conversation.knows_variable("enable_thinking"):
+        note(f"{name} has no switch for its reasoning: --no-think changes nothing", dim=True)
+    return conversation
+
+
+def _chat(
+    conversation: Conversation, session: Session | None, request: Request, *, name: str, source: EngineSource
+) -> None:
+    history = History(data_folder() / "history.jsonl" if request.keeps_history else None)
+    reader = make_reader(history, lambda text: chat.complete(text))
+    chat = Chat(
+        conversation,
+        Console(highlight=False),
+        reader,
+        model_name=name,
+        source=source,
+        saves=request.saves,
+        view=request.view,
+    )
+    chat.greet()
+    if session is not None:
+        chat.take_up(session, _given(request.options))
+    if request.system_prompt is not None:
+        conversation.set_system(request.system_prompt)
+    chat.loop()
+
+
+def _answer_once(conversation: Conversation, session: Session | None, request: Request, question: str) -> int:
+    if session is not None:
+        for warning in session.warnings:
+            note(f"warning: {session.name}: {warning}")
+        conversation.restore(session.messages)
+        conversation.options.update(settings.usable(session.settings) | _given(request.options))
+    if request.system_prompt is not None:
+        conversation.set_system(request.system_prompt)
+    code = one_shot.answer(conversation, question, request.view, as_json=request.as_json)
+    if session is not None:
+        session.save(conversation, model=None if request.model is None else lasting_name(request.model))
     return code
 
 
-def answer_once(conversation: Conversation, text: str) -> int:
-    """Answer what stood on stdin, plainly."""
-    try:
-        for chunk in conversation.reply(text):
-            write(chunk.text)
-    except KeyboardInterrupt:
-        write("\n")
-        return 130
-    write("\n")
-    return 0
+def _flush(conversation: Conversation) -> None:
+    """Wait until what was computed is on the disk."""
+    if conversation.store is not None:
+        conversation.store.flush()
 
 
-class Chat:
-    """The loop of reading and answering on a terminal."""
-
-    def __init__(self, conversation: Conversation, console: Console, read: Callable[[], str] | None = None) -> None:
-        self.conversation = conversation
-        self.console = console
-        self._read = read or (lambda: console.input("[bold]>[/bold] "))
-
-    def loop(self, name: str) -> None:
-        """Read and answer until /exit or the end of input."""
-        self.console.print(Text(f"{name}. /help lists the commands, Ctrl-D leaves.", style="dim"))
-        while True:
-            try:
-                text = self._read().strip()
-            except EOFError:
-                self.console.print()
-                return
-            except KeyboardInterrupt:
-                self.console.print()
-                continue
-            if text == "/exit":
-                return
-            if text.startswith("/"):
-                self.obey(text)
-            elif text:
-                self.answer(text)
-
-    def obey(self, command: str) -> None:
-        """Carry out a line that begins with a slash."""
-        if command == "/clear":
-            self.conversation.clear()
-            self.console.print(Text("Forgotten.", style="dim"))
-            return
-        if command != "/help":
-            self.console.print(Text(f"No command {command}. These are there:", style="dim"))
-        for name, meaning in COMMANDS.items():
-            self.console.print(Text(f"  {name:8} {meaning}", style="dim"))
-
-    def answer(self, text: str) -> None:
-        """Stream an answer; Ctrl-C stops it and keeps what came."""
-        last = None
-        try:
-            # closed at once, wherever Ctrl-C strikes, so that what came is kept
-            with closing(self.conversation.reply(text)) as chunks:
-                for last in chunks:
-                    self.console.out(printable(last.text), end="", highlight=False)
-        except KeyboardInterrupt:
-            self.console.print(Text(" (stopped)", style="dim"), end="")
-        except AfmoeError as error:
-            self.console.print(Text(f"error: {error}", style="red"), end="")
-        self.console.print()
-        if last is not None:
-            speed = f"{last.generation_tokens} tokens, {last.generation_tps:.0f} tokens/s"
-            self.console.print(Text(speed, style="dim"))
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

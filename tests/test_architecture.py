@@ -20,9 +20,11 @@ ARROWS: dict[str, set[str]] = {
     "checkpoint": {"models", "errors", "device", "values"},
     "tokenizer": {"errors"},
     "generation": {"models", "cache", "tokenizer", "errors", "device"},
-    "conversion": {"checkpoint", "models", "errors", "device", "values"},
+    "conversion": {"calibration", "checkpoint", "models", "tokenizer", "errors", "device", "values"},
+    "calibration": {"checkpoint", "conversion", "models", "tokenizer", "errors", "device", "values"},
     "footprint": {"checkpoint", "conversion", "models", "cache", "errors", "device", "terminal"},
-    "api": {"checkpoint", "footprint", "models", "tokenizer", "errors", "device"},
+    "api": {"cache", "checkpoint", "footprint", "models", "tokenizer", "errors", "device"},
+    "evaluation": {"api", "checkpoint", "footprint", "models", "tokenizer", "errors", "device", "terminal", "values"},
     "terminal": {"errors"},
     "demo": {"api", "generation", "errors"},
 }

@@ -92,8 +92,7 @@ def test_stop_seed_and_extra_eos_are_honoured(model: str) -> None:
 
 @pytest.mark.parametrize("option", sorted(NOT_HERE))
 def test_options_of_mlx_lm_that_are_not_here_are_refused_by_name(option: str, model: str) -> None:
-    command = ["convert", "--hf-path"] if option in ("--quant-predicate", "--upload-repo") else ["generate", "--model"]
-    result = run(*command, model, *(["-p", "x"] if command[0] == "generate" else []), option, "4")
+    result = run("generate", "--model", model, "-p", "x", option, "4")
     assert result.code == 2
     assert option in result.err
     assert "No such option" not in result.err

@@ -1,0 +1,258 @@
+"""The chat: reads what the user types, and obeys or answers it until they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from afmoe_mlx.commands.parsing import DEVICE_TROUBLE
+from afmoe_mlx.errors import AfmoeError, ContextFullError, SessionError
+from afmoe_mlx.generation import GenerationChunk
+from afmoe_mlx.terminal import printable
+
+from . import commands, settings
+from .attachments import Attachment, with_attachments
+from .context import LITTLE_ROOM, turns_to_drop
+from .conversation import Chunks, Conversation
+from .display import AnswerDisplay
+from .engine import EngineSource, lasting_name
+from .reader import Reader
+from .session import Session
+from .sessions import SessionFolder
+from .thinking import opens_thinking
+from .transcript import show_transcript
+
+if TYPE_CHECKING:
+    from afmoe_mlx.generation.loop import Progress
+
+
+@dataclass
+class View:
+    """How answers are shown."""
+
+    markdown: bool = True
+    thinking: bool = False
+    """Whether reasoning is kept on the screen."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be answered: `ask` begins the answer, `text` is the message; `replaces`: instead of the last one."""
+
+    ask: Callable[[Progress], Chunks]
+    text: str
+    replaces: bool = False
+
+
+class Chat:
+    """A conversation on a terminal.
+
+    model_name: what the user calls the model. source: loads another one for /model; None: there is no other.
+    folder: where sessions are. saves: whether this one is saved there without being told to.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        console: Console,
+        reader: Reader,
+        *,
+        model_name: str = "demo",
+        source: EngineSource | None = None,
+        folder: SessionFolder | None = None,
+        saves: bool = False,
+        view: View | None = None,
+    ) -> None:
+        self.conversation, self.console, self.reader = conversation, console, reader
+        self.model_name, self.source = model_name, source
+        self.folder = folder or SessionFolder()
+        self.saves = saves
+        self.session: Session | None = None
+        self.view = view or View()
+        self.attachments: list[Attachment] = []
+        self.last: GenerationChunk | None = None
+        """The last token of the last answer, with its figures."""
+        self.done = False
+        self._has_begun = False  # the session, here
+        self._cannot_save = False
+
+    def greet(self) -> None:
+        """Say who answers."""
+        self.say(f"{self.model_name}. /help lists the commands, Ctrl-D leaves.")
+
+    def loop(self) -> None:
+        """Read and obey or answer until the user leaves; what was said is saved then, however they leave."""
+        try:
+            while not self.done:
+                self._turn()
+            if self.session is not None and self.conversation.turns:
+                self.say("Saved: `afmoe-mlx chat --resume` goes on with it.")
+        finally:
+            self.save()
+            self.close_session()
+
+    def _turn(self) -> None:
+        try:
+            text = self.reader.read()
+        except EOFError:
+            self.done = True
+            return
+        try:
+            self.take(text)
+        except KeyboardInterrupt:
+            self.say("(stopped)")
+        except (AfmoeError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not str(error).startswith(DEVICE_TROUBLE):
+                raise
+            self.error(error)
+
+    def take(self, line: str) -> None:
+        """Obey a line that is a command, and answer any other. Raises what a command or an answer does."""
+        if (found := commands.parse(line)) is not None:
+            commands.find(found.name).run(self, found.argument)
+        elif text := commands.message(line):
+            self.answer(text)
+
+    # --- answers
+
+    def answer(self, text: str) -> None:
+        """Answer a message, with what is attached to it."""
+        conversation, whole = self.conversation, with_attachments(self.attachments, text)
+        if self._answer(Question(lambda progress: conversation.reply(whole, on_progress=progress), whole)):
+            self.attachments = []
+
+    def answer_instead(self, text: str) -> None:
+        """Answer `text` in place of the last message."""
+        conversation = self.conversation
+        self._answer(Question(lambda progress: conversation.edit(text, on_progress=progress), text, replaces=True))
+
+    def answer_again(self) -> None:
+        """Answer the last message anew."""
+        conversation, text = self.conversation, self.conversation.last_user or ""
+        ask = lambda progress: conversation.regenerate(on_progress=progress)  # noqa: E731
+        self._answer(Question(ask, text, replaces=True))
+
+    def _answer(self, question: Question) -> bool:
+        """Stream an answer; Ctrl-C stops it and keeps what came. Whether it was begun."""
+        shown: list[AnswerDisplay] = []
+        chunks = self._begin(question, lambda done, total: shown[0].progress(done, total))
+        if chunks is None:
+            return False
+        display = AnswerDisplay(
+            self.console,
+            show_thinking=self.view.thinking,
+            markdown=self.view.markdown,
+            thinking=opens_thinking(self.conversation.opened),
+        )
+        shown.append(display)
+        last = None
+        try:
+            with display, closing(chunks):
+                self.save()
+                for last in chunks:
+                    display.add(last.text)
+                used, limit = self.conversation.context_used, self.conversation.context_limit
+                display.finish(last, context_used=used, context_limit=limit)
+            if last is not None and last.finish_reason == "length" and used >= limit - 1:
+                self.say("The context is full: before the next answer you are asked whether to drop the oldest turns.")
+        except KeyboardInterrupt:
+            if last is None:
+                self.say("Nothing came of it, so the message is not kept; the up arrow brings it back.")
+        finally:
+            self.last = last or self.last
+            self.save()
+        self.console.print()  # what belongs together stands together
+        return True
+
+    def _begin(self, question: Question, progress: Progress) -> Chunks | None:
+        """The answer, not begun yet; None if the user would rather stop than have the oldest turns dropped for it."""
+        conversation = self.conversation
+        try:
+            room = None if question.replaces else conversation.room_for(question.text)
+            if room is None or room >= min(LITTLE_ROOM, conversation.context_limit // 8):
+                return question.ask(progress)
+        except ContextFullError:
+            room = 0
+        number = turns_to_drop(conversation, question.text, replaces=question.replaces)
+        if not number:  # there is nothing to drop, or that would not help: answered in what is left, or refused
+            return question.ask(progress)
+        left = f"{room} tokens are left for the answer" if room and room > 0 else "the message does not fit any more"
+        turns = "the oldest turn" if number == 1 else f"the oldest {number} turns"
+        self.say(f"The context of {conversation.context_limit:,} tokens is full: {left}.")
+        if not self.reader.confirm(f"Drop {turns} of the conversation?"):
+            self.say("Nothing is dropped and nothing sent; the up arrow brings the message back. /new begins anew.")
+            return None
+        conversation.drop_oldest(number)
+        return question.ask(progress)
+
+    # --- what is kept
+
+    def save(self) -> None:
+        """Write what is new of the conversation to its session, which begins with the first message."""
+        asked = [message["content"] for message in self.conversation.current_messages if message["role"] == "user"]
+        try:
+            if self.session is None and self.saves and asked:
+                self.begin_session(words=asked[0])
+            if self.session is not None:
+                self.session.save(self.conversation, model=lasting_name(self.model_name))
+            self._cannot_save = False
+        except SessionError as error:
+            if not self._cannot_save:
+                self.error(error)
+            self._cannot_save = True
+
+    def begin_session(self, name: str | None = None, *, words: str = "") -> None:
+        """Make a session for the conversation; see `SessionFolder.create`."""
+        self.session = self.folder.create(name, words=words, model=lasting_name(self.model_name))
+        self._has_begun = True
+
+    def close_session(self) -> None:
+        """Let others have the session; one that began here and in which nothing was said is removed."""
+        session, self.session = self.session, None
+        if session is None:
+            return
+        if self._has_begun and all(message["role"] == "system" for message in session.messages):
+            session.path.unlink(missing_ok=True)
+        session.close()
+
+    def take_up(self, session: Session, options: Mapping[str, Any] | None = None) -> None:
+        """Go on with a saved conversation, by its settings and `options`, which win."""
+        self.close_session()
+        self.session, self._has_begun = session, False
+        for warning in session.warnings:
+            self.say(f"{session.name}: {warning}")
+        self.conversation.restore(session.messages)
+        self.conversation.options.update(settings.usable(session.settings) | dict(options or {}))
+        self.show_history()
+        if session.model not in ("", lasting_name(self.model_name)):
+            self.say(f"{session.model} has answered so far, {self.model_name} does from now on.")
+
+    # --- the terminal
+
+    def show_history(self) -> None:
+        """Show the end of the conversation."""
+        view = self.view
+        show_transcript(self.console, self.conversation.messages, show_thinking=view.thinking, markdown=view.markdown)
+        self.console.print()
+
+    def say(self, text: str) -> None:
+        """A word of the program's own; made printable here."""
+        self.show(Text(printable(text), style="dim"))
+
+    def error(self, error: object) -> None:
+        """What went wrong, in a line."""
+        lines = str(error).splitlines() or ["out of memory"]
+        self.show(Text(f"error: {printable(lines[0])}", style="red"))
+
+    def show(self, renderable: RenderableType) -> None:
+        """Text or a table; printable already."""
+        self.console.print(renderable)
+
+    def complete(self, text: str) -> list[commands.Candidate]:
+        """What a line may go on with, for the editor."""
+        return list(commands.complete(self, text))

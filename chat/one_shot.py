@@ -1,0 +1,76 @@
+"""A question from the command line or stdin, answered once."""
+
+import json
+import sys
+from contextlib import closing
+
+from afmoe_mlx.commands.generate import Answer, summary
+from afmoe_mlx.errors import InputError
+from afmoe_mlx.terminal import read_stdin, write
+
+from .conversation import Conversation
+from .loop import View
+
+
+def question(argument: str | None) -> str | None:
+    """What is asked: what stands on stdin if that is no terminal, then the argument; None for a chat on a terminal."""
+    has_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if argument is None and has_terminal:
+        return None
+    piped = "" if has_terminal or (sys.stdin is None and argument) else read_stdin().strip()
+    text = "\n\n".join(part for part in (piped, (argument or "").strip()) if part)
+    if not text:
+        raise InputError(
+            "the question is empty: expected a message" if argument else "stdin is empty: expected a message"
+        )
+    return text
+
+
+def answer(conversation: Conversation, text: str, view: View, *, as_json: bool) -> int:
+    """Print the answer to a message; the exit status, 130 if it was interrupted.
+
+    Plain text, as it comes; as Markdown where both stdin and stdout are a terminal; or one JSON object, as
+    `afmoe-mlx generate --json` prints it.
+    """
+    if not as_json and view.markdown and _on_terminal():
+        return _answer_on_terminal(conversation, text, view)
+    found = Answer()
+    try:
+        with closing(conversation.reply(text)) as chunks:
+            for chunk in chunks:
+                found.add(chunk)
+                if not as_json:
+                    write(chunk.text)
+    except KeyboardInterrupt:
+        found.is_interrupted = True
+    if as_json:
+        speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
+        told = summary(found, speculated=speculated, kept=conversation.store is not None)
+        write(json.dumps(told, ensure_ascii=False) + "\n")
+    else:
+        write("\n")
+    return 130 if found.is_interrupted else 0
+
+
+def _answer_on_terminal(conversation: Conversation, text: str, view: View) -> int:
+    from rich.console import Console
+
+    from .display import AnswerDisplay
+    from .thinking import opens_thinking
+
+    shown: list[AnswerDisplay] = []
+    chunks = conversation.reply(text, on_progress=lambda done, total: shown[0].progress(done, total))
+    opened = opens_thinking(conversation.opened)
+    shown.append(AnswerDisplay(Console(highlight=False), show_thinking=view.thinking, thinking=opened))
+    try:
+        with shown[0] as display, closing(chunks):
+            for chunk in chunks:
+                display.add(chunk.text)
+            display.finish(None)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _on_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

@@ -1,0 +1,169 @@
+"""The line editor, the history behind it and what Tab offers, without a terminal."""
+
+import json
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.input.base import PipeInput
+from prompt_toolkit.output import DummyOutput
+
+from afmoe_mlx.chat import completion
+from afmoe_mlx.chat.completion import Candidate
+from afmoe_mlx.chat.history import KEPT, History
+from afmoe_mlx.chat.line_editor import LineEditor
+from afmoe_mlx.chat.reader import PlainReader, make_reader
+
+ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_R, ALT_ENTER, UP = "\r", "\x03", "\x04", "\n", "\x12", "\x1b\r", "\x1b[A"
+PASTE = "\x1b[200~{}\x1b[201~"
+
+
+@pytest.fixture
+def keys() -> Iterator[PipeInput]:
+    with create_pipe_input() as keys:
+        yield keys
+
+
+def editor(keys: PipeInput, history: History | None = None) -> LineEditor:
+    return LineEditor(history or History(None), lambda text: (), input=keys, output=DummyOutput())
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("hello" + ENTER, "hello"),
+        ("one" + ALT_ENTER + "two" + ENTER, "one\ntwo"),
+        ("one" + CTRL_J + "two" + ENTER, "one\ntwo"),
+        (PASTE.format("def f():\r    return 1\r\n") + ENTER, "def f():\n    return 1\n"),
+        (PASTE.format("one\rtwo") + " three" + ENTER, "one\ntwo three"),
+        ("wrong" + CTRL_C + "right" + ENTER, "right"),
+        (CTRL_C + "still here" + ENTER, "still here"),
+        (CTRL_C + "x" + CTRL_C + CTRL_C + "still here" + ENTER, "still here"),
+        ("日本語 👩‍👩‍👧" + ENTER, "日本語 👩‍👩‍👧"),
+    ],
+)
+def test_keys_make_a_message(keys: PipeInput, typed: str, message: str) -> None:
+    keys.send_text(typed)
+    assert editor(keys).read() == message
+
+
+@pytest.mark.parametrize("typed", [CTRL_D, CTRL_C + CTRL_C, "x" + CTRL_C + CTRL_C + CTRL_C])
+def test_ctrl_d_or_ctrl_c_twice_with_nothing_typed_leaves(keys: PipeInput, typed: str) -> None:
+    keys.send_text(typed)
+    with pytest.raises(EOFError):
+        editor(keys).read()
+
+
+def test_the_history_comes_back_in_another_run_and_is_searched(keys: PipeInput, tmp_path: Path) -> None:
+    path = tmp_path / "data" / "history.jsonl"
+    keys.send_text("first of all" + ENTER + "two" + ALT_ENTER + "lines" + ENTER + " secret" + ENTER)
+    first = editor(keys, History(path))
+    assert [first.read() for _ in range(3)] == ["first of all", "two\nlines", " secret"]
+    second = editor(keys, History(path))
+    keys.send_text(UP + ENTER)
+    assert second.read() == "two\nlines"
+    keys.send_text(CTRL_R + "fir" + ENTER + ENTER)
+    assert second.read() == "first of all"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_edited_message_begins_as_it_was_and_may_be_given_up(keys: PipeInput) -> None:
+    keys.send_text(" there" + ENTER + CTRL_C)
+    reader = editor(keys)
+    assert reader.edit("hello") == "hello there"
+    assert reader.edit("hello") is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("y" + ENTER, True), ("YES" + ENTER, True), (ENTER, False), ("n" + ENTER, False), (CTRL_C, False)],
+)
+def test_only_a_yes_is_a_yes(keys: PipeInput, typed: str, said: bool) -> None:
+    keys.send_text(typed)
+    assert editor(keys).confirm("Really?") is said
+
+
+def test_a_history_is_cut_keeps_to_what_it_can_read_and_never_stands_in_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    lines = [json.dumps(f"entry {i}") for i in range(2 * KEPT + 1)]
+    path.write_text("\n".join([*lines, '"written in pa']))
+    assert History(path).entries == [f"entry {i}" for i in range(KEPT + 1, 2 * KEPT + 1)]
+    assert len(path.read_text().splitlines()) == KEPT
+    folder = tmp_path / "file"
+    folder.write_text("in the way of the folder")
+    history = History(folder / "history.jsonl")
+    history.append("kept for this run")
+    assert history.entries == ["kept for this run"]
+
+
+def test_two_chats_write_to_one_history(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    one, other = History(path), History(path)
+    for entry in ("a", "b"):
+        one.append(f"one {entry}")
+        other.append(f"other {entry}")
+    assert History(path).entries == ["one a", "other a", "one b", "other b"]
+
+
+def lines(*given: str | type[BaseException]) -> Callable[[str], str]:
+    left = list(given)
+
+    def ask(prompt: str) -> str:
+        line = left.pop(0) if left else EOFError
+        if isinstance(line, str):
+            return line
+        raise line
+
+    return ask
+
+
+def test_a_dumb_terminal_gets_plain_lines_and_ctrl_c_twice_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    assert isinstance(make_reader(History(None), lambda text: ()), PlainReader)
+    assert PlainReader(lines(KeyboardInterrupt, "hello")).read() == "hello"
+    with pytest.raises(EOFError):
+        PlainReader(lines(KeyboardInterrupt, KeyboardInterrupt)).read()
+    assert PlainReader(lines("yes")).confirm("Really?")
+    assert not PlainReader(lines()).confirm("Really?")
+
+
+def test_files_are_offered_by_name_with_control_characters_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("report.md", "report.json", "re\x1b[31m.md", "re\nport.md", ".hidden"):
+        Path(name).write_text("")
+    Path("results").mkdir()
+    assert [(c.text, c.replaced, c.shown) for c in completion.files("re")] == [
+        ("re\nport.md", 2, "re\\nport.md"),
+        ("re\x1b[31m.md", 2, "re\\x1b[31m.md"),
+        ("report.json", 2, "report.json"),
+        ("report.md", 2, "report.md"),
+        ("results/", 2, "results/"),
+    ]
+    assert [c.text for c in completion.files("rep", (".md",))] == ["report.md"]
+    assert [c.text for c in completion.files("~/.h")] == [".hidden"]
+    assert list(completion.files("nowhere/")) == list(completion.files("~nobody-of-this-name/")) == []
+
+
+def test_models_are_offered_by_short_name_and_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "_downloaded", lambda: ["someone/Trinity-\x07"])
+    assert Candidate("trinity-nano", 3, "trinity-nano", "6B, 1B active") in list(completion.models("tri"))
+    assert [c.shown for c in completion.models("SOME")] == ["someone/Trinity-\\x07"]
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "file").write_text("")
+    assert [c.text for c in completion.models(f"{tmp_path}/")] == ["my-model/"]
+
+
+def test_tab_writes_what_all_candidates_have_in_common_at_once(keys: PipeInput) -> None:
+    names = ["/export", "/exit", "/regenerate"]
+
+    def complete(text: str) -> list[Candidate]:
+        return [Candidate(name, len(text), name) for name in names if name.startswith(text)]
+
+    reader = LineEditor(History(None), complete, input=keys, output=DummyOutput())
+    keys.send_text("/re\t" + ENTER + "/e\t" + ENTER + "hello\t" + ENTER)
+    assert [reader.read() for _ in range(3)] == ["/regenerate", "/ex", "hello"]
