@@ -69,6 +69,8 @@ def run(request: Request) -> int:
 
 def _conversation(name: str, source: EngineSource, request: Request) -> Conversation:
     options = {**request.options, "max_tokens": request.options.get("max_tokens") or settings.MAX_TOKENS}
+    if source.draft_model is None:
+        options.pop("num_draft_tokens", None)
     engine = source.first(name, options)
     conversation = Conversation(
         engine.model,
@@ -99,7 +101,7 @@ def _chat(
     )
     chat.greet()
     if session is not None:
-        chat.take_up(session, _given(request.options))
+        chat.take_up(session, _chosen(request))
     if request.system_prompt is not None:
         conversation.set_system(request.system_prompt)
     chat.loop()
@@ -110,7 +112,7 @@ def _answer_once(conversation: Conversation, session: Session | None, request: R
         for warning in session.warnings:
             note(f"warning: {session.name}: {warning}")
         conversation.restore(session.messages)
-        conversation.options.update(settings.usable(session.settings) | _given(request.options))
+        conversation.options.update(settings.usable(session.settings) | _chosen(request))
     if request.system_prompt is not None:
         conversation.set_system(request.system_prompt)
     code = one_shot.answer(conversation, question, request.view, as_json=request.as_json)
@@ -127,3 +129,8 @@ def _flush(conversation: Conversation) -> None:
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _chosen(request: Request) -> dict[str, Any]:
+    """The settings that the command line names: they win over those of a session."""
+    return {name: value for name, value in _given(request.options).items() if name in settings.MEANINGS}

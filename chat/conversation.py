@@ -158,10 +158,10 @@ class Conversation:
                     yield chunk
         finally:
             self._under_way = None
-            self._recall.finish(seen, marks=[self._prompts.opening(self._system)] if self.store is not None else [])
-            if parts:
+            if parts:  # before anything that another Ctrl-C could interrupt
                 answer: Message = {"role": "assistant", "content": self.opened + "".join(parts)}
                 self.messages = [*messages, answer if is_whole else answer | {"stopped": True}]
+            self._recall.finish(seen, marks=[self._prompts.opening(self._system)] if self.store is not None else [])
 
     def _running(self) -> Chunks | None:
         return None if self._under_way is None else self._under_way()

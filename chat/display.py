@@ -17,8 +17,8 @@ from afmoe_mlx.terminal import printable
 
 from .keyboard import silent_keyboard
 from .live_region import is_live, region_of
-from .sections import DIM, MarkdownSection, PlainSection, Section, ThinkingSection, spinner
-from .status import AnswerStatus, reading
+from .sections import DIM, MarkdownSection, PlainSection, ThinkingSection, spinner
+from .status import context_meter, figures, in_lines, reading
 from .thinking import Part, ThinkingSplitter
 from .wrap import wrap
 
@@ -61,7 +61,7 @@ class AnswerDisplay:
         self._region = region_of(console)
         self._splitter = ThinkingSplitter(inside=thinking)
         self._arrived: deque[tuple[float, str]] = deque()
-        self._section: Section | None = None
+        self._section: MarkdownSection | PlainSection | ThinkingSection | None = None
         self._progress: tuple[int, int] | None = None
         self._started = clock()
         self._first: float | None = None
@@ -81,12 +81,12 @@ class AnswerDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._end(["(stopped)"] if kind is KeyboardInterrupt else [], stopped=kind is KeyboardInterrupt)
-        finally:
-            if kind is not None:
-                self._region.restore()
-            self._resources.close()
+        with self._resources:
+            try:
+                self._end(["(stopped)"] if kind is KeyboardInterrupt else [], stopped=kind is KeyboardInterrupt)
+            finally:
+                if kind is not None:
+                    self._region.restore()
 
     @property
     def first_token_seconds(self) -> float | None:
@@ -112,15 +112,9 @@ class AnswerDisplay:
         self, chunk: GenerationChunk | None, *, context_used: int | None = None, context_limit: int | None = None
     ) -> None:
         """The answer is complete; its last chunk's figures are shown beneath, None if it had no token."""
-        status = None
-        if chunk is not None:
-            status = AnswerStatus.of(
-                chunk,
-                first_token_seconds=self.first_token_seconds,
-                context_used=context_used,
-                context_limit=context_limit,
-            )
-        self._end([] if status is None else status.lines(self._console.width))
+        meter = context_meter(context_used, context_limit)
+        parts = [] if chunk is None else figures(chunk, first_token_seconds=self.first_token_seconds, context=meter)
+        self._end(in_lines(parts, self._console.width))
 
     def stopped(self) -> None:
         """The user has stopped the answer; what came of it stays."""

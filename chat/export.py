@@ -1,7 +1,6 @@
 """A conversation as a file for others to read."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ from afmoe_mlx.terminal import printable
 from .paths import beside
 from .prompts import Message
 from .session_log import dump_json, plain_settings
+from .thinking import split_thinking
 
 TITLES = {"system": "System prompt", "user": "User", "assistant": "Assistant"}
-_THINKING = re.compile(r"\A\s*<think>(.*?)(?:</think>|\Z)", re.DOTALL)
-_FOLDED = "<details><summary>Reasoning</summary>"
 
 
 def export_conversation(
@@ -71,5 +69,7 @@ def as_markdown(messages: Sequence[Message], *, model: str, settings: Mapping[st
 def _content(message: Message) -> str:
     text = message["content"]
     if message["role"] == "assistant":
-        text = _THINKING.sub(lambda match: f"{_FOLDED}\n\n{match[1].strip()}\n\n</details>\n\n", text)
+        thought, text = split_thinking(text)
+        if thought.strip():
+            text = f"<details><summary>Reasoning</summary>\n\n{thought.strip()}\n\n</details>\n\n{text}"
     return text + "\n\n*(stopped)*" if message.get("stopped") else text

@@ -1,8 +1,9 @@
 """The keyboard while an answer is shown."""
 
 import sys
+import termios
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -12,11 +13,9 @@ def silent_keyboard() -> Generator[None, None, None]:
     Does nothing where stdin is no terminal.
     """
     try:
-        import termios
-
         file = sys.stdin.fileno()
         before = termios.tcgetattr(file)
-    except (ImportError, AttributeError, OSError, ValueError, termios.error):
+    except (AttributeError, OSError, ValueError, termios.error):
         yield
         return
     silent = termios.tcgetattr(file)
@@ -27,4 +26,5 @@ def silent_keyboard() -> Generator[None, None, None]:
     try:
         yield
     finally:
-        termios.tcsetattr(file, termios.TCSANOW, before)
+        with suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(file, termios.TCSANOW, before)

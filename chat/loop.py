@@ -150,7 +150,7 @@ class Chat:
             thinking=opens_thinking(self.conversation.opened),
         )
         shown.append(display)
-        last = None
+        last, asked = None, self.conversation.current_messages
         try:
             with display, closing(chunks):
                 self.save()
@@ -160,6 +160,10 @@ class Chat:
                 display.finish(last, context_used=used, context_limit=limit)
             if last is not None and last.finish_reason == "length" and used >= limit - 1:
                 self.say("The context is full: before the next answer you are asked whether to drop the oldest turns.")
+        except SystemExit:  # told to end: what was asked is there when the conversation is resumed
+            if last is None:
+                self.conversation.restore(asked)
+            raise
         except KeyboardInterrupt:
             if last is None:
                 self.say("Nothing came of it, so the message is not kept; the up arrow brings it back.")

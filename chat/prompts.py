@@ -75,15 +75,6 @@ class Prompts:
         later, nothing else.
         """
         other = "b" if messages[-1]["content"].strip().startswith("a") else "a"
-        start = _shared_length(text, self._render([*messages[:-1], {"role": "user", "content": other}]))
-        ends = (text[start:], generation)
+        parted = self._render([*messages[:-1], {"role": "user", "content": other}])
+        ends = (text[shared_prefix(text, parted) :], generation)
         return [*(length - len(self.tokenizer.encode(end, add_special_tokens=False)) for end in ends), length - 1]
-
-
-def _shared_length(first: str, second: str) -> int:
-    """How many characters two texts begin with alike, by bisection: slices compare fast."""
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if first[:middle] == second[:middle] else (low, middle - 1)
-    return low

@@ -1,12 +1,13 @@
 """The parts of an answer on the screen: the answer as Markdown or as plain lines, and the reasoning before it.
 
-Each takes text and gives lines: those that are final since it was last asked, and those that may still change.
+Each takes printable text and gives lines: those `final` since it was last asked, those `live` that may still change,
+and at its `end` the rest. Width is in cells, time in seconds of any clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rich.style import Style
 from rich.text import Text
@@ -21,18 +22,6 @@ DIM = Style(dim=True)
 TAB = 4
 PEEK_ROWS = 6  # so many rows of a reasoning that is not kept are seen while it comes
 SPINNER, FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.1
-
-
-class Section(Protocol):
-    """What `AnswerDisplay` asks of a part. Text is printable; width in cells; time in seconds of any clock."""
-
-    def feed(self, text: str) -> None: ...
-
-    def final(self, width: int) -> list[Text]: ...
-
-    def live(self, width: int, now: float) -> list[Text]: ...
-
-    def end(self, width: int) -> list[Text]: ...
 
 
 class MarkdownSection:

@@ -173,7 +173,8 @@ def open_session(path: Path) -> Session:
                 _append(descriptor, b"\n")
             compact = sum(len(encode(record)) for record in whole(replayed.state))
             if len(content) > LONG and len(content) > 2 * compact and not replayed.warnings:
-                descriptor = _replaced(path, descriptor, replayed.state)
+                with suppress(OSError):  # a full disk: the long file serves as well
+                    descriptor = _replaced(path, descriptor, replayed.state)
         except BaseException:
             os.close(descriptor)
             raise

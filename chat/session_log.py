@@ -20,6 +20,7 @@ from afmoe_mlx.terminal import printable
 from .prompts import Message
 
 FORMAT = 1
+KINDS = ("message", "replace", "system", "model", "settings")
 ROLES = ("user", "assistant")
 
 # What a terminal might obey or hide, of what JSON leaves as it is: a file that is looked at is only shown.
@@ -117,7 +118,7 @@ def replay(content: bytes, name: str) -> Replayed:
         changed = None if record is None else _applied(state, record)
         if changed is not None:
             state, end = changed, after
-        elif record is not None and isinstance(record.get("type"), str) and record["type"] not in _APPLY:
+        elif record is not None and isinstance(record.get("type"), str) and record["type"] not in KINDS:
             warnings.append(f"line {number} is of a kind that this program does not know, {printable(record['type'])}")
             end = after
         elif number == len(lines):
@@ -161,37 +162,16 @@ def _message(value: object) -> Message | None:
 
 def _applied(state: SessionState, record: Mapping[str, Any]) -> SessionState | None:
     """What a state becomes by a record; None for one that is unknown or damaged."""
-    apply = _APPLY.get(record.get("type"))  # type: ignore[arg-type]
-    return None if apply is None else apply(state, record)
-
-
-def _add(state: SessionState, record: Mapping[str, Any]) -> SessionState | None:
-    message = _message(record)
-    return None if message is None else replace(state, messages=(*state.messages, message))
-
-
-def _replace(state: SessionState, record: Mapping[str, Any]) -> SessionState | None:
-    at, values = record.get("at"), record.get("messages")
-    if not isinstance(at, int) or at < 0 or not isinstance(values, list):
-        return None
-    messages = [_message(value) for value in values]
-    kept = tuple(message for message in messages if message is not None)
-    return replace(state, messages=state.messages[:at] + kept) if len(kept) == len(values) else None
-
-
-def _system(state: SessionState, record: Mapping[str, Any]) -> SessionState | None:
-    content = record.get("content")
-    return replace(state, system=content) if content is None or isinstance(content, str) else None
-
-
-def _model(state: SessionState, record: Mapping[str, Any]) -> SessionState | None:
-    name = record.get("name")
-    return replace(state, model=name) if isinstance(name, str) else None
-
-
-def _settings(state: SessionState, record: Mapping[str, Any]) -> SessionState | None:
-    options = record.get("options")
-    return replace(state, settings=options) if isinstance(options, dict) else None
-
-
-_APPLY = {"message": _add, "replace": _replace, "system": _system, "model": _model, "settings": _settings}
+    match record:
+        case {"type": "message"} if message := _message(record):
+            return replace(state, messages=(*state.messages, message))
+        case {"type": "replace", "at": int(at), "messages": list(values)} if at >= 0:
+            messages = [message for value in values if (message := _message(value))]
+            return replace(state, messages=(*state.messages[:at], *messages)) if len(messages) == len(values) else None
+        case {"type": "system", "content": str() | None as content}:
+            return replace(state, system=content)
+        case {"type": "model", "name": str(name)}:
+            return replace(state, model=name)
+        case {"type": "settings", "options": dict(options)}:
+            return replace(state, settings=options)
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,67 +11,35 @@ if TYPE_CHECKING:
 NEARLY_FULL = 0.8
 
 
-@dataclass(frozen=True)
-class AnswerStatus:
-    """The figures of one answer."""
+def figures(chunk: GenerationChunk, *, first_token_seconds: float | None = None, context: str = "") -> list[str]:
+    """`214 tokens`, `43 tokens/s`, `first in 0.42 s`, `1,024 reused`, the context meter; by an answer's last chunk.
 
-    tokens: int
-    tokens_per_second: float
-    first_token_seconds: float | None = None
-    """From the question to the answer's first token; None where it was not measured."""
-    reused_tokens: int = 0
-    """Tokens of the prompt that were known and not run."""
-    context_used: int | None = None
-    """Tokens of the whole conversation."""
-    context_limit: int | None = None
-    is_cut: bool = False
-    """Whether the answer ended because it may not be longer."""
+    first_token_seconds: from the question to the first token; None where it was not measured.
+    """
+    parts = [count(chunk.generation_tokens, "token")]
+    if chunk.generation_tokens > 1:  # one token alone has no pace
+        parts.append(f"{rate(chunk.generation_tps)} tokens/s")
+    if first_token_seconds is not None:
+        parts.append(f"first in {seconds(first_token_seconds)}")
+    if chunk.cached_tokens:
+        parts.append(f"{chunk.cached_tokens:,} reused")
+    if context:
+        parts.append(context)
+    if chunk.finish_reason == "length":
+        parts.append("cut at the token limit")
+    return parts
 
-    @classmethod
-    def of(
-        cls,
-        chunk: GenerationChunk,
-        *,
-        first_token_seconds: float | None = None,
-        context_used: int | None = None,
-        context_limit: int | None = None,
-    ) -> AnswerStatus:
-        """The figures that an answer's last chunk carries, and those measured around it."""
-        return cls(
-            tokens=chunk.generation_tokens,
-            tokens_per_second=chunk.generation_tps,
-            first_token_seconds=first_token_seconds,
-            reused_tokens=chunk.cached_tokens,
-            context_used=context_used,
-            context_limit=context_limit,
-            is_cut=chunk.finish_reason == "length",
-        )
 
-    def parts(self) -> list[str]:
-        """`214 tokens`, `43 tokens/s`, `first in 0.42 s`, `1,024 reused`, `context 1,274 of 4,096`."""
-        parts = [count(self.tokens, "token")]
-        if self.tokens > 1:  # one token alone has no pace
-            parts.append(f"{rate(self.tokens_per_second)} tokens/s")
-        if self.first_token_seconds is not None:
-            parts.append(f"first in {seconds(self.first_token_seconds)}")
-        if self.reused_tokens:
-            parts.append(f"{self.reused_tokens:,} reused")
-        if meter := context_meter(self.context_used, self.context_limit):
-            parts.append(meter)
-        if self.is_cut:
-            parts.append("cut at the token limit")
-        return parts
-
-    def lines(self, width: int) -> list[str]:
-        """The parts between dots, in lines that break at the dots."""
-        lines: list[str] = []
-        for part in self.parts():
-            joined = f"{lines[-1]} · {part}" if lines else part
-            if lines and len(joined) <= width:
-                lines[-1] = joined
-            else:
-                lines.append(part)
-        return lines
+def in_lines(parts: Sequence[str], width: int) -> list[str]:
+    """Parts between dots, in lines that break at the dots."""
+    lines: list[str] = []
+    for part in parts:
+        joined = f"{lines[-1]} · {part}" if lines else part
+        if lines and len(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return lines
 
 
 def context_meter(used: int | None, limit: int | None) -> str:
@@ -79,12 +47,7 @@ def context_meter(used: int | None, limit: int | None) -> str:
     if used is None or not limit:
         return ""
     meter = f"context {used:,} of {limit:,}"
-    return f"{meter} ({int(100 * used / limit)} %, nearly full)" if is_nearly_full(used, limit) else meter
-
-
-def is_nearly_full(used: int, limit: int) -> bool:
-    """Whether a conversation takes 80 % of the context or more."""
-    return used >= NEARLY_FULL * limit
+    return f"{meter} ({int(100 * used / limit)} %, nearly full)" if used >= NEARLY_FULL * limit else meter
 
 
 def reading(done: int, total: int) -> str:

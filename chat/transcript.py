@@ -13,7 +13,7 @@ from afmoe_mlx.terminal import printable
 from .live_region import is_live, region_of
 from .sections import DIM, PlainSection
 from .thinking import split_thinking
-from .wrap import clusters, wrap
+from .wrap import fold, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,5 +89,4 @@ def _earlier(count: int) -> Text:
 
 def _height(line: Text, width: int) -> int:
     """Rows that a line takes; code may take several."""
-    cells = sum(cells for _, _, cells in clusters(line.plain))
-    return max(1, -(-cells // width))
+    return len(fold(line, width))

@@ -60,13 +60,13 @@ class Waypoints:
 
     def go_back(self, cache: Cache, place: int) -> None:
         """Bring the cache to a place that `nearest` has named."""
-        parts = self._before(place)
         cache.changes += 1
-        for i, layer in enumerate(cache.layers):
+        for layer in cache.layers:
             if layer.history is None:
                 layer.rewind(layer.offset - place)
-            else:
-                layer.fill([piece.columns[_forgetful(cache).index(i)] for piece in parts], place)
+        columns = zip(*(piece.columns for piece in self._before(place)), strict=True)
+        for i, parts in zip(_forgetful(cache), columns, strict=True):
+            cache.layers[i].fill(parts, place)
 
     def cut(self, position: int) -> None:
         """Forget the places after `position`, where another text goes on."""

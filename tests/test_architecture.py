@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "checkpoint": {"models", "errors", "device", "values"},
     "tokenizer": {"errors"},
     "generation": {"models", "cache", "tokenizer", "errors", "device"},
-    "conversion": {"calibration", "checkpoint", "models", "tokenizer", "errors", "device", "values"},
+    "conversion": {"calibration", "checkpoint", "models", "tokenizer", "errors", "device", "terminal", "values"},
     "calibration": {"checkpoint", "conversion", "models", "tokenizer", "errors", "device", "values"},
     "footprint": {"checkpoint", "conversion", "models", "cache", "errors", "device", "terminal"},
     "api": {"cache", "checkpoint", "footprint", "models", "tokenizer", "errors", "device"},

@@ -280,6 +280,17 @@ def test_every_message_is_saved_as_it_ends_and_new_begins_another_session(
     assert "The last one is saved: /load" in found.shown
 
 
+@pytest.mark.parametrize("answer", [[SystemExit(143)], ["par", SystemExit(143)]], ids=["before", "within"])
+def test_a_chat_told_to_end_keeps_what_was_asked(
+    talk: Callable[..., Talk], tmp_path: Path, answer: list[str | BaseException]
+) -> None:
+    with pytest.raises(SystemExit):
+        talk("hello there", conversation=FakeConversation([answer]))
+    (info,) = SessionFolder(tmp_path / "sessions").list()
+    with SessionFolder(tmp_path / "sessions").open(info.name) as session:
+        assert session.messages[0]["content"] == "hello there"
+
+
 def test_sessions_are_named_listed_and_taken_up_again(talk: Callable[..., Talk]) -> None:
     talk("about whales", "/set temperature 0.5", "/save whales")
     found = talk("/sessions", "/load wha", "and on", "/save", "/load whales", "/sessions")

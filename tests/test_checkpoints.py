@@ -1,6 +1,7 @@
 """Every layout on disk gives the reference's logits, and loading holds little more than the model itself."""
 
 import gc
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -229,3 +230,15 @@ def test_a_head_that_differs_from_the_embeddings_it_is_tied_to_is_used_as_transf
     assert not config.tie_word_embeddings
     logits = model(mx.array(made.arrays["ids"]))
     assert np.abs(np.array(logits) - made.arrays["logits"]).max() < 2e-5
+
+
+def test_a_checkpoint_may_have_more_files_than_a_process_is_granted_at_first(tmp_path: Path) -> None:
+    made = golden("afmoe-base")
+    folder = write(tmp_path / "m", made.config, made.tensors, shards=len(made.tensors))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    granted = len(made.tensors) + 2  # too few, with what is open already
+    resource.setrlimit(resource.RLIMIT_NOFILE, (granted, limits[1]))
+    try:
+        assert_reference_logits(load_model(folder)[0], "afmoe-base")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -140,6 +140,22 @@ def test_a_failure_in_the_middle_of_an_answer_keeps_what_came() -> None:
     assert conversation.current_messages == conversation.messages
 
 
+def test_an_answer_is_kept_though_remembering_what_was_computed_is_interrupted(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = Conversation(*loaded, options={"max_tokens": ANSWER})
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversation._recall, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(conversation.reply("hello"))
+    assert roles(conversation) == ["user", "assistant"]
+    checked(conversation, conversation.reply("the world"))
+
+
 def test_a_failure_before_the_first_word_leaves_the_conversation_as_it_was() -> None:
     conversation = FakeConversation(["fine", [KeyboardInterrupt()], [KeyboardInterrupt()], [KeyboardInterrupt()]])
     list(conversation.reply("hello"))

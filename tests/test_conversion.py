@@ -14,7 +14,7 @@ from afmoe_mlx import convert, load_model
 from afmoe_mlx.checkpoint import open_model
 from afmoe_mlx.checkpoint.save import save_weights
 from afmoe_mlx.conversion.hub_layout import hub_tensors
-from afmoe_mlx.conversion.pipeline import ConversionProgress, published
+from afmoe_mlx.conversion.pipeline import ConversionProgress
 from afmoe_mlx.errors import ConversionError
 from afmoe_mlx.models import CausalLM
 
@@ -63,6 +63,13 @@ def test_what_groups_do_not_divide_stays_as_it_is(tmp_path: Path) -> None:
     assert "model.layers.1.mlp.experts.gate_proj.scales" in after
     assert "model.layers.1.mlp.experts.down_proj.scales" not in after
     assert np.isfinite(logits(load_model(tmp_path / "b")[0])).all()
+
+
+def test_quantizing_nothing_is_warned_of(tmp_path: Path) -> None:
+    source = tiny_folder(tmp_path / "a", moe_intermediate_size=24)
+    with pytest.warns(UserWarning, match="nothing is quantized"):
+        convert(source, tmp_path / "b", group_size=128)
+    assert "quantization" not in config_of(tmp_path / "b")
 
 
 def test_plain_conversion_changes_no_number(source: Path, tmp_path: Path) -> None:
@@ -238,9 +245,3 @@ def test_a_head_that_is_not_the_embeddings_it_is_tied_to_is_kept(tmp_path: Path,
             convert(folder, tmp_path / "b", quantize=False)
     assert ("lm_head.weight" in stored(tmp_path / "b")) == differs
     assert config_of(tmp_path / "b")["tie_word_embeddings"] != differs
-
-
-def test_a_short_name_is_converted_from_what_was_published_under_it(tmp_path: Path) -> None:
-    assert published("Trinity-Mini") == "arcee-ai/Trinity-Mini"
-    assert published("mlx-community/Trinity-Mini-4bit") == "mlx-community/Trinity-Mini-4bit"
-    assert published(tmp_path) == tmp_path

@@ -1,12 +1,14 @@
 """A conversion's destination is whole or untouched, and what is there is replaced only by a whole one."""
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import write_golden
 from converted import config_of, contents, source_folder  # noqa: F401 (a fixture)
+from tiny import tiny_folder
 
 from afmoe_mlx import convert
 from afmoe_mlx.checkpoint import save
@@ -67,6 +69,32 @@ def test_overwriting_the_folder_one_stands_in(source: Path, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path / "out")
     convert(source, ".", overwrite=True)
     assert config_of(tmp_path / "out")["quantization"]["bits"] == 4
+
+
+@pytest.mark.parametrize("place", ["above/source", "above", "weights"], ids=["itself", "above it", "its weights"])
+def test_a_source_is_never_overwritten(tmp_path: Path, place: str) -> None:
+    source = tiny_folder(tmp_path / "above" / "source")
+    for name in ("config.json", "model.safetensors"):  # so that the folder above is a model's too
+        shutil.copy(source / name, tmp_path / "above" / name)
+    weights = tmp_path / "weights"  # linked to, as in the Hub's cache
+    weights.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (source / name).rename(weights / name)
+        (source / name).symlink_to(weights / name)
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError, match="holds the source, which would be lost") as raised:
+        convert(source, tmp_path / place, overwrite=True)
+    assert "\n" not in str(raised.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["/", "loop", "loop/out", "x" * 300])
+def test_a_destination_that_makes_no_sense_is_one_line(tmp_path: Path, place: str, source: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(CheckpointError) as raised:
+        convert(source, tmp_path / place, overwrite=True)
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
 
 
 def full(*_: Any, **__: Any) -> int:

@@ -200,6 +200,57 @@ def test_damaged_files_of_an_unfinished_conversion_are_made_again(
         assert contents(target) == undisturbed
 
 
+def test_an_error_of_the_encoder_keeps_what_is_done(
+    hub_layout: Path, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there is no room for a calibration's hidden states."""
+    target, made = tmp_path / "out", encoder.PlainEncoder.encode
+
+    def failing(self: Any, index: int | None, weights: Any) -> Any:
+        if index == 1:
+            raise ConversionError("no room")
+        return made(self, index, weights)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder.PlainEncoder, "encode", failing)
+        with pytest.raises(ConversionError, match="no room"):
+            convert(hub_layout, target, **OPTIONS)
+    assert is_unfinished(target)
+    convert(hub_layout, target, **OPTIONS)
+    assert contents(target) == undisturbed
+
+
+@pytest.mark.parametrize("journal", [None, b"", b"\0" * 200])
+def test_what_lies_there_without_its_journal_does_not_get_into_the_model(
+    hub_layout: Path, undisturbed: dict[str, bytes], tmp_path: Path, journal: bytes | None
+) -> None:
+    target = tmp_path / "out"
+    interrupted(hub_layout, target, shard_bytes=10_000)  # more files, of other names
+    (partial_folder(target) / "calibration").mkdir()
+    (partial_folder(target) / "calibration" / "layer-00000.safetensors").write_bytes(b"of another text")
+    path = partial_folder(target) / "journal.jsonl"
+    path.unlink() if journal is None else path.write_bytes(journal)
+    interrupted(hub_layout, target)
+    assert not (partial_folder(target) / "calibration").exists()
+    assert contents(convert(hub_layout, target, **OPTIONS)) == undisturbed
+
+
+def test_every_byte_is_safe_on_disk_before_the_model_has_its_name(
+    hub_layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, fsync = tmp_path / "out", os.fsync
+    safe: dict[int, int] = {}
+
+    def noted(file: int) -> None:
+        fsync(file)
+        if not target.exists():
+            safe[os.fstat(file).st_ino] = os.fstat(file).st_mtime_ns
+
+    monkeypatch.setattr(os, "fsync", noted)
+    convert(hub_layout, target, **OPTIONS)
+    assert {path.name for path in target.rglob("*") if safe.get(path.stat().st_ino) != path.stat().st_mtime_ns} == set()
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [({"bits": 4}, "options"), ({"dtype": "bfloat16"}, "options"), ({"shard_bytes": 10_000}, "options")],

@@ -472,6 +472,38 @@ def test_what_is_typed_meanwhile_is_not_echoed(monkeypatch: pytest.MonkeyPatch) 
         assert termios.tcgetattr(slave) == before
 
 
+def test_a_terminal_that_is_closed_meanwhile_hides_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+
+        def hang_up() -> None:
+            with silent_keyboard():
+                os.close(master)
+                raise SystemExit(129)
+
+        with pytest.raises(SystemExit):
+            hang_up()
+
+
+def test_the_keyboard_comes_back_though_nothing_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    with os.fdopen(slave) as stdin, os.fdopen(master):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        before = termios.tcgetattr(slave)
+        screen = Screen()
+
+        def fail(*_: object) -> None:
+            raise OSError("gone")
+
+        answer = AnswerDisplay(screen.console, animated=False)
+        monkeypatch.setattr(answer._region, "_write", fail)
+        answer.add("text")
+        with pytest.raises(OSError, match="gone"), answer:
+            raise KeyboardInterrupt
+        assert termios.tcgetattr(slave) == before
+
+
 @pytest.mark.parametrize(
     ("environ", "reflows"),
     [

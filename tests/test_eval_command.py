@@ -102,6 +102,29 @@ def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_computed(
     assert found in line
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_too(
+    compared: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Subject, "find", lambda *_, **__: pytest.fail("evaluated"))
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    result = run(*compared, "--plot", str(tmp_path / "a.png"))
+    assert result.exit_code == 1
+    assert "cannot be written to" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--text", "--plot"])
+def test_a_path_without_a_name_or_of_nobodys_home_is_one_line(compared: tuple[str, ...], option: str) -> None:
+    for path in ("", "~nobody-of-this-name/a.png"):
+        result = run(*compared, option, path)
+        (line,) = result.stderr.splitlines()
+        assert (result.exit_code, line[:7]) == (1, "error: ")
+
+
+def test_a_terminal_gets_plain_text_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes a table bold as a terminal does
+    assert "\x1b" not in run(str(pair.quantized), *SMALL).stdout
+
+
 def test_without_matplotlib_one_line_says_what_to_install(
     compared: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -469,12 +469,16 @@ def test_ids_beyond_the_models_vocabulary_are_refused(tmp_path: Path) -> None:
         evaluate(folder)
 
 
-def test_logits_that_are_no_numbers_are_an_error(afmoe: Pair, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_reference", [False, True])
+def test_logits_that_are_no_numbers_are_an_error(afmoe: Pair, tmp_path: Path, is_reference: bool) -> None:
     shutil.copytree(afmoe.plain, tmp_path / "broken")
     (path,) = (tmp_path / "broken").glob("*.safetensors")
     weights = mx.load(str(path))
     weights["model.norm.weight"] = weights["model.norm.weight"] * math.nan
     mx.eval(weights)
     mx.save_safetensors(str(path), weights)
-    with pytest.raises(CheckpointError, match="its logits are no numbers"):
-        evaluate(tmp_path / "broken", text=afmoe.text)
+    models = (
+        {"source": afmoe.plain, "reference": tmp_path / "broken"} if is_reference else {"source": tmp_path / "broken"}
+    )
+    with pytest.raises(CheckpointError, match="broken: its logits are no numbers"):
+        evaluate(**models, text=afmoe.text)

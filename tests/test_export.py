@@ -27,7 +27,7 @@ def test_markdown_has_every_message_under_its_heading(tmp_path: Path) -> None:
     path = export_conversation(tmp_path / "chat.md", MESSAGES, **MADE_WITH)
     assert path.read_text(encoding="utf-8") == (
         "# Chat with demo\n\ntemperature 0.5\n\n## System prompt\n\nBe brief.\n\n## User\n\nWhy is 天 blue?\n\n"
-        "## Assistant\n\n<details><summary>Reasoning</summary>\n\nLight…\n\n</details>\n\n\n\n"
+        "## Assistant\n\n<details><summary>Reasoning</summary>\n\nLight…\n\n</details>\n\n"
         "**Scattering** of light.\n\n## User\n\nMore\\x1b[2J\n\n## Assistant\n\nWell\n\n*(stopped)*\n"
     )
 

@@ -13,7 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from afmoe_mlx.checkpoint.hub import resolve
-from afmoe_mlx.checkpoint.names import MODEL_NAMES, find, repo_id, suggest
+from afmoe_mlx.checkpoint.names import MODEL_NAMES, find, published, repo_id, suggest
 from afmoe_mlx.checkpoint.quantized import quantize_all
 from afmoe_mlx.errors import CheckpointError, HubError
 from afmoe_mlx.models import CausalLM, make_model, read_config
@@ -167,3 +167,14 @@ def test_a_folder_of_lm_studio_is_passed_over(
     lm_studio(tmp_path, ".lmstudio/models", *files)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         resolve("someone/tiny", revision=revision)
+
+
+def test_a_short_name_stands_for_what_was_published_under_it_unless_a_folder_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert published("Trinity-Mini") == "arcee-ai/Trinity-Mini"
+    assert published("mlx-community/Trinity-Mini-4bit") == "mlx-community/Trinity-Mini-4bit"
+    assert published(tmp_path) == tmp_path
+    (tmp_path / "Trinity-Mini").mkdir()
+    assert published("Trinity-Mini") == "Trinity-Mini"

@@ -207,6 +207,12 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         read_recipe(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["", "~nobody-of-this-name/a.toml", "x" * 5000])
+def test_what_can_be_no_file_is_an_unknown_name(name: str) -> None:
+    with pytest.raises(ConversionError, match="expected one of 4bit"):
+        read_recipe(name)
+
+
 def test_an_unknown_name_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConversionError, match=r"recipe is '5bit': expected one of 4bit, 3bit, .*, or an existing TOML"):
         read_recipe("5bit")

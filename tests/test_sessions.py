@@ -180,7 +180,12 @@ def test_a_last_line_without_its_end_is_whole_and_gets_one(folder: SessionFolder
 def test_what_is_damaged_or_unknown_in_the_middle_is_left_out_with_a_word_and_stays(folder: SessionFolder) -> None:
     path = written(folder, "hello", "fine")
     content = path.read_bytes().splitlines(keepends=True)
-    odd = [b"garbage\n", b'{"type": "\\u001b[2J"}\n', b'{"type": "replace", "at": -1, "messages": []}\n']
+    odd = [
+        b"garbage\n",
+        b'{"type": "\\u001b[2J"}\n',
+        b'{"type": "replace", "at": -1, "messages": []}\n',
+        b'{"type": []}\n',
+    ]
     path.write_bytes(b"".join([*content[:-1], *odd, content[-1]]))
     with folder.open("one") as session:
         assert session.messages == said("hello", "fine")
@@ -189,6 +194,7 @@ def test_what_is_damaged_or_unknown_in_the_middle_is_left_out_with_a_word_and_st
             f"line {first} is damaged and left out",
             f"line {first + 1} is of a kind that this program does not know, \\x1b[2J",
             f"line {first + 2} is damaged and left out",
+            f"line {first + 3} is damaged and left out",
         ]
     assert b"garbage" in path.read_bytes()
 
@@ -229,6 +235,28 @@ def test_a_file_of_which_most_was_replaced_is_rewritten_when_opened(
     with folder.open("one") as session:
         assert session.messages == said("hello", "fine", "more")
     assert lines(session.path)[0]["created"] == created
+    assert [path.name for path in folder.path.iterdir()] == ["one.jsonl"]
+
+
+def test_a_file_that_cannot_be_rewritten_is_used_as_it_is(
+    folder: SessionFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with folder.create("one") as session:
+        for i in range(50):
+            session.save(talk(said("hello", f"fine {i}")))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session_file, "LONG", 1000)
+        patch.setattr(session_file, "_sync", full)
+        session = folder.open("one")
+    with session:
+        session.save(talk(said("hello", "fine 49", "more")))
+        with pytest.raises(SessionError, match="open in a chat already"):
+            folder.open("one")
+    assert replay_messages(session.path) == said("hello", "fine 49", "more")
     assert [path.name for path in folder.path.iterdir()] == ["one.jsonl"]
 
 

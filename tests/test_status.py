@@ -1,46 +1,37 @@
 """The figures beneath an answer."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
+from fake_engine import chunk
 
-from afmoe_mlx.chat.status import AnswerStatus, context_meter, is_nearly_full, rate, reading, seconds, thought
-
-
-def status(**figures: Any) -> AnswerStatus:
-    return AnswerStatus(**({"tokens": 214, "tokens_per_second": 43.21} | figures))
+from afmoe_mlx.chat.status import context_meter, figures, in_lines, rate, reading, seconds, thought
 
 
 def test_all_figures_stand_in_one_line_of_a_terminal() -> None:
-    full = status(first_token_seconds=0.42, reused_tokens=1024, context_used=1274, context_limit=4096)
-    line = "214 tokens · 43 tokens/s · first in 0.42 s · 1,024 reused · context 1,274 of 4,096"
-    assert full.lines(100) == [line]
-    assert full.lines(30) == [
-        "214 tokens · 43 tokens/s",
+    meter = context_meter(1274, 4096)
+    full = figures(chunk("x", 214, cached_tokens=1024), first_token_seconds=0.42, context=meter)
+    line = "214 tokens · 50 tokens/s · first in 0.42 s · 1,024 reused · context 1,274 of 4,096"
+    assert in_lines(full, 100) == [line]
+    assert in_lines(full, 30) == [
+        "214 tokens · 50 tokens/s",
         "first in 0.42 s · 1,024 reused",
         "context 1,274 of 4,096",
     ]
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    assert status().lines(80) == ["214 tokens · 43 tokens/s"]
-    assert status(tokens=1).lines(80) == ["1 token"]
-    assert status(context_used=5).lines(80) == ["214 tokens · 43 tokens/s"]
+    assert figures(chunk("x", 214)) == ["214 tokens", "50 tokens/s"]
+    assert figures(chunk("x", 1)) == ["1 token"]
+    assert context_meter(5, None) == context_meter(None, 5) == ""
 
 
-def test_the_figures_are_those_of_the_last_chunk() -> None:
-    chunk: Any = SimpleNamespace(
-        generation_tokens=5, generation_tps=2.34, cached_tokens=7, prompt_tokens=9, finish_reason="length"
-    )
-    shown = AnswerStatus.of(chunk, first_token_seconds=12.3, context_used=14, context_limit=100).lines(200)
-    assert shown == ["5 tokens · 2.3 tokens/s · first in 12 s · 7 reused · context 14 of 100 · cut at the token limit"]
+def test_an_answer_that_was_cut_says_so() -> None:
+    assert figures(chunk("x", 5, "length"))[-1] == "cut at the token limit"
+    assert figures(chunk("x", 5, "stop"))[-1] == "50 tokens/s"
 
 
 @pytest.mark.parametrize(("used", "word"), [(799, False), (800, True), (1000, True)])
 def test_from_80_percent_on_the_context_is_called_nearly_full(used: int, word: bool) -> None:
     assert ("nearly full" in context_meter(used, 1000)) is word
-    assert is_nearly_full(used, 1000) is word
 
 
 def test_only_a_full_context_is_at_100_percent() -> None:

@@ -73,7 +73,7 @@ def load_cache(path: Path, model: Any, *, slack: int | None = None) -> SavedCach
     return SavedCache(cache, tokens.tolist(), told.get("note", ""))
 
 
-def shared_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
+def shared_prefix(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many tokens, or characters, two sequences begin with alike."""
     length = min(len(first), len(second))
     return next((i for i in range(length) if first[i] != second[i]), length)

@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import resource
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ import mlx.core as mx
 from ..errors import CheckpointError, ConfigError
 from ..values import listed, shown
 from .headers import read_header
+
+# Open files that a process may need beside a checkpoint's.
+SPARE_FILES = 256
 
 INDEX = "model.safetensors.index.json"
 DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}
@@ -102,8 +107,9 @@ def stored_dtype(tensors: Mapping[str, StoredTensor]) -> mx.Dtype:
     return mx.bfloat16  # mxfp4 and its like have 8-bit scales
 
 
-def load_lazily(files: Iterable[Path]) -> dict[str, mx.array]:
+def load_lazily(files: Collection[Path]) -> dict[str, mx.array]:
     """All tensors of some safetensors files, each read when it is first evaluated."""
+    _allow_open_files(len(files) + SPARE_FILES)
     tensors: dict[str, mx.array] = {}
     for path in files:
         try:
@@ -111,3 +117,13 @@ def load_lazily(files: Iterable[Path]) -> dict[str, mx.array]:
         except (RuntimeError, ValueError) as problem:
             raise CheckpointError(f"{path}: cannot be read: {problem}") from None
     return tensors
+
+
+def _allow_open_files(count: int) -> None:
+    """Let this process have so many files open, if it may: macOS grants 256, and a large model has more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard)
+            )

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import CheckpointError
 
@@ -65,6 +66,12 @@ def find(name: str) -> ModelName | None:
     """The row of a short name, in any case, or None."""
     wanted = name.casefold()
     return next((row for row in MODEL_NAMES if row.name == wanted), None)
+
+
+def published(source: str | Path) -> str | Path:
+    """What a short name was published as, which conversions start from and are compared with; else `source` itself."""
+    row = find(source) if isinstance(source, str) and not Path(source).exists() else None
+    return row.source if row else source
 
 
 def suggest(word: str) -> str | None:

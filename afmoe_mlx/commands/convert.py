@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..api import DEMO
 from ..checkpoint.files import find_weights, read_config_json, read_headers
+from ..checkpoint.names import published
 from ..checkpoint.quantized import read_quantization
 from ..conversion import convert
 from ..conversion.job import Options, make_job
 from ..conversion.model_card import bits_per_weight, formats_of, read_metadata, write_model_card
-from ..conversion.pipeline import published
 from ..conversion.source import Source, open_source
 from ..conversion.workspace import is_unfinished
 from ..errors import AfmoeError, InputError
@@ -51,7 +51,7 @@ def calibration(text: str | None, **options: Any) -> "Calibration | None":
     from ..calibration import Calibration
 
     given = {name: value for name, value in options.items() if value is not None}
-    return Calibration(text=Path(text).expanduser() if text else None, **given)
+    return Calibration(text=Path(os.path.expanduser(text)) if text else None, **given)
 
 
 def preview(request: Request, *, verbose: bool, as_json: bool) -> None:

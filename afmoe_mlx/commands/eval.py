@@ -1,6 +1,7 @@
 """`afmoe-mlx eval`: how good a model is on a text, and how near to the model it was made from."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Request:
 
 def run(model: str, request: Request, *, plot_file: str | None, as_json: bool) -> None:
     """Evaluate with a progress bar on stderr, and print the figures as a table or as one object."""
-    target = None if plot_file is None else Path(plot_file).expanduser()
+    target = None if plot_file is None else Path(os.path.expanduser(plot_file))
     if target is not None:
         check_plot(target)
     with progress_bar("evaluating") as show:
@@ -45,7 +46,7 @@ def table(evaluation: Evaluation) -> str:
     against = "" if evaluation.reference is None else f" against {evaluation.reference}"
     text = "the built-in text" if evaluation.text == "built-in" else evaluation.text
     found = f"{evaluation.tokens:,} tokens predicted in {evaluation.sequences:,} sequences of {text}"
-    console = Console(width=100, no_color=True, highlight=False)
+    console = Console(width=100, color_system=None, highlight=False)  # plain text, on a terminal too
     figures = Table("", "model", *(["reference"] if evaluation.reference is not None else []), box=None, padding=(0, 2))
     for column in figures.columns[1:]:
         column.justify = "right"

@@ -104,6 +104,9 @@ def make_job(source: Source, options: Options) -> Job:
     shapes = {name: array.shape for name, array in dict(tree_flatten(model.parameters())).items()}
     parameters = parameters_of(groups, source.headers, shapes)
     formats = _formats(config, options)
+    if options.quantizes and not any(formats.values()):
+        why = "the recipe keeps all weights, or its groups divide the rows of none"
+        warnings.warn(f"nothing is quantized: {why}: see --dry-run", stacklevel=3)
     encoder = PlainEncoder(
         formats,
         stored=_stored_formats(model) if options.dequantize else None,

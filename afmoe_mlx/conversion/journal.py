@@ -23,7 +23,9 @@ class Journal:
         head, finished = self._read()
         self.differs = [key for key in self._head if head is not None and head.get(key) != self._head[key]]
         """What the journal there is has otherwise; nothing of it is used then."""
-        if not self.differs:
+        self.continues = head is not None and not self.differs
+        """Whether there is a journal of the same."""
+        if self.continues:
             self.finished = finished
 
     def _read(self) -> tuple[dict[str, str] | None, dict[str, int]]:

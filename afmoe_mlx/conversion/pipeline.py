@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from .. import device
-from ..checkpoint import names
 from ..checkpoint.files import INDEX
+from ..checkpoint.names import published
 from ..checkpoint.save import SHARD_BYTES, copy_companions, write_json
 from ..errors import ConversionError
 from .encoder import Encoder
@@ -26,7 +26,7 @@ from .job import Job, Options, make_job
 from .journal import Journal
 from .plan import Group
 from .recipe import Recipe
-from .source import Source, open_source
+from .source import Source, SourceChangedError, open_source
 from .space import check_space
 from .stored import SourceReader, StoredWeights
 from .workspace import Workspace, workspace
@@ -87,20 +87,16 @@ def convert(
     options = Options(quantize, bits, group_size, mode, recipe, dtype, dequantize, shard_bytes)
     if calibrate is not None and not options.quantizes:
         raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")
-    with workspace(Path(destination).expanduser(), overwrite=overwrite) as space:
+    with workspace(Path(destination), overwrite=overwrite) as space:
         downloads = space.downloads if low_disk else None
         opened = open_source(published(source), revision=revision, downloads=downloads, on_fetched=on_fetched)
         with closing(opened) as origin:
+            if space.destination.exists():
+                space.check_apart([origin.folder / "config.json", *{t.file for t in origin.headers.values()}])
             job = make_job(origin, options)
             encoder = job.encoder if calibrate is None else _calibrated(calibrate, job, origin, space)
             _Run(origin, job, encoder, space, on_progress).run(overwrite=overwrite)
         return space.destination
-
-
-def published(source: str | Path) -> str | Path:
-    """What a short name was published as, since its ready conversion is no source for another; else `source` itself."""
-    row = names.find(source) if isinstance(source, str) and not Path(source).exists() else None
-    return row.source if row else source
 
 
 def _calibrated(calibrate: "Calibration", job: Job, origin: Source, space: Workspace) -> Encoder:
@@ -151,8 +147,8 @@ class _Run:
             self._source.check_unchanged()
         except OSError as error:
             raise self._failed(error, journal) from None
-        except ConversionError:
-            self._space.clear()  # the source has changed: what is done may be made of both
+        except SourceChangedError:
+            self._space.clear()  # what is done may be made of both
             raise
         self._finish()
 
@@ -168,16 +164,15 @@ class _Run:
             "source": self._source.identity,
             "options": _digest(f"{self._plan.identity} {sorted(self._job.formats.items())}"),
             "calibration": self._encoder.identity,
-            "version of MLX, or device": f"{version('mlx')} {device.backend()}",
+            "version of afmoe-mlx or MLX, or device": f"{version('afmoe-mlx')} {version('mlx')} {device.backend()}",
         }
         journal = Journal(self._space.journal, identity)
-        if journal.differs:
-            if not overwrite:
-                found = f"another conversion is unfinished there, which differs in its {' and '.join(journal.differs)}"
-                advice = "run that command again to continue it, or pass --overwrite to give it up"
-                raise ConversionError(f"{self._space.folder}: {found}: {advice}")
-            self._space.clear()
-            journal = Journal(self._space.journal, identity)
+        if journal.differs and not overwrite:
+            found = f"another conversion is unfinished there, which differs in its {' and '.join(journal.differs)}"
+            advice = "run that command again to continue it, or pass --overwrite to give it up"
+            raise ConversionError(f"{self._space.folder}: {found}: {advice}")
+        if not journal.continues:
+            self._space.discard()
         return journal
 
     def _check_finished(self, journal: Journal) -> set[str]:

@@ -4,6 +4,7 @@ A recipe has a default and rules of patterns; of the rules that match a module's
 `expert_bias`, norms and convolutions stay as they are, and so does what a format's groups do not divide.
 """
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -130,13 +131,13 @@ def read_recipe(name_or_file: str) -> Recipe:
     if name_or_file in MIXED:
         experts, others = (parameters({"bits": bits}) for bits in MIXED[name_or_file])
         return Recipe(name_or_file, others, (Rule(ROUTED_EXPERTS, experts),))
-    path = Path(name_or_file).expanduser()
-    if not path.exists():
+    path = os.path.expanduser(name_or_file)
+    if not os.path.exists(path):
         known = ", ".join(BUILT_IN)
         raise ConversionError(f"recipe is {shown(name_or_file)}: expected one of {known}, or an existing TOML file")
     from .recipe_file import read_recipe_file
 
-    return read_recipe_file(path)
+    return read_recipe_file(Path(path))
 
 
 def quantization_of(formats: Mapping[str, Format | None]) -> dict[str, Any] | None:

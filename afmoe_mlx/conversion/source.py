@@ -19,6 +19,13 @@ from ..errors import ConversionError
 PATIENCE = 2.0
 
 
+class SourceChangedError(ConversionError):
+    """A source is no more what it was when the conversion began."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: changed while it was converted: expected it left alone; run the same command again")
+
+
 class Source(Protocol):
     """A checkpoint to read.
 
@@ -56,7 +63,7 @@ class Source(Protocol):
         """Room that shards still to be fetched take at the most at one time. needs: those needed together, in order."""
 
     def check_unchanged(self) -> None:
-        """ConversionError if the source is not what it was when it was opened."""
+        """SourceChangedError if the source is not what it was when it was opened."""
 
     def card(self) -> Path | None:
         """The local path of the model card it was published with, fetched if need be; None if it has none."""
@@ -123,8 +130,7 @@ class LocalSource:
 
     def check_unchanged(self) -> None:
         if self._digest() != self.identity:
-            found = "its files changed while it was converted"
-            raise ConversionError(f"{self.folder}: {found}: expected them left alone; run the same command again")
+            raise SourceChangedError(self.folder)
 
     def card(self) -> Path | None:
         path = self.folder / CARD

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConversionError
+from ..terminal import size
 
 
 def check_space(needs: Sequence[tuple[Path, int, str]], advice: str = "free space") -> None:
@@ -20,9 +21,5 @@ def check_space(needs: Sequence[tuple[Path, int, str]], advice: str = "free spac
         free = shutil.disk_usage(parts[0][0]).free
         needed = sum(count for _, count, _ in parts)
         if needed > free:
-            listed = " and ".join(f"{_size(count)} for {what}" for _, count, what in parts if count)
-            raise ConversionError(f"{parts[0][0]}: {_size(free)} are free, expected {listed}: {advice}")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+            listed = " and ".join(f"{size(count)} for {what}" for _, count, what in parts if count)
+            raise ConversionError(f"{parts[0][0]}: {size(free)} are free, expected {listed}: {advice}")

@@ -10,8 +10,8 @@ import mlx.core as mx
 from ..checkpoint.files import DTYPES, StoredTensor
 from ..checkpoint.headers import read_places
 from ..checkpoint.layouts import Piece
-from ..errors import CheckpointError, ConversionError
-from .source import Source
+from ..errors import CheckpointError
+from .source import Source, SourceChangedError
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,6 @@ class OpenShard:
         self._file.close()
 
 
-class SourceChangedError(ConversionError):
-    """A source's file is no more what it was when the conversion began."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: changed while it was converted: expected it left alone; run the same command again")
-
-
 def _unreadable(path: Path, problem: OSError) -> CheckpointError:
     return CheckpointError(f"{path}: cannot be read: {problem.strerror or problem}")
 
@@ -111,6 +104,9 @@ class SourceReader:
         for name, parameter in parameters.items():
             for file in parameter.files:
                 self._waiting.setdefault(file, set()).add(name)
+        self._expected: dict[str, dict[str, StoredTensor]] = {}
+        for name, tensor in source.headers.items():
+            self._expected.setdefault(tensor.file.name, {})[name] = tensor
 
     def read(self, name: str, rows: slice | None = None) -> mx.array:
         """A parameter, or a slice (start:stop) of its first axis, in the dtype it is stored in."""
@@ -140,8 +136,7 @@ class SourceReader:
     def _shard_of(self, stored: str) -> OpenShard:
         file = self._source.headers[stored].file.name
         if file not in self._open:
-            expected = {name: t for name, t in self._source.headers.items() if t.file.name == file}
-            self._open[file] = OpenShard(self._source.file(file), expected)
+            self._open[file] = OpenShard(self._source.file(file), self._expected[file])
         return self._open[file]
 
     def done(self, names: Iterable[str]) -> None:

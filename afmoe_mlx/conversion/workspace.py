@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class Workspace:
 
     def __init__(self, destination: Path, *, overwrite: bool) -> None:
         self.destination = destination
-        self.folder = destination.with_name(f".{destination.name}.partial")
+        self.folder = destination.parent / f".{destination.name}.partial"
         self.model = self.folder / "model"
         """What becomes the destination."""
         self.journal = self.folder / "journal.jsonl"
@@ -29,10 +29,20 @@ class Workspace:
     def check(self) -> None:
         """CheckpointError if the destination exists, unless it is a model's folder that is to be overwritten."""
         path = self.destination
+        if path.is_symlink():  # all others are resolved
+            raise CheckpointError(f"{path}: is a symbolic link to itself: choose another place")
         if path.exists() and not self._overwrite:
             raise CheckpointError(f"{path}: exists already: choose another place, or pass --overwrite to replace it")
         if path.exists() and not _is_model(path):
             raise CheckpointError(f"{path}: is not a model's folder, and so not overwritten: remove it yourself")
+
+    def check_apart(self, source: Iterable[Path]) -> None:
+        """CheckpointError if files of the source lie in the folder that would be replaced."""
+        for path in source:
+            places = (_resolved(path.parent) / path.name, _resolved(path))  # a link to a file, and the file
+            if any(self.destination in place.parents for place in places):
+                found = "holds the source, which would be lost"
+                raise CheckpointError(f"{self.destination}: {found}: choose another place")
 
     def enter(self) -> None:
         """Make the folder and lock it, or ConversionError if another process has it; undo what one killed left."""
@@ -58,15 +68,24 @@ class Workspace:
         os.close(self._lock)
         self._lock = -1
 
-    def clear(self) -> None:
-        """Remove all that an earlier run has left."""
-        for path in (self.model, self.downloads, self.calibration):
+    def discard(self) -> None:
+        """Remove all that was made; downloads, which are checked before they are used, may stay."""
+        for path in (self.model, self.calibration):
             shutil.rmtree(path, ignore_errors=True)
         self.journal.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove all that an earlier run has left."""
+        shutil.rmtree(self.downloads, ignore_errors=True)
+        self.discard()
 
     def publish(self) -> None:
         """Give what was made the destination's name; what had it is there until then, and back if that fails."""
         self.check()
+        for path in self.model.rglob("*"):
+            if path.is_file():
+                _sync(path)
+        _sync_folder(self.model)
         if not self.destination.exists():
             self.model.rename(self.destination)
         else:
@@ -100,10 +119,11 @@ def workspace(path: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
     CheckpointError if `path` exists, unless `overwrite`, and then only a model's folder is replaced. ConversionError if
     another process is making it.
     """
-    space = Workspace(path.resolve(), overwrite=overwrite)
-    made = [parent for parent in space.destination.parents if not parent.exists()]
-    space.check()
+    space = Workspace(_resolved(path), overwrite=overwrite)
+    made: list[Path] = []
     try:
+        made += (parent for parent in space.destination.parents if not parent.exists())
+        space.check()
         space.enter()
         yield space
     except OSError as error:
@@ -117,7 +137,12 @@ def workspace(path: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
 
 def is_unfinished(path: Path) -> bool:
     """Whether a conversion to `path` was stopped that can be continued."""
-    return Workspace(path.expanduser().resolve(), overwrite=False).is_of_use()
+    return Workspace(_resolved(path), overwrite=False).is_of_use()
+
+
+def _resolved(path: Path) -> Path:
+    """A path without links, and without a `~` where that means a home; those of pathlib raise RuntimeError."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
 
 
 def _is_model(path: Path) -> bool:
@@ -128,11 +153,16 @@ def _is_model(path: Path) -> bool:
         return False
 
 
+def _sync(path: Path) -> None:
+    """Make a file, or what a folder lists, safe on disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def _sync_folder(path: Path) -> None:
     """Make a rename in a folder safe on disk, where the system can."""
     with suppress(OSError):
-        file = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
+        _sync(path)

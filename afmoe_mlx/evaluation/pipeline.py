@@ -12,7 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoint.names import find
+from ..checkpoint.names import published
 from ..errors import CheckpointError, InputError
 from ..terminal import size
 from ..tokenizer.samples import read_samples
@@ -54,9 +54,9 @@ def evaluate(
             raise InputError(f"{name} is {value}: expected {least} or more")
     subjects = [Subject.find(source, revision=revision)]
     if reference is not None:
-        subjects.append(Subject.find(_published(reference)))
+        subjects.append(Subject.find(published(reference)))
     model = subjects[0]
-    sequences = read_sequences(text or DEFAULT_TEXT, model, sequence_length, max_tokens)
+    sequences = read_sequences(DEFAULT_TEXT if text is None else text, model, sequence_length, max_tokens)
     if reference is not None:
         model.check_comparable(subjects[1], sequences)
     check_disk(subjects, sequences)
@@ -67,7 +67,7 @@ def evaluate(
         predictions = _predict(subjects, activations, sequences, spill, tick)
         figures = _figures(predictions, model)
         if reference is not None:
-            figures |= _divergence_figures(predictions)
+            figures |= _divergence_figures(predictions, subjects[1])
             figures |= _overlap_figures(model, activations, spill)
     if reference is not None:
         figures["weight_errors"] = weight_errors(model.matrices(), subjects[1].matrices(), tick)
@@ -95,12 +95,6 @@ class Steps:
         self.done += 1
         if self.tell is not None:
             self.tell(self.done, self.total)
-
-
-def _published(reference: str | Path) -> str | Path:
-    """What a short name was published as: its ready conversion is no reference; else `reference` itself."""
-    row = find(reference) if isinstance(reference, str) and not Path(reference).exists() else None
-    return row.source if row else reference
 
 
 def read_sequences(
@@ -169,19 +163,19 @@ def _predict(
 
 
 def _figures(predictions: Predictions, model: Subject) -> dict[str, Any]:
-    if not math.isfinite(loss := fmean(predictions.losses)):
-        raise CheckpointError(f"{model.name}: its logits are no numbers: its weights are damaged, convert it again")
-    return {"perplexity": _perplexity(loss)}
+    return {"perplexity": _perplexity(predictions.losses, model)}
 
 
-def _perplexity(loss: float) -> float:
+def _perplexity(losses: list[float], subject: Subject) -> float:
+    if not math.isfinite(loss := fmean(losses)):
+        raise CheckpointError(f"{subject.name}: its logits are no numbers: its weights are damaged, convert it again")
     return math.exp(min(loss, 700))  # the largest double is exp(709)
 
 
-def _divergence_figures(predictions: Predictions) -> dict[str, Any]:
+def _divergence_figures(predictions: Predictions, reference: Subject) -> dict[str, Any]:
     ordered = sorted(predictions.divergences)
     return {
-        "reference_perplexity": _perplexity(fmean(predictions.reference_losses)),
+        "reference_perplexity": _perplexity(predictions.reference_losses, reference),
         "kl_mean": fmean(ordered),
         "kl_median": quantile(ordered, 0.5),
         "kl_p99": quantile(ordered, 0.99),

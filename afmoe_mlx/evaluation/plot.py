@@ -18,6 +18,8 @@ def check_plot(path: Path) -> None:
     if not path.parent.is_dir() or path.is_dir():
         found = "is a folder" if path.is_dir() else f"{path.parent} is no folder"
         raise InputError(f"{path}: {found}: expected a file to write in an existing one")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: {path.parent} cannot be written to: expected a folder of your own")
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("a plot needs matplotlib, which is not installed: pip install 'afmoe-mlx[plot]'")
 

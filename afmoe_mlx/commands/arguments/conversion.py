@@ -1,0 +1,184 @@
+"""The arguments of the commands that make a smaller model and measure it."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from ..options import MODEL_HELP, Revision
+
+
+class Dtype(StrEnum):
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class Mode(StrEnum):
+    affine = "affine"
+    mxfp4 = "mxfp4"
+    nvfp4 = "nvfp4"
+    mxfp8 = "mxfp8"
+
+
+class Method(StrEnum):
+    gptq = "gptq"
+    scales = "scales"
+
+
+def convert(
+    hf_path: Annotated[
+        str, typer.Option("--hf-path", "--model", help=MODEL_HELP + " demo is the built-in one, quantized already.")
+    ],
+    mlx_path: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")] = "mlx_model",
+    quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize, to 4 bits by default.")] = False,
+    q_bits: Annotated[int | None, typer.Option(help="Bits a weight.")] = None,
+    q_group_size: Annotated[int | None, typer.Option(help="Weights that share a scale.")] = None,
+    q_mode: Annotated[Mode, typer.Option(help="Number format of quantized weights.")] = Mode.affine,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            "--quant-predicate",
+            help="Quantize by 4bit, 3bit, 6bit, 8bit, mxfp4, nvfp4, mixed_2_6, mixed_3_4, mixed_3_6, mixed_4_6 or a"
+            " TOML file.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[TEXT]",
+            help="Choose quantized weights by a text, or a .jsonl with {text} or {messages} a line; a built-in one if"
+            " no file follows.",
+        ),
+    ] = None,
+    calibration_method: Annotated[
+        Method | None, typer.Option(help="gptq, the default, is better; scales is quicker.")
+    ] = None,
+    calibration_tokens: Annotated[int | None, typer.Option(help="Tokens of the text that are used, at most.")] = None,
+    calibrate_routed: Annotated[
+        bool, typer.Option("--calibrate-routed", help="Each expert sees only the tokens routed to it, to compare.")
+    ] = False,
+    dtype: Annotated[Dtype | None, typer.Option(help="Format of the other weights; as stored by default.")] = None,
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", "-d", help="Make plain weights of quantized ones, in the Hub's layout.")
+    ] = False,
+    revision: Revision = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the model at --mlx-path, and give up another unfinished conversion."),
+    ] = False,
+    low_disk: Annotated[
+        bool, typer.Option("--low-disk", help="Remove each file fetched from the Hub once it is converted.")
+    ] = False,
+    upload_repo: Annotated[
+        str | None, typer.Option(help="Upload the result as owner/name on the Hub, with a model card.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be written, from headers alone, and write nothing.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --dry-run: every tensor on a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Convert a model to MLX files, quantized with -q or by a recipe. Killed, the same command continues.
+
+    No built-in recipe quantizes routers, which decide the experts that answer.
+    """
+    _check_quantization(
+        wants_format=quantize,
+        gives_format=q_bits is not None or q_group_size is not None or q_mode is not Mode.affine,
+        has_recipe=recipe is not None,
+        dequantize=dequantize,
+    )
+    if calibrate is not None and not (quantize or recipe is not None):
+        raise typer.BadParameter("--calibrate needs --quantize or --recipe")
+    if calibrate is None and (calibration_method is not None or calibration_tokens is not None or calibrate_routed):
+        raise typer.BadParameter("--calibration-method, --calibration-tokens and --calibrate-routed need --calibrate")
+    if verbose and not dry_run:
+        raise typer.BadParameter("--verbose needs --dry-run")
+    from .. import convert as command
+
+    request = command.Request(
+        source=hf_path,
+        destination=mlx_path,
+        options=command.Options(
+            quantize=quantize,
+            bits=q_bits,
+            group_size=q_group_size,
+            mode=q_mode.value,
+            recipe=recipe,
+            dtype=dtype.value if dtype else None,
+            dequantize=dequantize,
+        ),
+        revision=revision,
+        overwrite=overwrite,
+        low_disk=low_disk,
+        calibrate=command.calibration(
+            calibrate,
+            method=calibration_method.value if calibration_method else None,
+            tokens=calibration_tokens,
+            all_experts=not calibrate_routed,
+        ),
+        upload_repo=upload_repo,
+    )
+    if dry_run:
+        command.preview(request, verbose=verbose, as_json=as_json)
+    else:
+        command.run(request, as_json=as_json)
+
+
+def _check_quantization(*, wants_format: bool, gives_format: bool, has_recipe: bool, dequantize: bool) -> None:
+    """BadParameter for options that contradict each other."""
+    if (wants_format or has_recipe) and dequantize:
+        raise typer.BadParameter("choose --quantize, --recipe or --dequantize, one of them")
+    if has_recipe and gives_format:
+        raise typer.BadParameter("choose --recipe, or --q-bits, --q-group-size and --q-mode, not both")
+    if gives_format and not wants_format:
+        raise typer.BadParameter("--q-bits, --q-group-size and --q-mode need --quantize")
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")],
+    reference: Annotated[
+        str | None, typer.Option(help="What it was quantized from, given likewise, to measure the distance from.")
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="A text, or a .jsonl with {text} or {messages} a line; a built-in one if not given."),
+    ] = None,
+    sequence_length: Annotated[int, typer.Option(help="Tokens run from an empty context each time.")] = 512,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", "-m", help="Stop after so many of the text.")
+    ] = None,
+    plot: Annotated[str | None, typer.Option(help="Draw it too, against --reference: a .png, .svg or .pdf.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Run these tasks of lm-evaluation-harness through mlx-lm instead: a,b,…")
+    ] = None,
+    num_shots: Annotated[int | None, typer.Option(min=0, help="Examples in each prompt of --tasks.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each of --tasks.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run --tasks on what does not fit in memory.")] = False,
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure a model's quality: perplexity, and its distance from a reference."""
+    if tasks is None and (num_shots is not None or limit is not None or force):
+        raise typer.BadParameter("--num-shots, --limit and --force need --tasks")
+    if tasks is not None:
+        if not (reference is None and text is None and plot is None and max_tokens is None):
+            raise typer.BadParameter("--tasks goes without --reference, --text, --max-tokens and --plot")
+        from .. import tasks as command
+
+        command.run(model, tasks, num_shots=num_shots, limit=limit, revision=revision, force=force, as_json=as_json)
+        return
+    if plot is not None and reference is None:
+        raise typer.BadParameter("--plot needs --reference")
+    from .. import eval as eval_command
+
+    request = eval_command.Request(
+        reference=reference,
+        text=text,
+        sequence_length=sequence_length,
+        max_tokens=max_tokens,
+        revision=revision,
+    )
+    eval_command.run(model, request, plot_file=plot, as_json=as_json)
