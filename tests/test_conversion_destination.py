@@ -55,6 +55,24 @@ def test_overwriting_a_file_is_refused(source: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", [".out.partial", ".out.partial/model", ".out.partial/downloads"])
+def test_nothing_is_written_through_what_stands_in_place_of_an_unfinished_conversion(
+    source: Path, tmp_path: Path, name: str
+) -> None:
+    planted, elsewhere = tmp_path / name, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    planted.parent.mkdir(exist_ok=True)
+    planted.symlink_to(elsewhere)
+    with pytest.raises(ConversionError, match="remove it yourself"):
+        convert(source, tmp_path / "out")
+    assert not any(elsewhere.iterdir())
+    planted.unlink()
+    planted.write_text("mine")
+    with pytest.raises(ConversionError, match="remove it yourself"):
+        convert(source, tmp_path / "out")
+    assert planted.read_text() == "mine"
+
+
 def test_overwriting_through_a_link_replaces_what_it_points_to(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "real", bits=3)
     (tmp_path / "link").symlink_to(tmp_path / "real")

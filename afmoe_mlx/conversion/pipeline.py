@@ -35,6 +35,9 @@ from .writer import Writer, trusted
 if TYPE_CHECKING:
     from ..calibration import Calibration
 
+# What a user cannot go back to with the same command.
+VERSIONS = "version of afmoe-mlx or MLX, or device"
+
 # Bytes of the output, for each stream, that are computed ahead of what is handed on to be written, one array aside.
 AHEAD_BYTES = 2 << 20
 
@@ -164,12 +167,13 @@ class _Run:
             "source": self._source.identity,
             "options": _digest(f"{self._plan.identity} {sorted(self._job.formats.items())}"),
             "calibration": self._encoder.identity,
-            "version of afmoe-mlx or MLX, or device": f"{version('afmoe-mlx')} {version('mlx')} {device.backend()}",
+            VERSIONS: f"{version('afmoe-mlx')} {version('mlx')} {device.backend()}",
         }
         journal = Journal(self._space.journal, identity)
         if journal.differs and not overwrite:
             found = f"another conversion is unfinished there, which differs in its {' and '.join(journal.differs)}"
-            advice = "run that command again to continue it, or pass --overwrite to give it up"
+            again = "" if VERSIONS in journal.differs else "run that command again to continue it, or "
+            advice = f"{again}pass --overwrite to give it up"
             raise ConversionError(f"{self._space.folder}: {found}: {advice}")
         if not journal.continues:
             self._space.discard()

@@ -46,6 +46,9 @@ class Workspace:
 
     def enter(self) -> None:
         """Make the folder and lock it, or ConversionError if another process has it; undo what one killed left."""
+        for path in (self.folder, self.model, self.downloads, self.calibration):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):  # nothing is written through a link
+                raise ConversionError(f"{path}: is no folder of an unfinished conversion: remove it yourself")
         while True:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)

@@ -34,10 +34,7 @@ from ..options import (
     XtcThreshold,
 )
 
-DEMO_NOTE = (
-    "No --model: this is the built-in demo, a tiny AFMoE that knows this program.\n"
-    "A real one: --model trinity-nano (3.5 GB to download)."
-)
+DEMO_NOTE = "The built-in demo, about this program; a real one: --model trinity-nano (3.5 GB)"  # fits 80 columns
 
 # What `stream_generate` calls the options that are handed on to it.
 STREAM_OPTIONS = {
