@@ -1,6 +1,7 @@
 """The Typer app behind the console script: all commands, in the order of `--help`."""
 
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -41,7 +42,10 @@ app.command(cls=Command)(machine.doctor)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the app on streams that can be written to."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a standard stream was closed: MLX takes a file of number 0 for one that cannot be opened
+    os.close(file)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 still gets its text

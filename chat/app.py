@@ -1,7 +1,7 @@
 """`afmoe-mlx chat`: makes a model ready, takes up what was saved, and answers once or as long as the user likes."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,10 @@ from . import one_shot, settings
 from .conversation import Conversation
 from .engine import EngineSource, lasting_name
 from .history import History
+from .keyboard import silent_keyboard
 from .loop import Chat, View
 from .paths import data_folder
-from .reader import make_reader
+from .reader import can_edit_lines, make_reader
 from .session import Session
 from .sessions import SessionFolder, prefix_directory
 from .signals import orderly_end
@@ -58,7 +59,9 @@ def run(request: Request) -> int:
         directory = prefix_directory(request.prompt_cache_dir, wanted=request.disk_cache, is_saved=is_saved)
         source = replace(request.source, directory=directory, keeps=question is None)
         name = request.model or (session.model if session is not None else "") or "demo"
-        conversation = _conversation(name, source, request)
+        # what is typed meanwhile is for the line editor, which takes Enter for what it is
+        with silent_keyboard() if question is None and can_edit_lines() else nullcontext():
+            conversation = _conversation(name, source, request)
         resources.callback(_flush, conversation)
         if question is None:
             with orderly_end():

@@ -116,6 +116,14 @@ def find(name: str) -> Command:
     raise InputError(f"no command /{name}: {hint} (with two slashes it is sent as a message)")
 
 
+def obey(chat: Chat, line: Line) -> None:
+    """Run the command of a line; InputError if there is none, or if it is given an argument and takes none."""
+    command = find(line.name)
+    if line.argument and not command.arguments:
+        raise InputError(f"/{line.name} stands alone: found {line.argument[:40]!r} after it")
+    command.run(chat, line.argument)
+
+
 def complete(chat: Chat, text: str) -> Iterator[Candidate]:
     """What a line may go on with; `text` is what stands before the cursor."""
     match = _LINE.fullmatch(text)

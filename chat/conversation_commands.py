@@ -24,7 +24,7 @@ FIRST_WORDS = 60
 
 def new(chat: Chat, argument: str) -> None:
     """Begin anew; the system prompt, the model and the settings stay, and what was saved stays saved."""
-    before = chat.session.name if chat.session is not None and chat.conversation.turns else None
+    before = chat.session.name if chat.conversation.turns and chat.is_saved and chat.session is not None else None
     chat.close_session()
     chat.conversation.clear()
     chat.attachments = []
@@ -151,6 +151,7 @@ def _show_settings(chat: Chat) -> None:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, min_width=max(map(len, settings.MEANINGS)))
     for setting in _settings(chat):
         source = "" if setting.source == settings.DEFAULT else setting.source
         table.add_row(setting.name, setting.shown, source, Text(setting.meaning, style="dim"))

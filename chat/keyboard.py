@@ -1,8 +1,11 @@
 """The keyboard while an answer is shown."""
 
+import os
+import signal
 import sys
 import termios
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 
 
@@ -23,8 +26,27 @@ def silent_keyboard() -> Generator[None, None, None]:
     silent[0] &= ~termios.ICRNL
     silent[3] &= ~(termios.ECHO | termios.ICANON)
     termios.tcsetattr(file, termios.TCSANOW, silent)
+
+    def again() -> None:
+        if os.tcgetpgrp(file) == os.getpgrp():  # in the foreground: nobody else may change a terminal
+            termios.tcsetattr(file, termios.TCSANOW, silent)
+
     try:
-        yield
+        with _when_continued(again):
+            yield
     finally:
         with suppress(termios.error):  # the terminal may be gone
             termios.tcsetattr(file, termios.TCSANOW, before)
+
+
+@contextmanager
+def _when_continued(do: Callable[[], None]) -> Generator[None, None, None]:
+    """After Ctrl-Z and `fg`: the shell has set the terminal as it likes it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCONT, lambda *_: do())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, before)

@@ -90,8 +90,10 @@ class Chat:
         try:
             while not self.done:
                 self._turn()
-            if self.session is not None and self.conversation.turns:
+            if self.conversation.turns and self.is_saved:
                 self.say("Saved: `afmoe-mlx chat --resume` goes on with it.")
+            elif self._cannot_save:
+                self.say("The end of this conversation is not saved.")
         finally:
             self.save()
             self.close_session()
@@ -114,7 +116,7 @@ class Chat:
     def take(self, line: str) -> None:
         """Obey a line that is a command, and answer any other. Raises what a command or an answer does."""
         if (found := commands.parse(line)) is not None:
-            commands.find(found.name).run(self, found.argument)
+            commands.obey(self, found)
         elif text := commands.message(line):
             self.answer(text)
 
@@ -209,6 +211,12 @@ class Chat:
             if not self._cannot_save:
                 self.error(error)
             self._cannot_save = True
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether all of the conversation is on the disk; tries once more if it is not."""
+        self.save()
+        return self.session is not None and not self._cannot_save
 
     def begin_session(self, name: str | None = None, *, words: str = "") -> None:
         """Make a session for the conversation; see `SessionFolder.create`."""

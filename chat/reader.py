@@ -61,12 +61,19 @@ class PlainReader:
 
 
 def make_reader(history: History, complete: Complete) -> Reader:
-    """The line editor if stdin and stdout are a terminal that can do more than print, else plain lines."""
-    if os.environ.get("TERM", "dumb") in ("dumb", "unknown", "") or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    """The line editor where there can be one, else plain lines."""
+    if not can_edit_lines():
         return PlainReader()
     from .line_editor import LineEditor
 
     return LineEditor(history, complete)
+
+
+def can_edit_lines() -> bool:
+    """Whether stdin and stdout are a terminal that can do more than print."""
+    if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
+        return False
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def is_yes(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from afmoe_mlx.errors import SessionError
 from afmoe_mlx.terminal import printable
 
-from .paths import beside
+from .paths import beside, private_folder
 from .prompts import Message
 from .session_log import SessionState, changes, encode, plain_settings, replay, whole
 
@@ -102,6 +102,7 @@ class Session:
 
     def _move(self, path: Path, state: SessionState) -> None:
         """Write all to a new file and go on with that one."""
+        private_folder(path.parent)  # it may have been removed meanwhile
         moved = create_session(path, state)
         self.close()
         self.path, self._descriptor = path, moved._descriptor
@@ -142,7 +143,7 @@ def checked_name(name: str) -> str:
         ""
     )  # fmt: skip
     if trouble or len(name.encode()) > 200:
-        raise SessionError(f"the name {printable(name)!r} {trouble or 'is too long'}: choose another")
+        raise SessionError(f"the name {name!r} {trouble or 'is too long'}: choose another")
     return name
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -422,6 +423,35 @@ def test_completion_knows_commands_and_their_arguments(
     assert "trinity-mini" in offered(chat, "/model tri")
     assert offered(chat, "/undo ") == offered(chat, "hello") == offered(chat, "/nothing x") == []
     assert offered(chat, "/usr/bi") == []
+
+
+@pytest.mark.parametrize("line", ["/new whales", "/regenerate shorter", "/edit another text", "/exit now"])
+def test_a_command_that_takes_nothing_is_not_obeyed_with_an_argument(talk: Callable[..., Talk], line: str) -> None:
+    found = talk("hello", line, "again")
+    assert "stands alone: found '" in found.shown
+    assert found.said == ["hello", "first answer", "again", "second answer"]
+
+
+def test_nothing_is_called_saved_that_is_not(talk: Callable[..., Talk], tmp_path: Path) -> None:
+    (tmp_path / "sessions").write_text("no folder")
+    for found in (talk("hello"), talk("hello", "/new")):
+        assert "cannot be written" in found.shown
+        assert not re.search("is saved|Saved", found.shown)
+    assert "not saved" in talk("hello").shown
+
+
+def test_a_session_is_written_anew_where_its_folder_was_removed(talk: Callable[..., Talk], tmp_path: Path) -> None:
+    def remove() -> str:
+        shutil.rmtree(tmp_path / "sessions")
+        return "again"
+
+    found = talk("hello", remove)
+    assert "error" not in found.shown
+    assert len(list((tmp_path / "sessions").iterdir())) == 1
+
+
+def test_the_name_of_a_session_is_escaped_once(talk: Callable[..., Talk]) -> None:
+    assert "the name 'a\\x1bb\\u202ec' has control" in talk("hello", "/save a\x1bb\u202ec").shown
 
 
 def test_commands_are_found_by_every_name() -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,21 @@ def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(tmp_path: Path, nu
         assert terminal.end() == 128 + number
     assert terminal.received.endswith(b"\r\n") or b"\x1b[?2004l" in terminal.received
     assert [role for role, _ in said(sessions(tmp_path)[0])] == ["user", "assistant"]
+
+
+def test_what_is_typed_while_a_stopped_answer_goes_on_still_waits_for_the_prompt(tmp_path: Path, babbler: str) -> None:
+    with PseudoTerminal(tmp_path, "--model", babbler, *LONG) as terminal:
+        terminal.wait_for_prompt()
+        terminal.type("hello" + ENTER)
+        terminal.wait_for(begun("hello"))
+        file = terminal.child.fileno()
+        cooked = termios.tcgetattr(file)
+        assert not cooked[3] & termios.ECHO
+        cooked[0] |= termios.ICRNL
+        cooked[3] |= termios.ECHO | termios.ICANON
+        termios.tcsetattr(file, termios.TCSANOW, cooked)  # as a shell does between Ctrl-Z and fg
+        terminal.child.kill(signal.SIGCONT)
+        terminal.wait(lambda: not termios.tcgetattr(file)[3] & termios.ECHO, "silence", timeout=10)
 
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x1b[31m\x9b5A\x1bP+q\x1b\\ \u202ereversed [bold]x[/bold]"

@@ -74,3 +74,16 @@ def test_a_model_without_its_tokenizer_needs_no_tokenizers(model: str) -> None:
 def test_bench_needs_no_slow_framework(model: str) -> None:
     found = modules_of("bench", "--model", model, "-p", "4", "-g", "2", "-n", "1")
     assert found & FRAMEWORKS == found & HUB == found & {"rich"} == set()
+
+
+def test_ctrl_c_while_the_command_line_is_imported_is_no_traceback() -> None:
+    code = (
+        "import builtins; whole = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        "    if name == 'typer': raise KeyboardInterrupt\n"
+        "    return whole(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "from afmoe_mlx.__main__ import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
