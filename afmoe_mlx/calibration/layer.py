@@ -21,7 +21,7 @@ Stored = Iterator[tuple[str, mx.array]]
 
 # What a token counts for an expert that it is not routed to, as a share of what it counts for those that it is, for as
 # many tokens as channels: the more there are, the less an expert has to learn from others' tokens.
-UNROUTED = 0.125
+UNROUTED = 3.0
 
 # Maps of a layer's first half that share their inputs, in the order of the computation.
 MIXERS = (
