@@ -1,5 +1,6 @@
 """The line editor: history, search in it, several lines, completion."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,9 +9,10 @@ from prompt_toolkit.application import get_app
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, is_searching
-from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
 from prompt_toolkit.history import History as EditorHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
@@ -35,6 +37,7 @@ STYLE = Style.from_dict(
     }
 )
 MENU_ROWS = 6
+_REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 class LineEditor:
@@ -122,6 +125,16 @@ class LineEditor:
         print_formatted_text(FormattedText([("class:hint", text)]), style=STYLE, output=self._session.output)
 
 
+class _InOrder(Processor):
+    """Shows a mark that would reorder the line as U+FFFD; other control characters the editor shows by itself."""
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        shown: StyleAndTextTuples = [
+            (style, _REORDERING.sub("\ufffd", text)) for style, text, *_ in transformation_input.fragments
+        ]
+        return Transformation(shown)
+
+
 def _common(terminal: dict[str, Any]) -> dict[str, Any]:
     return {
         # lines are broken by the keys below; prompt_toolkit's own way puts the search at the foot of the screen
@@ -133,6 +146,7 @@ def _common(terminal: dict[str, Any]) -> dict[str, Any]:
         "enable_suspend": True,
         "enable_open_in_editor": True,  # Ctrl-X Ctrl-E
         "tempfile_suffix": ".md",
+        "input_processors": [_InOrder()],
         **terminal,
     }
 

@@ -1,14 +1,17 @@
 """The line editor, the history behind it and what Tab offers, without a terminal."""
 
+import io
 import json
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.input.base import PipeInput
 from prompt_toolkit.output import DummyOutput
+from prompt_toolkit.output.vt100 import Vt100_Output
 
 from afmoe_mlx.chat import completion
 from afmoe_mlx.chat.completion import Candidate
@@ -47,6 +50,15 @@ def editor(keys: PipeInput, history: History | None = None) -> LineEditor:
 def test_keys_make_a_message(keys: PipeInput, typed: str, message: str) -> None:
     keys.send_text(typed)
     assert editor(keys).read() == message
+
+
+def test_marks_that_reorder_a_line_are_kept_and_not_sent_to_the_terminal(keys: PipeInput) -> None:
+    shown = io.StringIO()
+    output = Vt100_Output(shown, lambda: Size(24, 80), term="xterm")
+    keys.send_text("a\u202ebc\u2066d" + ENTER)
+    assert LineEditor(History(None), lambda text: (), input=keys, output=output).read() == "a\u202ebc\u2066d"
+    assert "bc" in shown.getvalue()
+    assert not set("\u202e\u2066") & set(shown.getvalue())
 
 
 @pytest.mark.parametrize("typed", [CTRL_D, CTRL_C + CTRL_C, "x" + CTRL_C + CTRL_C + CTRL_C])
