@@ -19,8 +19,8 @@ class Calibration:
     makes up for the rounding of those before it."""
     all_experts: bool = True
     """Whether every expert is calibrated on every token, or on those alone that are routed to it."""
-    tokens: int = 16384
-    """How many of the text are used, at most."""
+    tokens: int = 8192
+    """How many of the text are used, at most; memory and time grow with them."""
     seed: int = 0
     """Chooses which."""
 
