@@ -28,7 +28,7 @@ DEMO = HERE / "demo-bf16"
 RECIPES = HERE / "recipes"
 EXPERTS = "demo_experts_{}bit.toml"
 BITS = (4, 3)
-SIZES = (256, 1024, 4096)
+SIZES = (64, 256, 1024, 4096)
 DIALOGUES = 1500
 COLUMNS = ("KL mean", "KL 99 %", "same token", "experts", "bits a weight", "KL ÷ mlx-lm's")
 

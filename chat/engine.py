@@ -7,7 +7,7 @@ from typing import Any
 
 from afmoe_mlx.api import load
 from afmoe_mlx.cache import PrefixStore
-from afmoe_mlx.checkpoint.names import find
+from afmoe_mlx.checkpoint.names import caution
 from afmoe_mlx.commands.draft import with_draft_model
 from afmoe_mlx.commands.kv_bits import KVOptions, tell_kv_bits
 from afmoe_mlx.errors import TokenizerError
@@ -55,8 +55,8 @@ class EngineSource:
 
     def another(self, name: str, options: Mapping[str, Any]) -> Engine:
         """A model to go on with, with the same options; errors as of `first`."""
-        if (row := find(name)) and row.note:
-            note(f"{row.name} ({row.download_bytes / 1e9:.0f} GB to download): {row.note}", dim=True)
+        if words := caution(name):
+            note(words, dim=True)
         options = {key: value for key, value in options.items() if key != "draft_model"}
         return self._engine(name, options, revision=None, draft_model=None)
 

@@ -87,17 +87,21 @@ def save(chat: Chat, argument: str) -> None:
 
 
 def load(chat: Chat, argument: str) -> None:
-    """Go on with a saved conversation; the one in use stays saved."""
+    """Go on with a saved conversation; one in use that is not saved is left if the user says so."""
     if not argument:
         raise InputError("/load takes the name of a saved conversation: /sessions lists them")
     if chat.session is not None and argument == chat.session.name:
         chat.say("It is this one.")
         return
+    question = "What was said here is not saved. Leave it all the same?"
+    if chat.conversation.turns and not chat.is_saved and not chat.reader.confirm(question):
+        chat.say("Nothing is loaded; /save keeps what was said here.")
+        return
     chat.take_up(chat.folder.open(argument))
 
 
 def complete_session(chat: Chat, typed: str) -> Iterator[Candidate]:
-    yield from words(((info.name, info.first_words) for info in chat.folder.list()), typed)
+    yield from words(((name, "") for name in chat.folder.names()), typed)
 
 
 def list_sessions(chat: Chat, argument: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from afmoe_mlx.durable import sync
+
 
 def data_folder() -> Path:
     """Where this user's data is kept, by the habits of the system; it may have to be made yet."""
@@ -29,7 +31,7 @@ def beside(path: Path, *, mode: int = 0o666) -> Iterator[int]:
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, mode)
     try:
         yield descriptor
-        os.fsync(descriptor)
+        sync(descriptor)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

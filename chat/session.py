@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afmoe_mlx.durable import sync, sync_folder
 from afmoe_mlx.errors import SessionError
 from afmoe_mlx.terminal import printable
 
@@ -153,7 +154,7 @@ def create_session(path: Path, state: SessionState) -> Session:
     try:
         _lock(descriptor, path)
         _append(descriptor, b"".join(map(encode, whole(state))))
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException:
         os.close(descriptor)
         path.unlink(missing_ok=True)
@@ -214,7 +215,7 @@ def _replaced(path: Path, descriptor: int, state: SessionState) -> int:
         _lock(new, path)
         _append(new, b"".join(map(encode, whole(state))))
         kept = os.dup(new)  # which holds the lock too
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     os.close(descriptor)
     return kept
 
@@ -226,28 +227,11 @@ def _append(descriptor: int, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        _sync(descriptor)
+        sync(descriptor)
     except BaseException:
         with suppress(OSError):
             os.ftruncate(descriptor, before)
         raise
-
-
-def _sync(descriptor: int) -> None:
-    if full := getattr(fcntl, "F_FULLFSYNC", None):  # macOS: fsync alone leaves it in the drive's memory
-        with suppress(OSError):
-            fcntl.fcntl(descriptor, full)
-            return
-    os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _read(descriptor: int) -> bytes:

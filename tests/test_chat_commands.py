@@ -309,6 +309,16 @@ def test_without_saving_nothing_is_written_until_it_is_asked_for(talk: Callable[
     assert [info.name for info in SessionFolder(tmp_path / "sessions").list()] == ["kept"]
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_what_is_not_saved_is_left_for_another_conversation_only_if_the_user_says_so(
+    talk: Callable[..., Talk], leaves: bool
+) -> None:
+    talk("about whales", "/save whales")
+    found = talk("unsaved", "/load whales", saves=False, answers=[leaves])
+    assert found.reader.questions == ["What was said here is not saved. Leave it all the same?"]
+    assert found.said[0] == ("about whales" if leaves else "unsaved")
+
+
 def test_a_chat_that_cannot_be_saved_says_so_once_and_goes_on(talk: Callable[..., Talk], tmp_path: Path) -> None:
     (tmp_path / "sessions").write_text("in the way")
     found = talk("one", "two")

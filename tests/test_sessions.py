@@ -250,7 +250,7 @@ def test_a_file_that_cannot_be_rewritten_is_used_as_it_is(
 
     with monkeypatch.context() as patch:
         patch.setattr(session_file, "LONG", 1000)
-        patch.setattr(session_file, "_sync", full)
+        patch.setattr(session_file, "sync", full)
         session = folder.open("one")
     with session:
         session.save(talk(said("hello", "fine 49", "more")))

@@ -1,11 +1,11 @@
 """The calibration text on its way through the layers: its hidden states, in files, one a layer."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
 
+from ..durable import sync_file
 from ..errors import ConversionError
 
 # Hidden states of earlier layers are kept while all take no more than this, beside those of the last KEPT_LAYERS: an
@@ -30,8 +30,7 @@ class Activations:
         except RuntimeError as problem:
             needed = sum(batch.nbytes for batch in batches)
             raise ConversionError(f"{path}: cannot be written ({problem}): it takes {needed / 1e9:.1f} GB") from None
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(beside)
         beside.replace(path)
         self._trim(index)
 

@@ -68,6 +68,12 @@ def find(name: str) -> ModelName | None:
     return next((row for row in MODEL_NAMES if row.name == wanted), None)
 
 
+def caution(name: str) -> str:
+    """What a user of a short name may not expect of its download; "" for nothing."""
+    row = find(name)
+    return f"{row.name} ({row.download_bytes / 1e9:.0f} GB to download): {row.note}" if row and row.note else ""
+
+
 def published(source: str | Path) -> str | Path:
     """What a short name was published as, which conversions start from and are compared with; else `source` itself."""
     row = find(source) if isinstance(source, str) and not Path(source).exists() else None

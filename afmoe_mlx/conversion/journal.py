@@ -1,9 +1,10 @@
 """What of a conversion is finished, kept beside it, so that the next run continues where a killed one was."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from ..durable import sync, sync_file
 
 VERSION = 1
 
@@ -43,7 +44,7 @@ class Journal:
         self.finished = {name: self.finished[name] for name in keep}
         beside = self.path.with_suffix(".new")
         beside.write_text(_line(self._head) + "".join(_finished(*entry) for entry in self.finished.items()))
-        _sync(beside)
+        sync_file(beside)
         beside.replace(self.path)
 
     def add(self, checksums: dict[str, int]) -> None:
@@ -51,7 +52,7 @@ class Journal:
         with self.path.open("a") as file:
             file.write("".join(_finished(*entry) for entry in checksums.items()))
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         self.finished = self.finished | checksums  # another one: threads read it
 
 
@@ -61,8 +62,3 @@ def _finished(tensor: str, crc32: int) -> str:
 
 def _line(value: Mapping[str, object]) -> str:
     return json.dumps(value) + "\n"
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

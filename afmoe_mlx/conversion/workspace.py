@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..checkpoint.files import read_config_json
+from ..durable import sync_file, sync_folder
 from ..errors import CheckpointError, ConfigError, ConversionError
 
 
@@ -87,8 +88,8 @@ class Workspace:
         self.check()
         for path in self.model.rglob("*"):
             if path.is_file():
-                _sync(path)
-        _sync_folder(self.model)
+                sync_file(path)
+        sync_folder(self.model)
         if not self.destination.exists():
             self.model.rename(self.destination)
         else:
@@ -98,7 +99,7 @@ class Workspace:
             except BaseException:
                 self._old.rename(self.destination)
                 raise
-        _sync_folder(self.destination.parent)
+        sync_folder(self.destination.parent)
         self.clear()
 
     def leave(self) -> None:
@@ -154,18 +155,3 @@ def _is_model(path: Path) -> bool:
         return "model_type" in read_config_json(path) and any(path.glob("*.safetensors"))
     except ConfigError:
         return False
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or what a folder lists, safe on disk."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a rename in a folder safe on disk, where the system can."""
-    with suppress(OSError):
-        _sync(path)

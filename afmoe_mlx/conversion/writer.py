@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from ..durable import sync
 from .journal import Journal
 from .plan import Plan, PlannedTensor, Shard
 
@@ -113,7 +114,7 @@ class Writer:
     def _note(self, checksums: dict[str, int]) -> None:
         """Make tensors safe on disk, and then note them."""
         for file in {self._plan.tensors[name].file for name in checksums}:
-            os.fsync(self._files[file])
+            sync(self._files[file])
         self._journal.add(checksums)
 
     def flush(self) -> None:

@@ -59,10 +59,10 @@ def or_demo(model: str | None) -> str:
     if model is None:
         note(DEMO_NOTE, dim=True)
         return "demo"
-    from ...checkpoint.names import find
+    from ...checkpoint.names import caution
 
-    if (row := find(model)) and row.note:
-        note(f"{row.name} ({row.download_bytes / 1e9:.0f} GB to download): {row.note}", dim=True)
+    if words := caution(model):
+        note(words, dim=True)
     return model
 
 
