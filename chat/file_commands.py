@@ -101,7 +101,7 @@ def load(chat: Chat, argument: str) -> None:
 
 
 def complete_session(chat: Chat, typed: str) -> Iterator[Candidate]:
-    yield from words(((name, "") for name in chat.folder.names()), typed)
+    yield from words(((info.name, info.first_words) for info in chat.folder.list()), typed)
 
 
 def list_sessions(chat: Chat, argument: str) -> None:
