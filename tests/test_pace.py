@@ -77,6 +77,26 @@ def test_what_never_pays_is_given_up_and_tried_again_now_and_then() -> None:
     assert 10 < device.drafts - early < 100
 
 
+@pytest.mark.parametrize(("token", "tries"), [(0.001, True), (0.2, False)])
+def test_a_drafter_that_stopped_is_tried_again_only_if_the_account_pays_for_what_it_has_to_read(
+    token: float, tries: bool
+) -> None:
+    """token: what reading one costs; the prompt's are read before, and on no account."""
+    pace = Pace(4)
+    pace.caught_up(1000, 1000 * token)
+    device = Device(pace, 2.0, lambda _: 0).run(60)
+    early, behind = device.drafts, 0
+    assert early
+    for _ in range(1000):
+        if length := pace.length(4, behind=behind):
+            pace.idle(behind * token)
+            pace.drafted(length, 0, 1 + 2.0 * length)
+            device.drafts, behind = device.drafts + 1, 0
+        pace.plain(1.0)
+        behind += 1
+    assert (device.drafts > early) == tries
+
+
 def test_a_text_that_begins_to_repeat_itself_is_noticed() -> None:
     device = Device(Pace(8), 0.2, lambda _: 0).run(1000)
     device.accept = lambda _: 8

@@ -51,7 +51,7 @@ class Always(Pace):
         super().__init__(most)
         self._random = random.Random(seed)
 
-    def length(self, most: int) -> int:
+    def length(self, most: int, behind: int = 0) -> int:
         return self._random.randint(0, max(most, 0))
 
     def drafted(self, length: int, accepted: int, seconds: float) -> None:
@@ -60,6 +60,8 @@ class Always(Pace):
 
 class Oracle:
     """Guesses from a known answer, spoilt at some places."""
+
+    behind = 0
 
     def __init__(self, prompt: Sequence[int], answer: Sequence[int], *, most: int, seed: int, vocab: int) -> None:
         self.most, self._text, self._vocab = most, [*prompt, *answer], vocab

@@ -32,6 +32,10 @@ class Drafter(Protocol):
     most: int
     """Tokens guessed at most."""
 
+    @property
+    def behind(self) -> int:
+        """Tokens of the text that `is_ready` would have to read."""
+
     def begin(self, tokens: Sequence[int]) -> None:
         """Begin a text anew."""
 
@@ -47,6 +51,8 @@ class Drafter(Protocol):
 
 class PromptLookup:
     """Guesses that what followed the last tokens before will follow them again."""
+
+    behind = 0
 
     def __init__(self, most: int = PROMPT_LOOKUP) -> None:
         self.most = most
@@ -109,16 +115,20 @@ class DraftModel:
     def extend(self, tokens: Sequence[int]) -> None:
         self._tokens += tokens
 
+    @property
+    def behind(self) -> int:
+        # the last two are left for `propose`: after a draft that was all right there are no more
+        return max(len(self._tokens) - 2 - self._right, 0)
+
     def is_ready(self) -> bool:
         """Always, but where the text outgrows the model's context."""
         if not self._has_room:
             return False
         self._step_back()
-        # the last two are left for `propose`: after a draft that was all right there are no more
-        behind = self._tokens[len(self._seen) : -2]
-        if behind:
-            prefill(self.model, behind, self._cache, step_size=self._step_size)
-            self._note(behind)
+        if self.behind:
+            unread = self._tokens[len(self._seen) : -2]
+            prefill(self.model, unread, self._cache, step_size=self._step_size)
+            self._note(unread)
         return True
 
     def propose(self, count: int, choose: Chooser) -> list[int]:
@@ -140,12 +150,17 @@ class DraftModel:
     def _has_room(self) -> bool:
         return len(self._tokens) + self.most <= self.model.config.max_position_embeddings
 
-    def _step_back(self) -> None:
-        """Take back guesses that turned out wrong, and whatever an interrupted call left."""
+    @property
+    def _right(self) -> int:
+        """How many seen tokens are those of the text."""
         right = self._agreed
         while right < min(len(self._seen), len(self._tokens)) and self._seen[right] == self._tokens[right]:
             right += 1
-        right = min(right, len(self._tokens) - 1)
+        return right
+
+    def _step_back(self) -> None:
+        """Take back guesses that turned out wrong, and whatever an interrupted call left."""
+        right = min(self._right, len(self._tokens) - 1)
         surplus = self._cache.offset - right
         if not 0 <= surplus <= self._cache.rewindable:
             self._cache, right = self.model.make_cache(), 0

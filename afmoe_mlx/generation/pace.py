@@ -52,16 +52,21 @@ class Pace:
         self._first, self._next = FIRST_ACCEPTED, NEXT_ACCEPTED
         self._drafts_unmeasured = 0
         self._goes_on = False
+        self._tokens_read, self._reading_time = 0, 0.0
 
-    def length(self, most: int) -> int:
-        """How many tokens to draft now, where `most` can be; 0 for a plain step."""
+    def length(self, most: int, behind: int = 0) -> int:
+        """How many tokens to draft now, where `most` can be; 0 for a plain step.
+
+        behind: tokens that the drafter has to read first, which the account must have the means for.
+        """
         lengths = [length for length in self.lengths if length <= most]
         if not lengths or not self._knows_plain_steps:
             return 0
         best = max(lengths, key=lambda length: self._tokens(length) / self._cost(length))
         if self._tokens(best) < self._steps(self._cost(best)):  # a trial: what was earned is not for that
             self._account = min(self._account, ACCOUNT)
-        return best if self._account > 0 else 0
+        reading = behind * self._reading_time / max(self._tokens_read, 1)
+        return best if self._account > self._steps(reading) else 0
 
     def plain(self, seconds: float) -> None:
         """A plain step took so long, from one token to the next."""
@@ -72,6 +77,12 @@ class Pace:
         self._goes_on = False
         if self._account < ACCOUNT:
             self._pay(ALLOWANCE)
+
+    def caught_up(self, tokens: int, seconds: float) -> None:
+        """The drafter has read so many tokens."""
+        if tokens:
+            self._tokens_read += tokens
+            self._reading_time += seconds
 
     def idle(self, seconds: float) -> None:
         """The device was waited for, or had nothing to do, so long for the sake of drafting."""

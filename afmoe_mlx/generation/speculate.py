@@ -66,11 +66,12 @@ class SpeculativeDecoder:
         drawn = self._choose(logits)
         mx.async_eval(*drawn)
         is_read, left = False, self._limit
+        self._catch_up()  # with the prompt, as was asked for: it is not on the account
         self._lap()
         while left > (0 if is_read else 1):
             draft: list[int] = []
             count = self._draft_length(left - (1 if is_read else 2))
-            if count and not is_read and self._drafter.is_ready():
+            if count and not is_read and self._catch_up():
                 self._pace.idle(self._lap())
                 yield from self._hand_out([(token_id(drawn[0]), drawn[1])])  # the last step is awaited
                 is_read, left = True, left - 1
@@ -98,8 +99,15 @@ class SpeculativeDecoder:
 
     def _draft_length(self, most: int) -> int:
         """How many tokens to guess, where `most` are wanted: no more than can be taken back."""
-        count = self._pace.length(min(most, self._drafter.most))
+        count = self._pace.length(min(most, self._drafter.most), behind=self._drafter.behind)
         return min(count, self._cache.rewindable_after(count + 1))
+
+    def _catch_up(self) -> bool:
+        """Let the drafter read what it is behind with; whether it is ready."""
+        behind, began = self._drafter.behind, self._clock()
+        is_ready = self._drafter.is_ready()
+        self._pace.caught_up(behind, self._clock() - began)
+        return is_ready
 
     def _propose(self, count: int) -> list[int]:
         draft = self._drafter.propose(count, self._choose)

@@ -129,7 +129,6 @@ def stream_generate(
             yield from decode(model, logits, cache, sampler, tokens=whole, processors=processors, limit=limit)
             return
         drafter.begin(whole)
-        drafter.is_ready()
         choose = Chooser(sampler, processors, whole)
         ends = tokenizer.eos_token_ids
         decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
