@@ -420,7 +420,7 @@ def test_a_draft_model_is_accepted_nearly_as_often_as_the_distributions_overlap(
     tally = Tally()
     choose = Chooser(make_sampler(SamplingOptions(temperature=1.0, seed=3)), [], [0])
     pace = Always(1)
-    pace.length = lambda most: min(most, 1)  # type: ignore[method-assign]
+    pace.length = lambda most, behind=0: min(most, 1)  # type: ignore[method-assign]
     decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=3000, tally=tally, pace=pace)
     answer = [token for token, _ in decoder.tokens(logits)]
     p, q = (np.array(mx.softmax(m.table, axis=-1)) for m in (model, draft))
