@@ -132,7 +132,12 @@ class _Run:
 
     def run(self, *, overwrite: bool) -> None:
         """Do all that is not done yet, and publish the result."""
-        journal = self._open_journal(overwrite=overwrite)
+        journal = self._journal()
+        if self._space.may_be_published and self._is_published(journal):
+            self._space.clear()
+            return
+        self._space.check()
+        self._give_up_other(journal, overwrite=overwrite)
         self._space.model.mkdir(exist_ok=True)
         kept = self._check_finished(journal)
         journal.begin(kept)
@@ -161,15 +166,26 @@ class _Run:
     def _layers(self) -> int:
         return sum(group.index is not None for group in self._plan.groups)
 
-    def _open_journal(self, *, overwrite: bool) -> Journal:
-        """The journal of this conversion; ConversionError if there is one of another, unless it may be given up."""
+    def _journal(self) -> Journal:
+        """The journal of this conversion, with what an earlier run of it has finished."""
         identity = {
             "source": self._source.identity,
             "options": _digest(f"{self._plan.identity} {sorted(self._job.formats.items())}"),
             "calibration": self._encoder.identity,
             VERSIONS: f"{version('afmoe-mlx')} {version('mlx')} {device.backend()}",
         }
-        journal = Journal(self._space.journal, identity)
+        return Journal(self._space.journal, identity)
+
+    def _is_published(self, journal: Journal) -> bool:
+        """Whether the destination holds all that a run made which was killed before it could clear up."""
+        found = trusted(self._space.destination, self._plan, journal)
+        try:
+            return sum(is_good for _, is_good in found) == len(self._plan.tensors)
+        except OSError:
+            return False
+
+    def _give_up_other(self, journal: Journal, *, overwrite: bool) -> None:
+        """Clear up what is no part of this conversion; ConversionError if it is of another, unless `overwrite`."""
         if journal.differs and not overwrite:
             found = f"another conversion is unfinished there, which differs in its {' and '.join(journal.differs)}"
             again = "" if VERSIONS in journal.differs else "run that command again to continue it, or "
@@ -177,7 +193,6 @@ class _Run:
             raise ConversionError(f"{self._space.folder}: {found}: {advice}")
         if not journal.continues:
             self._space.discard()
-        return journal
 
     def _check_finished(self, journal: Journal) -> set[str]:
         """The tensors of an earlier run that are still what they were."""

@@ -27,6 +27,11 @@ class Workspace:
         self._overwrite = overwrite
         self._lock = -1
 
+    @property
+    def may_be_published(self) -> bool:
+        """Whether a run may have been killed after what it made got its name: its journal says what lies there then."""
+        return self.journal.exists() and not self.model.exists() and self.destination.exists()
+
     def check(self) -> None:
         """CheckpointError if the destination exists, unless it is a model's folder that is to be overwritten."""
         path = self.destination
@@ -93,6 +98,7 @@ class Workspace:
         if not self.destination.exists():
             self.model.rename(self.destination)
         else:
+            shutil.rmtree(self._old, ignore_errors=True)  # what a killed run had replaced already
             self.destination.rename(self._old)
             try:
                 self.model.rename(self.destination)
@@ -120,14 +126,16 @@ class Workspace:
 def workspace(path: Path, *, overwrite: bool = False) -> Iterator[Workspace]:
     """A place to make what becomes `path`, by its `publish`; one that cannot be continued vanishes with the block.
 
-    CheckpointError if `path` exists, unless `overwrite`, and then only a model's folder is replaced. ConversionError if
-    another process is making it.
+    CheckpointError if `path` exists, unless `overwrite`, and then only a model's folder is replaced; or unless it
+    `may_be_published`: whether it is, and if not `check`, is for the block. ConversionError if another process is
+    making it.
     """
     space = Workspace(_resolved(path), overwrite=overwrite)
     made: list[Path] = []
     try:
         made += (parent for parent in space.destination.parents if not parent.exists())
-        space.check()
+        if not space.may_be_published:
+            space.check()
         space.enter()
         yield space
     except OSError as error:
