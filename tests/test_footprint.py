@@ -223,6 +223,12 @@ def test_a_refusal_reads_no_weights_and_gives_the_numbers(tmp_path: Path, monkey
     assert "force=True" in message
 
 
+def test_advice_stands_in_place_of_what_would_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_memory(monkeypatch, 1)
+    message = refusal(tiny_folder(tmp_path), advice="take a smaller one")
+    assert message.endswith("for it: take a smaller one")
+
+
 def test_what_would_fit_in_fewer_bits_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_hollow(tmp_path, shape("trinity-nano"), bits=4)
     monkeypatch.setattr(device, "is_cpu", lambda: False)
@@ -312,7 +318,9 @@ def test_a_context_counts_up_to_the_models_own(tmp_path: Path, monkeypatch: pyte
     with_memory(monkeypatch, footprint_of(folder, context=4096).needed)
     load(folder)
     with pytest.raises(FitError, match="8,192 tokens"):
-        load(folder, context=10**9)
+        load(folder, context=8192)
+    with pytest.raises(InputError, match="context is 8193: expected 8192 at most"):
+        load(folder, context=8193)
     with pytest.raises(InputError, match="context is 0"):
         load(folder, context=0)
 

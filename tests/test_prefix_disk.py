@@ -23,6 +23,7 @@ from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cache import PrefixStore, default_directory, disk, load_cache, save_cache
 from afmoe_mlx.cache.disk import trim
 from afmoe_mlx.cli import app
+from afmoe_mlx.commands.prompt_cache import disk_directory
 from afmoe_mlx.errors import CacheError, InputError
 from afmoe_mlx.models import CausalLM
 
@@ -308,6 +309,11 @@ def test_generate_reads_of_a_prompt_only_what_no_run_before_has_read(folder: str
     assert second["cached_tokens"] == (second["prompt_tokens"] - 1) // 256 * 256 > 0
     answered(folder, LONG, "--prompt-cache-dir", str(tmp_path / "no"), "--no-disk-cache")
     assert not (tmp_path / "no").exists()
+
+
+def test_an_empty_name_of_a_folder_is_refused() -> None:
+    with pytest.raises(InputError, match="--prompt-cache-dir is empty"):
+        disk_directory("", wanted=None)
 
 
 def test_generate_keeps_prompts_in_the_default_folder_when_asked(

@@ -14,8 +14,8 @@ from .. import device
 from ..api import DEMO
 from ..cache import Cache
 from ..checkpoint import load_model, resolve
-from ..checkpoint.files import read_config_json
 from ..checkpoint.random import random_model
+from ..checkpoint.verify import Headers
 from ..errors import InputError
 from ..footprint import check_shape, fit_check
 from ..generation import SamplingOptions, decode, make_sampler, prefill
@@ -79,10 +79,16 @@ def bench_model(name: str, settings: Settings, *, revision: str | None, as_json:
     """Measure a model given as a folder, a short name, a Hub id or "demo"."""
     if name == "demo" and revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
-    folder = DEMO if name == "demo" else resolve(name, revision=revision)
-    settings.check_context(read_config(read_config_json(folder)))
+    advice = "take fewer --prompt-tokens or a smaller --batch-size"
+    fits = fit_check(name, context=settings.context, rows=settings.batch_size, advice=advice)
+
+    def check(config: ModelConfig, headers: Headers) -> None:
+        settings.check_context(config)
+        fits(config, headers)
+
+    folder = DEMO if name == "demo" else resolve(name, revision=revision, check=check)
     copied = device.copy_bandwidth()
-    model, _ = load_model(folder, check=fit_check(name, context=settings.context, rows=settings.batch_size))
+    model, _ = load_model(folder, check=check)
     _bench({"model": name}, model, settings, copied, as_json=as_json)
 
 

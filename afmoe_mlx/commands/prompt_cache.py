@@ -16,6 +16,8 @@ from ..tokenizer import Tokenizer
 
 def disk_directory(directory: str | None, *, wanted: bool | None) -> str | None:
     """Where prefixes are kept on disk, None for nowhere; `wanted`: what --disk-cache or --no-disk-cache said."""
+    if directory == "":
+        raise InputError("--prompt-cache-dir is empty: expected a folder")
     if wanted is False:
         return None
     return str(default_directory()) if wanted and directory is None else directory

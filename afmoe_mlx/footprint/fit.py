@@ -32,23 +32,30 @@ def fit_check(
     dtype: mx.Dtype | None = None,
     rows: int = 1,
     kv_quantization: KVQuantization | None = None,
+    advice: str | None = None,
 ) -> Check:
     """A check for `resolve` and `load_model`: FitError unless the model and a cache of `context` tokens a row fit.
 
-    name: the model's, for the message. context: at most the model's own counts. dtype: what it is to be loaded in.
-    kv_quantization: how its caches are to keep keys and values; the check raises InputError if its heads do not allow
-    that. Where this device does not tell its memory, everything fits. Raises InputError for a context below 1.
+    name: the model's, for the message. context: DEFAULT_CONTEXT, or all that the model has, unless told; more than it
+    has is an InputError of the check. dtype: what it is to be loaded in. kv_quantization: how its caches are to keep
+    keys and values; the check raises InputError if its heads do not allow that. advice: what to do where it does not
+    fit, in place of what would and `--force`. Where this device does not tell its memory, everything fits. Raises
+    InputError for a context below 1.
     """
     if context is not None and context < 1:
         raise InputError(f"context is {context}: expected a number of tokens, 1 or more")
 
     def check(config: ModelConfig, headers: Headers) -> None:
-        usable = device.memory().usable
-        tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
+        usable, longest = device.memory().usable, config.max_position_embeddings
+        if context is not None and context > longest:
+            raise InputError(f"context is {context}: expected {longest} at most, {name}'s own")
+        tokens = context or min(DEFAULT_CONTEXT, longest)
         footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
         footprint = replace(footprint, rows=rows).with_kv(config, kv_quantization)
         if usable is not None and footprint.needed > usable:
-            raise FitError(_refusal(name, config, footprint, usable))
+            found = _excess(name, footprint, usable)
+            fits = "; or ".join(_what_fits(config, footprint, usable))
+            raise FitError(f"{found}: {advice or f'{fits}; --force (force=True) loads it anyway'}")
 
     return check
 
@@ -64,15 +71,13 @@ def check_shape(name: str, config: ModelConfig, *, bits: int | None, context: in
         raise FitError(f"{found}: take fewer --layers, fewer --bits or a smaller --batch-size")
 
 
-def _refusal(name: str, config: ModelConfig, footprint: Footprint, usable: int) -> str:
+def _excess(name: str, footprint: Footprint, usable: int) -> str:
     dtype = str(footprint.dtype).removeprefix("mlx.core.")
     parts = [f"weights {size(footprint.weights.held)} in {dtype}"]
     parts.append(f"cache {size(footprint.cache_bytes)} for {footprint.context:,} tokens")
     parts.append(f"{size(footprint.workspace)} to work in")
-    found = (
-        f"{name} needs {size(footprint.needed)} of memory ({', '.join(parts)}), this machine has {size(usable)} for it"
-    )
-    return f"{found}: {'; or '.join(_what_fits(config, footprint, usable))}; --force (force=True) loads it anyway"
+    needs = f"{name} needs {size(footprint.needed)} of memory ({', '.join(parts)})"
+    return f"{needs}, this machine has {size(usable)} for it"
 
 
 def _what_fits(config: ModelConfig, footprint: Footprint, usable: int) -> Iterator[str]:
