@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import mlx.core as mx
 
+    Stream = mx.Device | mx.ThreadLocalStream
+
 # Any of these gives MLX's CPU backend matrix products many times faster than the reference BLAS in its wheel.
 FAST_BLAS = ("libopenblas.so.0", "libmkl_rt.so.2", "libmkl_rt.so.1")
 
@@ -30,6 +32,12 @@ COPY_RUNS = 5
 
 # Each has work of its own in memory.
 MOST_STREAMS = 8
+
+# Each has every file open.
+MOST_READERS = 4
+
+# Bytes of a layer's experts.
+FUSE_EXPERTS_UP_TO = 8 << 20
 
 
 def preload_blas() -> str | None:
@@ -120,8 +128,22 @@ def one_kernel(function: Callable[..., "mx.array"]) -> Callable[..., "mx.array"]
     return function if is_cpu() else mx.compile(function, shapeless=True)
 
 
+def fuses_experts(nbytes: int) -> bool:
+    """Whether a layer's experts, of so many bytes, are put together in fewer and larger arrays while they are read.
+
+    That saves some operations a token, and takes a copy. On the CPU the copy of a large model's experts takes as long
+    as reading them, and the operations are nothing beside the layer's arithmetic.
+    """
+    return nbytes <= FUSE_EXPERTS_UP_TO or not is_cpu()
+
+
+def reading_streams() -> "tuple[Stream | None, ...]":
+    """What reads weights beside each other: reading takes memory from the system, which costs a core its time."""
+    return parallel_streams()[:MOST_READERS] if is_cpu() else (None,)
+
+
 @cache
-def parallel_streams() -> "tuple[mx.Device | mx.ThreadLocalStream, ...]":
+def parallel_streams() -> "tuple[Stream, ...]":
     """What to compute on beside each other: a stream for each core of the CPU, up to MOST_STREAMS; a GPU is one."""
     import mlx.core as mx
 

@@ -4,6 +4,7 @@ import gc
 import resource
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -13,8 +14,8 @@ from checkpoints import Tensors, golden, older_spelling, packed, recast, stacked
 from mlx.utils import tree_flatten
 from tiny import ARCHITECTURES, tiny, tokens
 
-from afmoe_mlx import convert, load_model
-from afmoe_mlx.checkpoint import open_model
+from afmoe_mlx import convert, device, load_model
+from afmoe_mlx.checkpoint import files, open_model
 from afmoe_mlx.checkpoint.save import save_weights, write_json
 from afmoe_mlx.models import CausalLM
 
@@ -211,6 +212,27 @@ def test_loading_holds_at_most_the_model_and_one_layer(
     model, _ = load_model(folder, fuse=fuse)
     peak = mx.get_peak_memory() - before
     assert peak <= nbytes(model) + max(nbytes(layer) for layer in model.model.layers)
+
+
+def test_streams_share_a_checkpoints_bytes_and_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_eight_layers(tmp_path / "a", "afmoe", mx.bfloat16, "stacked")
+    paths, streams = [folder / "model.safetensors"], device.parallel_streams()[:2]
+    loads: list[Any] = []
+
+    def noted(path: str, stream: Any) -> Any:
+        loads.append((stream, mx.load(path, stream=stream)))
+        return loads[-1][1]
+
+    monkeypatch.setattr(files, "mx", SimpleNamespace(load=noted))
+    tensors = files.load_lazily(paths, streams)
+    monkeypatch.undo()
+    read = [sum(a.nbytes for name, a in loaded.items() if a is tensors[name]) for _, loaded in loads]
+    largest = max(array.nbytes for array in tensors.values())
+    assert [stream for stream, _ in loads] == [*streams]
+    assert abs(read[0] - read[-1]) <= largest
+    plain = files.load_lazily(paths)
+    assert plain.keys() == tensors.keys()
+    assert all(mx.array_equal(tensors[name], array) for name, array in plain.items())
 
 
 def test_opening_reads_no_weights(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from checkpoints import golden, stacked
 from mlx.utils import tree_flatten
 from tiny import ARCHITECTURES, tiny, tokens
 
+from afmoe_mlx import device
 from afmoe_mlx.checkpoint.quantized import is_quantizable
 from afmoe_mlx.models import CausalLM, fuse, make_model, read_config
 
@@ -199,6 +200,24 @@ def test_fused_experts_go_on_from_an_unfused_cache(model_type: str) -> None:
     expected = unfused(ids)
     unfused(ids[:, :8], cache=cache)
     assert mx.abs(fused(ids[:, 8:], cache=cache) - expected[:, 8:]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("is_cpu", [True, False])
+def test_large_experts_stay_as_they_are_on_the_cpu_alone(
+    model_type: str, is_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "FUSE_EXPERTS_UP_TO", 1000)
+    monkeypatch.setattr(device, "is_cpu", lambda: is_cpu)
+    shared = {"num_shared_experts": 1} if model_type == "afmoe" else {}
+    unfused, fused = pair(model_type, **shared)
+    block = layer(fused).mlp if model_type == "afmoe" else layer(fused).feed_forward
+    experts = block.experts if "experts" in block else block.switch_mlp
+    assert ("gate_up_proj" in experts) == (not is_cpu)
+    assert ("shared_experts" in block) == (is_cpu and bool(shared))
+    assert ("qkvg_proj" if model_type == "afmoe" else "qkv_proj") in layer(fused, 0).self_attn
+    monkeypatch.undo()
+    assert_equal_logits(unfused, fused)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)

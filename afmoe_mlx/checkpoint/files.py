@@ -3,7 +3,7 @@
 import json
 import os
 import resource
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from .. import device
 from ..errors import CheckpointError, ConfigError
 from ..values import listed, shown
 from .headers import read_header
@@ -107,15 +108,20 @@ def stored_dtype(tensors: Mapping[str, StoredTensor]) -> mx.Dtype:
     return mx.bfloat16  # mxfp4 and its like have 8-bit scales
 
 
-def load_lazily(files: Collection[Path]) -> dict[str, mx.array]:
-    """All tensors of some safetensors files, each read when it is first evaluated."""
-    _allow_open_files(len(files) + SPARE_FILES)
+def load_lazily(files: Collection[Path], streams: "Sequence[device.Stream | None]" = (None,)) -> dict[str, mx.array]:
+    """All tensors of some safetensors files, each read when it is first evaluated, by streams that share the bytes."""
+    _allow_open_files(len(files) * len(streams) + SPARE_FILES)
     tensors: dict[str, mx.array] = {}
+    shares = [0] * len(streams)
     for path in files:
         try:
-            tensors |= mx.load(str(path))  # type: ignore[arg-type]
+            loaded: list[Any] = [mx.load(str(path), stream=stream) for stream in streams]
         except (RuntimeError, ValueError) as problem:
             raise CheckpointError(f"{path}: cannot be read: {problem}") from None
+        for name, array in loaded[0].items():
+            least = shares.index(min(shares))
+            shares[least] += array.nbytes
+            tensors[name] = loaded[least][name]
     return tensors
 
 

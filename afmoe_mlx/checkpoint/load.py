@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ def load_model(
     from .hub import resolve
 
     wanted = parse_dtype(dtype)
-    model = open_model(resolve(source, revision=revision, check=check), dtype=wanted, check=check)
+    streams = device.reading_streams()
+    model = open_model(resolve(source, revision=revision, check=check), dtype=wanted, check=check, streams=streams)
     _read(model.model.embed_tokens)
     if "lm_head" in model:
         _read(model.lm_head)
@@ -50,23 +51,28 @@ def load_model(
 
 
 def _read(module: nn.Module) -> None:
-    """Evaluate weights one at a time, so that what each is made of is dropped before the next is read."""
-    for array in dict(tree_flatten(module.parameters())).values():
-        mx.eval(array)
+    """Evaluate the weights, all at once: each stream reads its own."""
+    mx.eval(module.parameters())
 
 
 def open_model(
-    folder: Path, *, dtype: mx.Dtype | None = None, keep_dtypes: bool = False, check: verify.Check | None = None
+    folder: Path,
+    *,
+    dtype: mx.Dtype | None = None,
+    keep_dtypes: bool = False,
+    check: verify.Check | None = None,
+    streams: "Sequence[device.Stream | None]" = (None,),
 ) -> CausalLM:
     """The model of a folder, unfused, its weights not yet read: each is when it is first evaluated.
 
-    keep_dtypes leaves every tensor in the dtype it is stored in, as a conversion needs.
+    keep_dtypes leaves every tensor in the dtype it is stored in, as a conversion needs. streams: what reads them; only
+    the thread that made a stream can evaluate what it reads.
     """
     raw = files.read_config_json(folder)
     config = read_config(raw)
     paths = files.find_weights(folder)
     headers = files.read_headers(paths)
-    tensors = files.load_lazily(paths)
+    tensors = files.load_lazily(paths, streams)
     if config.tie_word_embeddings and _has_own_head(tensors):
         warnings.warn("lm_head.weight is not the embeddings it is tied to: used, as in Transformers", stacklevel=3)
         config = dataclasses.replace(config, tie_word_embeddings=False)
@@ -126,9 +132,11 @@ def _cast(name: str, array: mx.array, dtype: mx.Dtype) -> mx.array:
         return array
     if name.endswith("expert_bias"):
         return array.astype(mx.float32)
-    if name.endswith("norm.weight") and not mx.array_equal(array.astype(dtype).astype(array.dtype), array).item():
+    cast = array.astype(dtype)
+    is_exact = dtype in (mx.float32, array.dtype)
+    if name.endswith("norm.weight") and not is_exact and not mx.array_equal(cast.astype(array.dtype), array).item():
         return array
-    return array.astype(dtype)
+    return cast
 
 
 def _assemble(

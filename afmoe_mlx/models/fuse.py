@@ -10,7 +10,9 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
+from ..device import fuses_experts
 from .layers import MLP, HeadNorm
 
 
@@ -22,7 +24,7 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def fuse_layer(layer: nn.Module) -> None:
-    """Fuse one decoder layer in place."""
+    """Fuse one decoder layer in place, all but routed experts of a size that this device leaves as they are."""
     if "self_attn" in layer:
         attention = layer.self_attn
         if "gate_proj" in attention:
@@ -36,9 +38,11 @@ def fuse_layer(layer: nn.Module) -> None:
         _join(mlp, ("gate_proj", "up_proj"), "gate_up_proj")
         return
     experts = mlp.experts if "experts" in mlp else mlp.switch_mlp
-    if "shared_experts" in mlp and not _move_shared(mlp):
+    is_fused = fuses_experts(sum(array.nbytes for array in dict(tree_flatten(experts.parameters())).values()))
+    if "shared_experts" in mlp and not (is_fused and _move_shared(mlp)):
         _join(mlp.shared_experts, ("gate_proj", "up_proj"), "gate_up_proj")
-    _join(experts, ("gate_proj", "up_proj"), "gate_up_proj")
+    if is_fused:
+        _join(experts, ("gate_proj", "up_proj"), "gate_up_proj")
 
 
 def _quantization(module: Any) -> tuple[int, int, str] | None:
