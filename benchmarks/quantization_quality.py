@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from afmoe_mlx import convert
 from afmoe_mlx.calibration import Calibration
@@ -28,7 +28,8 @@ DEMO = HERE / "demo-bf16"
 RECIPES = HERE / "recipes"
 EXPERTS = "demo_experts_{}bit.toml"
 BITS = (4, 3)
-SIZES = (64, 256, 1024, 4096)
+SIZES = {64: 4, 256: 4, 1024: 1, 4096: 1}
+"""Tokens of calibration text, and how many times --seeds are measured: what a small text gives varies more."""
 DIALOGUES = 1500
 COLUMNS = ("KL mean", "KL 99 %", "same token", "experts", "bits a weight", "KL ÷ mlx-lm's")
 
@@ -118,16 +119,20 @@ def methods(study: Study, *, recipes: bool) -> Iterator[str]:
 
 
 def sizes(study: Study, seeds: int) -> Iterator[str]:
-    """The table of calibration texts' sizes: mean KL with all experts, with routed tokens only, and their ratio."""
+    """The table of calibration texts' sizes: mean KL with all experts, with routed tokens only, and the mean of seeds'
+    ratios with its standard error."""
     yield "| tokens | every expert sees every token | routed tokens only | ratio |"
     yield "|---|---:|---:|---:|"
-    for tokens in SIZES:
-        means = []
-        for all_experts in (True, False):
-            variant = Variant("", EXPERTS, method="gptq", all_experts=all_experts)
-            found = [study.ours(variant, 3, tokens=tokens, seed=seed).kl_mean for seed in range(seeds)]
-            means.append(fmean(value for value in found if value is not None))
-        yield f"| {tokens} | {means[0]:.5f} | {means[1]:.5f} | {means[0] / means[1]:.2f} |"
+    ways = [Variant("", EXPERTS, method="gptq", all_experts=all_experts) for all_experts in (True, False)]
+    for tokens, times in SIZES.items():
+        found = [
+            [study.ours(way, 3, tokens=tokens, seed=seed).kl_mean or 0.0 for way in ways]
+            for seed in range(times * seeds)
+        ]
+        means = [fmean(values) for values in zip(*found, strict=True)]
+        ratios = [ours / routed for ours, routed in found]
+        error = stdev(ratios) / len(ratios) ** 0.5
+        yield f"| {tokens:,} | {means[0]:.5f} | {means[1]:.5f} | {fmean(ratios):.3f} ± {error:.3f} |"
 
 
 def write_lines(path: Path, dialogues: Iterable[object]) -> Path:
@@ -155,7 +160,7 @@ def main() -> None:
     parser.add_argument("--default-text", action="store_true", help="calibrate the demo with the package's text")
     parser.add_argument("--held-out", type=Path, help="a text to measure on")
     parser.add_argument("--tokens", type=int, help="of the text to measure on")
-    parser.add_argument("--seeds", type=int, default=3, help="of each size of calibration text; 0: no such table")
+    parser.add_argument("--seeds", type=int, default=3, help="of each size of calibration text, 2 or more; 0: no table")
     parser.add_argument("--sizes-only", action="store_true", help="the second table alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
