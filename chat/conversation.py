@@ -271,6 +271,11 @@ class Conversation:
             return self._prompts.opening(self._system) if self.messages else 0
         return self._prompts.count(self.messages, add_generation_prompt=False)
 
+    @property
+    def kept_bytes(self) -> int:
+        """What is held in memory to come back to this conversation and others, the cache in use aside."""
+        return self._recall.nbytes
+
     def room_for(self, text: str) -> int:
         """Tokens left for the answer to a message; none, or negative, when the message does not fit."""
         return self.context_limit - self._prompts.count(self._with(text), add_generation_prompt=True)

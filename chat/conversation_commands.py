@@ -194,8 +194,8 @@ def stats(chat: Chat, argument: str) -> None:
     chat.say(f"conversation: {count(conversation.turns, 'turn')}, {meter}")
     if chat.session is not None:
         chat.say(f"saved in: {chat.session.path}")
-    if conversation.store is not None and conversation.store.nbytes:
-        chat.say(f"kept of prompts: {size(conversation.store.nbytes)} in memory")
+    if conversation.kept_bytes:
+        chat.say(f"kept of prompts: {size(conversation.kept_bytes)} in memory")
     if last is not None:
         known = f", {last.cached_tokens:,} of them known" if last.cached_tokens else ""
         chat.say(f"last prompt: {last.prompt_tokens:,} tokens{known}, {rate(last.prompt_tps)} tokens/s")

@@ -23,6 +23,11 @@ class Recall:
         """Those that the cache has seen."""
         return self._seen[: self.cache.offset]
 
+    @property
+    def nbytes(self) -> int:
+        """What the store and the way back hold in memory, the cache in use aside."""
+        return self._waypoints.nbytes + (0 if self.store is None else self.store.nbytes)
+
     def begin(self, tokens: Sequence[int]) -> int:
         """Bring the cache to the longest beginning of `tokens` that is known, less one to run; how long that is."""
         common = shared_prefix(self.tokens, tokens[:-1])

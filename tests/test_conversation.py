@@ -297,6 +297,15 @@ def test_a_quantized_cache_is_gone_back_in_as_far_as_it_can(start: int, run: int
     assert conversation.tokens_run == (run or prompt)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bytes_kept_are_those_of_the_store_and_of_the_places_to_go_back_to(loaded: Any, kind: str) -> None:
+    conversation = a_long_talk(loaded, kind)
+    stored = 0 if conversation.store is None else conversation.store.nbytes
+    assert conversation.kept_bytes > stored
+    conversation.clear()
+    assert conversation.kept_bytes == (0 if conversation.store is None else conversation.store.nbytes)
+
+
 def test_places_beyond_their_memory_are_let_go_the_oldest_first() -> None:
     model, _ = loaded_model("afmoe")
     cache = model.make_cache()
