@@ -16,15 +16,16 @@ from .device import preload_blas
 if TYPE_CHECKING:
     from .api import load
     from .checkpoint import load_model
-    from .conversion import convert
+    from .conversion import convert, upload
     from .generation import generate, stream_generate
 
-__all__ = ["__version__", "convert", "generate", "load", "load_model", "stream_generate"]
+__all__ = ["__version__", "convert", "generate", "load", "load_model", "stream_generate", "upload"]
 
 _HOMES = {
     "load": "api",
     "load_model": "checkpoint",
     "convert": "conversion",
+    "upload": "conversion",
     "generate": "generation",
     "stream_generate": "generation",
 }

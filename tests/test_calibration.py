@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -13,9 +14,10 @@ from mlx.utils import tree_flatten
 from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 
 from afmoe_mlx import convert, load_model
-from afmoe_mlx.calibration import Calibration, activations, calibrating
-from afmoe_mlx.calibration.activations import Activations
+from afmoe_mlx.calibration import CalibratedEncoder, Calibration, calibrating
+from afmoe_mlx.calibration.activations import Activations, most_bytes
 from afmoe_mlx.calibration.text import batches, read_rows
+from afmoe_mlx.conversion import writer
 from afmoe_mlx.conversion.recipe import Recipe, Rule
 from afmoe_mlx.errors import ConversionError, InputError
 from afmoe_mlx.models import CausalLM, fuse
@@ -213,15 +215,90 @@ def test_interrupted_and_run_again_the_bytes_are_those_of_an_undisturbed_run(
     assert contents(convert(source, target, **options)) == contents(whole)
 
 
-def test_hidden_states_of_earlier_layers_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "KEPT_BYTES", 0)
-    kept = Activations(tmp_path / "states")
+def test_hidden_states_of_earlier_layers_make_room(tmp_path: Path) -> None:
+    folder, most = tmp_path / "states", most_bytes([(2, 3), (1, 5)], 4)
+    kept = Activations(folder)
     for index in range(12):
         kept.write(index, [mx.full((2, 3, 4), index), mx.full((1, 5, 4), -index)])
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= most
     assert [batch.shape for batch in kept.read(11)] == [(2, 3, 4), (1, 5, 4)]
-    assert all((kept.read(index)[0] == index).all().item() for index in (9, 10, 11))
-    with pytest.raises(ConversionError, match="--overwrite"):
-        kept.read(8)
+    assert all((kept.read(index)[0] == index).all().item() for index in (10, 11))
+    assert [index for index in range(14) if index in kept] == [10, 11]
+
+
+@pytest.mark.parametrize("damaged", ["a finished tensor", "all hidden states", "the newest hidden states"])
+def test_what_is_needed_of_earlier_layers_is_made_again(tmp_path: Path, text: Path, damaged: str) -> None:
+    """A restart many layers back from the hidden states that are kept."""
+    layers = ["sliding_attention", "full_attention"] * 4
+    source = source_folder(tmp_path, "afmoe", num_hidden_layers=8, layer_types=layers)
+    options = {"bits": 3, "group_size": 32, "calibrate": Calibration(text=text, tokens=50, method="scales")}
+    whole = convert(source, tmp_path / "whole", **options)
+
+    def stop(progress: Any) -> None:
+        if progress.layer == 7:
+            raise KeyboardInterrupt
+
+    target, partial = tmp_path / "out", tmp_path / ".out.partial"
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, target, on_progress=stop, **options)
+    states = sorted((partial / "calibration").glob("layer-*.safetensors"))
+    assert [path.stem for path in states] == ["layer-00006", "layer-00007"]
+    if damaged == "a finished tensor":
+        (path,) = (partial / "model").glob("*.safetensors")
+        begin = stored_place(path, "model.layers.1.self_attn.q_proj.weight")
+        content = bytearray(path.read_bytes())
+        content[begin] ^= 1
+        path.write_bytes(content)
+    for path in states if damaged == "all hidden states" else states[-1:]:
+        path.unlink()
+    assert contents(convert(source, target, **options)) == contents(whole)
+
+
+def test_a_layer_is_noted_as_finished_before_the_next_one_begins(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its inputs go when the next but one begins: nothing must have to go back to them."""
+    monkeypatch.setattr(writer, "SYNC_SECONDS", 1e9)
+    source, journal = source_folder(tmp_path, "afmoe"), tmp_path / ".out.partial" / "journal.jsonl"
+    encode, seen = CalibratedEncoder.encode, []
+
+    def looked(self: CalibratedEncoder, index: int | None, weights: Any) -> Any:
+        seen.append({json.loads(line)["tensor"] for line in journal.read_text().splitlines()[1:]})
+        return encode(self, index, weights)
+
+    monkeypatch.setattr(CalibratedEncoder, "encode", looked)
+    names = stored(convert(source, tmp_path / "out", group_size=32, calibrate=Calibration(text=text, tokens=50)))
+    before = ((), ("model.embed_tokens.",), ("model.layers.0.",), ("model.layers.1.",))
+    marks = [sum(before[: i + 1], ()) for i in range(len(before))]
+    assert seen == [{name for name in names if name.startswith(mark)} for mark in marks]
+
+
+def stored_place(path: Path, name: str) -> int:
+    """The first byte of a tensor in a safetensors file."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    return 8 + length + json.loads(content[8 : 8 + length])[name]["data_offsets"][0]
+
+
+def test_room_for_hidden_states_is_counted_before_anything_is_written(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_folder(tmp_path, "afmoe")
+    options = {"group_size": 32, "calibrate": Calibration(text=text, tokens=500)}
+    written = sum(path.stat().st_size for path in convert(source, tmp_path / "plain", group_size=32).iterdir())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=written))
+    with pytest.raises(ConversionError, match=r"for what is written and 0\.5 MB for the calibration's hidden states"):
+        convert(source, tmp_path / "out", **options)
+    assert not (tmp_path / ".out.partial").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=written + 2 * 500 * 128 * 4 + 20_000))
+    most = 0
+
+    def look(_: object) -> None:
+        nonlocal most
+        most = max(most, sum(path.stat().st_size for path in (tmp_path / ".out.partial" / "calibration").glob("*")))
+
+    convert(source, tmp_path / "out", on_progress=look, **options)
+    assert 500 * 128 * 4 < most <= 2 * 500 * 128 * 4 + 20_000
 
 
 def test_a_conversion_is_not_continued_with_another_calibration(tmp_path: Path, text: Path) -> None:

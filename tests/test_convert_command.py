@@ -286,6 +286,45 @@ def test_calibrating_takes_a_text_or_none(afmoe: Path, tmp_path: Path, place: st
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens", "words"),
+    [
+        ("A text of some tokens. " * 40, 100, "Calibrated with 100 tokens."),
+        ("ab", 100, "Calibrated with 2 tokens."),
+        ("", 100, "holds no text"),
+        (b"\xff", 100, "not UTF-8"),
+        (None, 100, "cannot be read"),
+    ],
+    ids=["long", "short", "empty", "no text", "missing"],
+)
+def test_a_dry_run_reads_the_text_to_calibrate_with_as_the_conversion_does(
+    afmoe: Path, tmp_path: Path, text: str | bytes | None, tokens: int, words: str
+) -> None:
+    path = tmp_path / "text.txt"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    options = ["--recipe", "4bit", "--calibrate", path, "--calibration-tokens", tokens]
+    command = ("--hf-path", afmoe, "--mlx-path", tmp_path / "out", *options)
+    told = Result(*command, "--dry-run")
+    assert not (tmp_path / "out").exists()
+    if words.startswith("Calibrated"):
+        assert words in told.out
+        found = Result(*command, "--dry-run", "--json").json["calibration_tokens"]
+        assert f"{found} tokens" in words
+        return
+    made = Result(*command)
+    assert (told.code, told.out, told.err) == (1, "", made.err)
+    assert words in told.err
+    assert len(told.err.splitlines()) == 1
+
+
+def test_a_dry_run_refuses_a_recipe_that_cannot_be_calibrated(afmoe: Path) -> None:
+    told = Result("--hf-path", afmoe, "--recipe", "mxfp4", "--calibrate", "--dry-run")
+    assert (told.code, told.out) == (1, "")
+    assert "expected a recipe of affine bits" in told.err
+    assert Result("--hf-path", afmoe, "--recipe", "mxfp4", "--dry-run", "--json").json["calibration_tokens"] is None
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

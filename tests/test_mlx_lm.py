@@ -15,6 +15,8 @@ from checkpoints import golden, packed, recast, write, write_golden
 from tiny import ARCHITECTURES, tiny_folder, tokens
 
 from afmoe_mlx import convert, load_model
+from afmoe_mlx.calibration import Calibration
+from afmoe_mlx.calibration.calibration import METHODS
 from afmoe_mlx.checkpoint import open_model
 from afmoe_mlx.checkpoint.files import read_config_json
 from afmoe_mlx.conversion.recipe import BUILT_IN, MIXED
@@ -78,6 +80,19 @@ def test_every_built_in_recipe_of_ours_loads_there(source: Path, tmp_path: Path,
     assert_equal_logits(folder)
     entries = [entry for entry in read_config_json(folder)["quantization"].values() if isinstance(entry, dict)]
     assert bool(entries) == (recipe in MIXED)
+
+
+@pytest.mark.parametrize("recipe", [None, "3bit", "mixed_4_6"], ids=["groups of 32", "3bit", "mixed_4_6"])
+@pytest.mark.parametrize("method", METHODS)
+def test_calibrated_files_of_ours_load_there(source: Path, tmp_path: Path, recipe: str | None, method: str) -> None:
+    (tmp_path / "text.txt").write_text("The wind fell before dawn, and hello, the world was still. " * 5)
+    calibrate = Calibration(text=tmp_path / "text.txt", tokens=150, method=method)
+    options: dict[str, Any] = {"bits": 4, "group_size": 32} if recipe is None else {"recipe": recipe}
+    folder = convert(source, tmp_path / "out", calibrate=calibrate, **options)
+    assert_equal_logits(folder)
+    plain = convert(source, tmp_path / "plain", **options)
+    assert read_config_json(folder) == read_config_json(plain)
+    assert np.abs(logits(load_model(folder)[0]) - logits(load_model(plain)[0])).max() > 10 * TOLERANCE
 
 
 def test_a_recipe_file_of_several_modes_loads_there(source: Path, tmp_path: Path) -> None:

@@ -15,15 +15,16 @@ from huggingface_hub import metadata_load
 from tiny import tiny_folder
 from typer.testing import CliRunner
 
-from afmoe_mlx import load_model
+from afmoe_mlx import load_model, upload
+from afmoe_mlx.calibration import Calibration
 from afmoe_mlx.checkpoint.files import find_weights, read_config_json, read_headers
 from afmoe_mlx.checkpoint.hub import resolve
 from afmoe_mlx.cli import app
 from afmoe_mlx.conversion import convert
 from afmoe_mlx.conversion.model_card import bits_per_weight, formats_of, read_metadata, write_model_card
+from afmoe_mlx.conversion.publication import check_upload
 from afmoe_mlx.conversion.source import open_source
-from afmoe_mlx.conversion.upload import check_upload, upload
-from afmoe_mlx.errors import HubError
+from afmoe_mlx.errors import CheckpointError, ConfigError, HubError
 from afmoe_mlx.evaluation import evaluate
 
 TARGET = "someone/tiny-4bit"
@@ -63,7 +64,6 @@ def card(folder: Path, **changes: Any) -> str:
 
 
 def test_what_is_uploaded_is_what_was_made(hub: FakeHub, model: Path) -> None:
-    card(model)
     address = upload(model, TARGET)
     assert address == f"{hub.url}/{TARGET}"
     assert {name: body for name, body in hub.content(TARGET).items() if name != ".gitattributes"} == contents(model)
@@ -82,6 +82,7 @@ def test_a_second_upload_sends_no_weights_again(hub: FakeHub, model: Path) -> No
 
 
 def test_an_upload_that_breaks_off_keeps_the_folder_and_says_how_to_go_on(hub: FakeHub, model: Path) -> None:
+    card(model, source=None, commit=None)
     before = contents(model)
     hub.failing = {"/lfs/": 403}
     with pytest.raises(HubError, match=rf"answered 403.*hf upload {TARGET} {model} \.") as error:
@@ -91,6 +92,41 @@ def test_an_upload_that_breaks_off_keeps_the_folder_and_says_how_to_go_on(hub: F
     hub.failing = {}
     upload(model, TARGET)
     assert hub.content(TARGET).keys() >= before.keys()
+
+
+def test_who_is_not_logged_in_is_told_to_and_keeps_the_folder(
+    hub: FakeHub, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match=rf"answered 401: run `hf auth login`\).*hf upload {TARGET} {model} \.") as error:
+        upload(model, TARGET)
+    assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_uploaded_is_one_line_and_gets_no_card(hub: FakeHub, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="expected owner/name"):
+        upload(model, "tiny")
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises((CheckpointError, ConfigError)) as error:
+            upload(folder, TARGET)
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("README.md"))
+    assert hub.refs == {}
+
+
+def test_from_python_the_card_says_what_was_given(hub: FakeHub, plain: Path, tmp_path: Path) -> None:
+    commit = hub.add(REPO, contents(plain) | {"README.md": CARD})
+    calibrate = Calibration(text=tmp_path / "mine.txt", tokens=40)
+    (tmp_path / "mine.txt").write_text("A text to calibrate a model with. " * 3)
+    folder = convert(REPO, tmp_path / "out", recipe="mixed_4_6", calibrate=calibrate)
+    quality = evaluate(folder, reference=REPO, max_tokens=64).to_json()
+    address = upload(folder, TARGET, source=REPO, recipe="mixed_4_6", calibrate=calibrate, quality=quality)
+    assert address == f"{hub.url}/{TARGET}"
+    text = hub.content(TARGET)["README.md"].decode()
+    for words in (f"base_model: {REPO}", commit, "license: mit", "`mixed_4_6`", "gptq, 40 tokens of mine.txt"):
+        assert words in text
+    assert f"{quality['kl_mean']:.5f}" in text
+    assert str(tmp_path) not in text
 
 
 def test_an_upload_without_a_network_is_one_line(hub: FakeHub, model: Path) -> None:

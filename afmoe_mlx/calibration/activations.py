@@ -8,10 +8,10 @@ import mlx.core as mx
 from ..durable import sync_file
 from ..errors import ConversionError
 
-# Hidden states of earlier layers are kept while all take no more than this, beside those of the last KEPT_LAYERS: an
-# interrupted conversion goes back to the first layer that is not safe on disk.
-KEPT_BYTES = 1 << 30
-KEPT_LAYERS = 3
+# Layers whose inputs are there at one time: of one that is not yet safe on disk, and of the next.
+KEPT_LAYERS = 2
+# Bytes of a file beside its numbers, for each of its batches.
+ENTRY_BYTES = 256
 
 
 class Activations:
@@ -21,8 +21,9 @@ class Activations:
         self._folder = folder
 
     def write(self, index: int, batches: Sequence[mx.array]) -> None:
-        """Keep the inputs of decoder layer `index`, and drop those that no restart can need."""
+        """Keep the inputs of decoder layer `index`, in place of those of layers whose outputs are safe on disk."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._trim(index)
         path = self._path(index)
         beside = path.with_suffix(".partial.safetensors")
         try:
@@ -32,26 +33,26 @@ class Activations:
             raise ConversionError(f"{path}: cannot be written ({problem}): it takes {needed / 1e9:.1f} GB") from None
         sync_file(beside)
         beside.replace(path)
-        self._trim(index)
+
+    def __contains__(self, index: int) -> bool:
+        """Whether the inputs of decoder layer `index` are there."""
+        return self._path(index).is_file()
 
     def read(self, index: int) -> list[mx.array]:
-        """The inputs of decoder layer `index`, each read when it is evaluated; ConversionError if they are gone."""
-        path = self._path(index)
-        if not path.is_file():
-            found = f"{path}: is gone, and with it what layer {index} is calibrated with"
-            raise ConversionError(f"{found}: pass --overwrite to start anew")
-        arrays: dict[str, mx.array] = mx.load(str(path))  # type: ignore[assignment]
+        """The inputs of decoder layer `index`, each read when it is evaluated."""
+        arrays: dict[str, mx.array] = mx.load(str(self._path(index)))  # type: ignore[assignment]
         return [arrays[name] for name in sorted(arrays)]
 
     def _path(self, index: int) -> Path:
         return self._folder / f"layer-{index:05}.safetensors"
 
     def _trim(self, newest: int) -> None:
-        total = 0
-        for path in self._newest_first():
-            total += path.stat().st_size
-            if total > KEPT_BYTES and path < self._path(max(newest - KEPT_LAYERS + 1, 0)):
+        for path in self._folder.glob("layer-?????.safetensors"):
+            if path < self._path(max(newest - KEPT_LAYERS + 1, 0)):
                 path.unlink()
 
-    def _newest_first(self) -> list[Path]:
-        return sorted(self._folder.glob("layer-?????.safetensors"), reverse=True)
+
+def most_bytes(shapes: Sequence[tuple[int, int]], width: int) -> int:
+    """Bytes of all files at one time at the most, for batches of (rows, tokens) and a hidden size of `width`."""
+    tokens = sum(rows * length for rows, length in shapes)
+    return KEPT_LAYERS * (tokens * width * mx.float32.size + len(shapes) * ENTRY_BYTES)

@@ -14,7 +14,7 @@ from ..conversion.stored import StoredWeights
 from ..errors import ConversionError
 from ..models import ModelConfig, make_model
 from ..tokenizer import Tokenizer
-from .activations import Activations
+from .activations import Activations, most_bytes
 from .calibration import Calibration
 from .layer import LayerCalibration, Stored
 from .quantizer import Measured, Quantizer
@@ -29,7 +29,7 @@ EMBEDDINGS, HEAD = "model.embed_tokens", "lm_head"
 class CalibratedEncoder:
     """An `Encoder` that carries a text through the layers: what each receives comes from those before as stored.
 
-    The text's hidden states wait in files, one a layer, so that a conversion can go on at any layer.
+    The text's hidden states wait in files, so that a conversion goes on at the layer where it was stopped.
     """
 
     def __init__(
@@ -67,6 +67,20 @@ class CalibratedEncoder:
         digest = hashlib.sha256(json.dumps(self._batches).encode()).hexdigest()
         experts = "all" if chosen.all_experts else "routed"
         return f"{chosen.method}, {experts} experts, tokens {digest}"
+
+    @property
+    def tokens(self) -> int:
+        """Of the text, that are used."""
+        return self._quantizer.tokens
+
+    @property
+    def scratch_bytes(self) -> int:
+        """As `Encoder.scratch_bytes`: those of the hidden states."""
+        return most_bytes([(len(rows), len(rows[0])) for rows in self._batches], self._model.config.hidden_size)
+
+    def start(self, group: int) -> int:
+        """As `Encoder.start`: the last one whose inputs are there; those of the embeddings always are."""
+        return next(i for i in range(group, -1, -1) if i == 0 or i - 1 in self._activations)
 
     def encode(self, index: int | None, weights: StoredWeights) -> Iterator[tuple[str, mx.array]]:
         """As `Encoder.encode`."""

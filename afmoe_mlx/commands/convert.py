@@ -12,9 +12,10 @@ from ..api import DEMO
 from ..checkpoint.files import find_weights, read_config_json, read_headers
 from ..checkpoint.names import published
 from ..checkpoint.quantized import read_quantization
-from ..conversion import convert
-from ..conversion.job import Options, make_job
-from ..conversion.model_card import bits_per_weight, formats_of, read_metadata, write_model_card
+from ..conversion import convert, upload
+from ..conversion.job import Options, calibrated, make_job
+from ..conversion.model_card import bits_per_weight, formats_of
+from ..conversion.publication import check_upload
 from ..conversion.source import Source, open_source
 from ..conversion.workspace import is_unfinished
 from ..errors import AfmoeError, InputError
@@ -55,11 +56,14 @@ def calibration(text: str | None, **options: Any) -> "Calibration | None":
 
 
 def preview(request: Request, *, verbose: bool, as_json: bool) -> None:
-    """Print what a conversion would write, from the source's headers alone."""
+    """Print what a conversion would write, from the source's headers, and from the text to calibrate with."""
     source = _open(request)
     try:
         job = make_job(source, request.options)
-        show(describe(request.source, source, job, request.options), verbose=verbose, as_json=as_json)
+        tokens = None
+        if request.calibrate is not None:
+            tokens = calibrated(request.calibrate, job, source, Path(request.destination)).tokens
+        show(describe(request.source, source, job, request.options, tokens), verbose=verbose, as_json=as_json)
     finally:
         source.close()
 
@@ -67,8 +71,6 @@ def preview(request: Request, *, verbose: bool, as_json: bool) -> None:
 def run(request: Request, *, as_json: bool) -> None:
     """Convert with progress on stderr, and say where the result is and how large; upload it if asked."""
     if request.upload_repo is not None:
-        from ..conversion.upload import check_upload
-
         check_upload(request.upload_repo)
     source = _open(request)
     if request.upload_repo is not None:
@@ -130,29 +132,17 @@ def _interruptible(destination: Path) -> Iterator[None]:
 
 def _upload(request: Request, repo: str, source: Source, target: Path) -> str:
     """Upload a converted model with its card; its address."""
-    from ..conversion.upload import upload
-
-    card = source.card()
-    write_model_card(
+    reference = None if request.low_disk and not request.is_local else source.folder
+    address = upload(
         target,
         repo,
-        source=source.origin if source.commit else None,
-        commit=source.commit,
-        inherited=read_metadata(card) if card else None,
-        recipe=str(request.options.recipe) if request.options.recipe else None,
-        calibration=_in_words(request.calibrate) if request.calibrate else None,
-        quality=_quality(target, None if request.low_disk and not request.is_local else source.folder),
+        source=source,
+        recipe=request.options.recipe,
+        calibrate=request.calibrate,
+        quality=_quality(target, reference),
     )
-    address = upload(target, repo)
     note(f"Uploaded to {address}")
     return address
-
-
-def _in_words(calibration: "Calibration") -> str:
-    """A calibration for the model card, without the folder of its text."""
-    text = calibration.text.name if calibration.text else "the built-in text"
-    experts = "all tokens for every expert" if calibration.all_experts else "routed tokens alone"
-    return f"{calibration.method}, {calibration.tokens:,} tokens of {text}, {experts}"
 
 
 def _quality(target: Path, reference: Path | None) -> dict[str, Any] | None:

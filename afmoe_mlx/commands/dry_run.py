@@ -49,6 +49,8 @@ class DryRun:
     recipe: str
     rows: Sequence[Row]
     source_bytes: int
+    calibration_tokens: int | None
+    """Of the text, that are used; None where nothing is calibrated."""
 
     @property
     def bytes(self) -> int:
@@ -60,7 +62,7 @@ class DryRun:
         return 8 * self.bytes / sum(prod(row.shape) for row in self.rows)
 
 
-def describe(model: str, source: Source, job: Job, options: Options) -> DryRun:
+def describe(model: str, source: Source, job: Job, options: Options, calibration_tokens: int | None = None) -> DryRun:
     """The dry run of a job made of a source and options; model: what the user calls the source."""
     weights = dict(tree_flatten(make_model(job.config).parameters()))
     before = formats_of(source.headers, read_quantization(read_config_json(source.folder)) or {})
@@ -79,7 +81,7 @@ def describe(model: str, source: Source, job: Job, options: Options) -> DryRun:
         becomes = words(after.get(path)) or dtype_name(job.plan.tensors[name].dtype)
         rows.append(Row(path, weights[name].shape, was, becomes, after.get(path), count))
     stored_bytes = sum(prod(tensor.shape) * DTYPES[tensor.dtype].size for tensor in source.headers.values())
-    return DryRun(model, _title(options), rows, stored_bytes)
+    return DryRun(model, _title(options), rows, stored_bytes, calibration_tokens)
 
 
 def _title(options: Options) -> str:
@@ -114,7 +116,8 @@ def show(run: DryRun, *, verbose: bool = False, as_json: bool = False) -> None:
     for line in map(_line, run.rows) if verbose else _folded(run.rows):
         write(line)
     total = f"{size(run.source_bytes)} become {size(run.bytes)}, {run.bits_per_weight:.2f} bits a weight"
-    write(f"\n{total}. Nothing was written.\n")
+    calibrated = f" Calibrated with {run.calibration_tokens:,} tokens." if run.calibration_tokens is not None else ""
+    write(f"\n{total}.{calibrated} Nothing was written.\n")
 
 
 def _json(run: DryRun) -> dict[str, Any]:
@@ -135,6 +138,7 @@ def _json(run: DryRun) -> dict[str, Any]:
         "source_bytes": run.source_bytes,
         "bytes": run.bytes,
         "bits_per_weight": run.bits_per_weight,
+        "calibration_tokens": run.calibration_tokens,
         "tensors": tensors,
     }
 

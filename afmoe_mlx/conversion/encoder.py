@@ -20,8 +20,9 @@ FIXED = ("expert_bias", "global_scale")
 class Encoder(Protocol):
     """Decides what is stored for each tensor of a plan, a decoder layer at a time.
 
-    One that carries state from layer to layer keeps it in files of its own, each written beside and renamed: after a
-    crash, another process calls `encode` again for every layer that is not wholly written, in order.
+    One that carries state from layer to layer keeps it in files of its own, each written beside and renamed. What it
+    yielded of a layer is safe on disk before the next layer is asked for. After a crash, another process calls `encode`
+    again for every layer that is not wholly written, in order, each from its `start` on.
     """
 
     @property
@@ -29,6 +30,16 @@ class Encoder(Protocol):
         """A line of all that the result depends on beside weights, formats and dtype, such as a calibration's text.
 
         A conversion is continued only by one whose encoder has the same.
+        """
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of its files at the most; 0 for one that has none."""
+
+    def start(self, group: int) -> int:
+        """The place in the plan's groups, this one or one before it, that `encode` has to begin at to get to this one.
+
+        Those between are encoded again, to the same tensors.
         """
 
     def encode(self, index: int | None, weights: StoredWeights) -> Iterator[tuple[str, mx.array]]:
@@ -49,6 +60,7 @@ class PlainEncoder:
     """Quantizes, dequantizes or copies tensor by tensor and holds nothing: weights as `mx.quantize` has them."""
 
     identity = "plain"
+    scratch_bytes = 0
 
     def __init__(
         self,
@@ -64,6 +76,10 @@ class PlainEncoder:
         self._formats = formats
         self._stored = stored or {}
         self._dtype = dtype
+
+    def start(self, group: int) -> int:
+        """As `Encoder.start`: every group is by itself."""
+        return group
 
     def encode(self, index: int | None, weights: StoredWeights) -> Iterator[tuple[str, mx.array]]:
         """As `Encoder.encode`, in pieces of PIECE_BYTES, each computed on the next of the device's parallel streams."""

@@ -4,7 +4,8 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -23,6 +24,9 @@ from .plan import Plan, make_plan
 from .recipe import Format, Recipe, quantization_of, read_recipe, uniform
 from .source import Source
 from .stored import Parameter, SourceReader, StoredWeights, parameters_of
+
+if TYPE_CHECKING:
+    from ..calibration import CalibratedEncoder, Calibration
 
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -99,7 +103,7 @@ def make_job(source: Source, options: Options) -> Job:
         raise ConversionError(f"{source.folder}: is quantized already: convert the original, or --dequantize it first")
     if options.dequantize and stored is None:
         raise ConversionError(f"{source.folder}: is not quantized: nothing to dequantize")
-    config = _config(source, raw)
+    config = stored_config(source, raw)
     model, groups = empty_model(source.folder, raw, config, source.headers)
     shapes = {name: array.shape for name, array in dict(tree_flatten(model.parameters())).items()}
     parameters = parameters_of(groups, source.headers, shapes)
@@ -121,7 +125,19 @@ def make_job(source: Source, options: Options) -> Job:
     return Job(config, parameters, formats, encoder, plan, written)
 
 
-def _config(source: Source, raw: Mapping[str, Any]) -> ModelConfig:
+def calibrated(calibrate: "Calibration", job: Job, source: Source, folder: Path) -> "CalibratedEncoder":
+    """The encoder of a job whose weights are chosen by a text, which is read; folder: for files of its own, later.
+
+    Raises ConversionError if the job has no format that can be calibrated, InputError for a text that cannot be read.
+    """
+    from ..calibration import CalibratedEncoder
+    from ..tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.from_folder(source.folder)
+    return CalibratedEncoder(calibrate, job.config, tokenizer, job.formats, folder, plain=job.encoder)
+
+
+def stored_config(source: Source, raw: Mapping[str, Any]) -> ModelConfig:
     """The config of the model that is stored: a head that differs from the embeddings it is tied to counts."""
     config = read_config(raw)
     if config.tie_word_embeddings and _has_own_head(source):

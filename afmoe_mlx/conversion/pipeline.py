@@ -21,8 +21,9 @@ from ..checkpoint.files import INDEX
 from ..checkpoint.names import published
 from ..checkpoint.save import SHARD_BYTES, copy_companions, write_json
 from ..errors import ConversionError
-from .encoder import Encoder
-from .job import Job, Options, make_job
+from .encoder import Encoder, join
+from .finite import INFINITY, NotFiniteError, is_finite
+from .job import Job, Options, calibrated, make_job
 from .journal import Journal
 from .plan import Group
 from .recipe import Recipe
@@ -97,17 +98,9 @@ def convert(
             if space.destination.exists():
                 space.check_apart([origin.folder / "config.json", *{t.file for t in origin.headers.values()}])
             job = make_job(origin, options)
-            encoder = job.encoder if calibrate is None else _calibrated(calibrate, job, origin, space)
+            encoder = job.encoder if calibrate is None else calibrated(calibrate, job, origin, space.calibration)
             _Run(origin, job, encoder, space, on_progress).run(overwrite=overwrite)
         return space.destination
-
-
-def _calibrated(calibrate: "Calibration", job: Job, origin: Source, space: Workspace) -> Encoder:
-    from ..calibration import CalibratedEncoder
-    from ..tokenizer import Tokenizer
-
-    tokenizer = Tokenizer.from_folder(origin.folder)
-    return CalibratedEncoder(calibrate, job.config, tokenizer, job.formats, space.calibration, plain=job.encoder)
 
 
 class _Run:
@@ -126,39 +119,55 @@ class _Run:
         self._on_progress = on_progress
         self._bytes_done = 0
         self._layers_done = 0
-        self._ahead: deque[tuple[str, mx.array]] = deque()
+        self._ahead: deque[tuple[str, mx.array, mx.array | None]] = deque()
+        """Tensors, or slices of one, and whether they are finite where they may not be."""
         self._ahead_bytes = 0
         self._most_ahead = AHEAD_BYTES * len(device.parallel_streams())
 
     def run(self, *, overwrite: bool) -> None:
         """Do all that is not done yet, and publish the result."""
         journal = self._journal()
-        if self._space.may_be_published and self._is_published(journal):
-            self._space.clear()
-            return
-        self._space.check()
+        if self._space.may_be_published:
+            if self._is_published(journal):
+                self._space.clear()
+                return
+            self._space.check()
         self._give_up_other(journal, overwrite=overwrite)
         self._space.model.mkdir(exist_ok=True)
         kept = self._check_finished(journal)
         journal.begin(kept)
-        groups = [group for group in self._plan.groups if not kept.issuperset(group.tensors)]
+        groups = self._groups_to_do(kept)
         self._layers_done = self._layers() - sum(group.index is not None for group in groups)
         shards = [dict.fromkeys(file for name in group.parameters for file in self._files(name)) for group in groups]
-        left = self._plan.file_bytes - self._bytes_done
-        fetched = self._source.bytes_to_fetch(shards)
-        needs = [(self._space.folder, left, "what is written"), (self._source.downloads, fetched, "the download")]
-        stays = fetched > 0 and not self._source.removes
-        check_space(needs, "free space, or pass --low-disk" if stays else "free space")
+        self._check_space(self._source.bytes_to_fetch(shards))
         self._source.expect(list(dict.fromkeys(file for files in shards for file in files)))
         try:
             self._convert(groups, journal)
             self._source.check_unchanged()
         except OSError as error:
             raise self._failed(error, journal) from None
-        except SourceChangedError:
-            self._space.clear()  # what is done may be made of both
+        except (SourceChangedError, NotFiniteError):
+            self._space.clear()  # what is done may be made of both, or of what is no number
             raise
         self._finish()
+
+    def _groups_to_do(self, kept: set[str]) -> list[Group]:
+        """The groups that are not wholly there, and those before them that the encoder has to begin at."""
+        groups = self._plan.groups
+        missing = [i for i, group in enumerate(groups) if not kept.issuperset(group.tensors)]
+        spans = [(self._encoder.start(i), i) for i in missing]
+        return [group for i, group in enumerate(groups) if any(first <= i <= last for first, last in spans)]
+
+    def _check_space(self, fetched: int) -> None:
+        """ConversionError if what is to be put on disks does not fit there; fetched: bytes, from the Hub."""
+        there = sum(path.stat().st_size for path in self._space.calibration.glob("*"))
+        needs = [
+            (self._space.folder, self._plan.file_bytes - self._bytes_done, "what is written"),
+            (self._space.calibration, max(self._encoder.scratch_bytes - there, 0), "the calibration's hidden states"),
+            (self._source.downloads, fetched, "the download"),
+        ]
+        stays = fetched > 0 and not self._source.removes
+        check_space(needs, "free space, or pass --low-disk" if stays else "free space")
 
     def _files(self, name: str) -> list[str]:
         return sorted(self._job.parameters[name].files)
@@ -213,11 +222,12 @@ class _Run:
                     if name not in journal.finished:
                         self._compute(name, array, writer)
                 self._drain(writer)
+                reader.check()
                 mx.clear_cache()
                 self._layers_done += group.index is not None
                 self._advance(0)
-                if self._source.removes:
-                    writer.flush()  # so that the shards that are done can go before others come
+                if self._source.removes or self._encoder.scratch_bytes:
+                    writer.flush()  # so that shards, or files of the encoder, that are done with can go
                 finished = writer.finished
                 while left and finished.issuperset(left[0].tensors):
                     reader.done(left.popleft().parameters)
@@ -231,18 +241,29 @@ class _Run:
         dtype = self._plan.tensors[name].dtype
         assert array.dtype == dtype, f"{name} is {array.dtype}, planned as {dtype}"
         data = mx.contiguous(array).view(mx.uint8)
-        mx.async_eval(data)
-        self._ahead.append((name, data))
+        finite = is_finite(array) if self._is_narrowed(name) else None
+        mx.async_eval(data, [] if finite is None else finite)
+        self._ahead.append((name, data, finite))
         self._ahead_bytes += data.nbytes
         self._drain(writer, keep=self._most_ahead)
 
     def _drain(self, writer: Writer, keep: int = 0) -> None:
         while self._ahead and self._ahead_bytes > keep:
-            name, data = self._ahead.popleft()
+            name, data, finite = self._ahead.popleft()
             mx.eval(data)
+            if finite is not None and not finite.item():
+                dtype = str(self._plan.tensors[name].dtype).removeprefix("mlx.core.")
+                found = f"{name} has weights beyond the range of {dtype}"
+                raise NotFiniteError(f"{found}: convert to another dtype, such as the one they are stored in")
             writer.write(name, memoryview(data))  # type: ignore[arg-type]
             self._ahead_bytes -= data.nbytes
             self._advance(data.nbytes)
+
+    def _is_narrowed(self, name: str) -> bool:
+        """Whether a tensor is made of weights of another number format, which may have a wider range."""
+        parameters = self._job.parameters
+        stored = parameters.get(name) or parameters[join(name.rpartition(".")[0], "weight")]
+        return stored.dtype in INFINITY and stored.dtype != self._plan.tensors[name].dtype
 
     def _advance(self, count: int) -> None:
         self._bytes_done += count

@@ -1,5 +1,6 @@
 """A source's weights as our parameters, read from disk when they are asked for, whole or some rows at a time."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -11,7 +12,11 @@ from ..checkpoint.files import DTYPES, StoredTensor
 from ..checkpoint.headers import read_places
 from ..checkpoint.layouts import Piece
 from ..errors import CheckpointError
+from .finite import NotFiniteError, first_not_finite, is_finite
 from .source import Source, SourceChangedError
+
+# Reads that may be under way when the numbers of one are looked at, so that nothing waits for that.
+UNSEEN = 8
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ class SourceReader:
         self.parameters = parameters
         self._source = source
         self._open: dict[str, OpenShard] = {}
+        self._unseen: deque[tuple[str, int, int, mx.array]] = deque()
+        """Bytes (start, stop) of parameters that were read, and whether they are finite, which is being computed."""
         self._waiting: dict[str, set[str]] = {}
         for name, parameter in parameters.items():
             for file in parameter.files:
@@ -109,16 +116,41 @@ class SourceReader:
             self._expected.setdefault(tensor.file.name, {})[name] = tensor
 
     def read(self, name: str, rows: slice | None = None) -> mx.array:
-        """A parameter, or a slice (start:stop) of its first axis, in the dtype it is stored in."""
+        """A parameter, or a slice (start:stop) of its first axis, in the dtype it is stored in.
+
+        NotFiniteError for one that was read before and is not finite.
+        """
         parameter = self.parameters[name]
         shape, begin, stop = parameter.shape, 0, parameter.nbytes
         if rows is not None:
             row = parameter.nbytes // shape[0]
             begin, stop, shape = rows.start * row, rows.stop * row, (rows.stop - rows.start, *shape[1:])
+        array = self._bytes(parameter, begin, stop).view(parameter.dtype)
+        finite = is_finite(array)
+        if finite is not None:
+            mx.async_eval(finite)
+            self._unseen.append((name, begin, stop, finite))
+            self.check(UNSEEN)
+        return array.reshape(shape)
+
+    def check(self, unseen: int = 0) -> None:
+        """NotFiniteError if what was read is not all finite numbers; the last `unseen` reads may wait."""
+        while len(self._unseen) > unseen:
+            name, begin, stop, finite = self._unseen.popleft()
+            if not finite.item():
+                parameter = self.parameters[name]
+                array = self._bytes(parameter, begin, stop).view(parameter.dtype)
+                runs = parameter.runs()
+                place = begin + first_not_finite(array) * parameter.dtype.size
+                stored, _ = runs[place * len(runs) // parameter.nbytes]
+                found = f"{self._shard_of(stored).path}: {stored} holds NaN or infinity, which no model can answer with"
+                raise NotFiniteError(f"{found}: expected finite numbers: download it again")
+
+    def _bytes(self, parameter: Parameter, begin: int, stop: int) -> mx.array:
         array = mx.zeros((stop - begin,), mx.uint8, stream=mx.cpu)
         with memoryview(array) as view:  # type: ignore[arg-type]
             self._fill(view, parameter, begin)  # in place: nothing else holds the array yet
-        return array.view(parameter.dtype).reshape(shape)
+        return array
 
     def _fill(self, view: memoryview, parameter: Parameter, begin: int) -> None:
         """Fill a view with a parameter's bytes from `begin` on."""

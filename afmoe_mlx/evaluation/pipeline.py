@@ -20,7 +20,7 @@ from .activations import Activations, Spill, nbytes_per_token, record
 from .divergence import Predictions, overlap, pieces
 from .evaluation import Evaluation, quantile
 from .subject import Subject
-from .weight_error import matrices, weight_errors
+from .weight_error import weight_errors
 
 # A mixed text written for this, which no model has been trained or calibrated on by us.
 DEFAULT_TEXT = Path(__file__).parent / "held_out.txt"
@@ -60,7 +60,7 @@ def evaluate(
     if reference is not None:
         model.check_comparable(subjects[1], sequences)
     check_disk(subjects, sequences)
-    compared = len(matrices(model.matrices())) if reference is not None else 0
+    compared = len(model.matrices()) if reference is not None else 0
     tick = Steps(on_progress, len(sequences) * (len(subjects) * model.config.num_hidden_layers + 1) + compared)
     with Spill() as spill:
         activations = [_record(subject, sequences, spill, tick) for subject in reversed(subjects)][::-1]

@@ -18,7 +18,7 @@ from ..models import CausalLM, ModelConfig, read_config
 from ..tokenizer import Tokenizer
 from ..values import shown
 from .divergence import Head
-from .weight_error import float32_rows
+from .matrices import Matrices
 
 # What must agree for two models' tensors and choices to be compared.
 SHAPE = (
@@ -80,17 +80,16 @@ class Subject:
 
     def head(self) -> Head:
         """The head alone, in float32 whatever the model computes in: rounding its logits would count as divergence."""
-        model = self.matrices()
+        matrices = self.matrices()
         pieces = []
-        for piece in float32_rows(model.lm_head if "lm_head" in model else model.model.embed_tokens):
+        for piece in matrices.float32_rows("lm_head" if "lm_head" in matrices else "model.embed_tokens"):
             mx.eval(piece)  # in turn, so that what each is made of is dropped
             pieces.append(piece)
         return lambda h: mx.concatenate([h.astype(mx.float32) @ piece.T for piece in pieces], axis=-1)
 
-    def matrices(self) -> CausalLM:
-        """The model as it is stored, unfused, its weights not yet read."""
-        with warnings.catch_warnings(action="ignore"):
-            return open_model(self.folder, keep_dtypes=True)
+    def matrices(self) -> Matrices:
+        """The model's matrices as they are stored, not yet read."""
+        return Matrices(self.folder)
 
     def check_comparable(self, reference: "Subject", sequences: list[list[int]]) -> None:
         """InputError unless a reference has this model's shape, and its tokens in `sequences` mean the same text."""
