@@ -29,8 +29,7 @@ def load(
 
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. revision: a branch, tag
     or commit on the Hub. context: tokens of conversation that memory must have room for beside the weights, 4096
-    unless told, and no more than the model has. kv_quantization: how caches keep the keys and values of full-attention
-    layers, which counts there too.
+    unless told. kv_quantization: how caches keep the keys and values of full-attention layers, which counts there too.
     force: load even what does not fit. Raises FitError before weights are fetched or read, ConfigError,
     CheckpointError, TokenizerError, HubError or InputError.
     """

@@ -142,15 +142,18 @@ def reading_streams() -> "tuple[Stream | None, ...]":
     return parallel_streams()[:MOST_READERS] if is_cpu() else (None,)
 
 
-@cache
 def parallel_streams() -> "tuple[Stream, ...]":
     """What to compute on beside each other: a stream for each core of the CPU, up to MOST_STREAMS; a GPU is one."""
     import mlx.core as mx
 
-    device = mx.default_device()
-    if not is_cpu():
-        return (device,)
-    return tuple(mx.new_thread_local_stream(device) for _ in range(min(os.cpu_count() or 1, MOST_STREAMS)))
+    return _cpu_streams() if is_cpu() else (mx.default_device(),)
+
+
+@cache
+def _cpu_streams() -> "tuple[mx.ThreadLocalStream, ...]":
+    import mlx.core as mx
+
+    return tuple(mx.new_thread_local_stream(mx.default_device()) for _ in range(min(os.cpu_count() or 1, MOST_STREAMS)))
 
 
 def peak_memory() -> int:

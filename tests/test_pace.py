@@ -97,6 +97,18 @@ def test_a_drafter_that_stopped_is_tried_again_only_if_the_account_pays_for_what
     assert (device.drafts > early) == tries
 
 
+def test_a_slow_first_reading_does_not_silence_drafts_that_pay() -> None:
+    pace = Pace(4)
+    pace.caught_up(12, 500.0)
+    device = Device(pace, 0.1, lambda _: 4)
+    for behind in range(10):
+        if pace.length(4, behind=behind):
+            break
+        pace.plain(1.0)
+    assert pace.length(4, behind=behind)
+    assert device.run(100).drafts > 15
+
+
 def test_a_text_that_begins_to_repeat_itself_is_noticed() -> None:
     device = Device(Pace(8), 0.2, lambda _: 0).run(1000)
     device.accept = lambda _: 8

@@ -219,6 +219,54 @@ def test_an_interruption_amid_a_check_leaves_no_wrong_token(call: int) -> None:
     assert_cache_holds(model, cache, [*PROMPT, *run.plain()][: cache.offset])
 
 
+class Slow(Oracle):
+    """Never right, and reads a token in a second; the clock is its own."""
+
+    time = 0.0
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        super().extend(tokens)
+        self.behind += len(tokens)
+
+    def is_ready(self) -> bool:
+        self.time, self.behind = self.time + self.behind, 0
+        return True
+
+    def propose(self, count: int, choose: Chooser) -> list[int]:
+        return [self._text[self._place] ^ 1] * count
+
+
+def test_what_a_drafter_reads_is_measured_and_the_prompt_is_on_no_account() -> None:
+    run = Run(tiny("afmoe"), SamplingOptions(), 20, 40)
+    logits, cache, choose = run.start()
+    drafter = Slow(PROMPT, run.plain(), most=2, seed=0, vocab=40)
+    drafter.behind = 1000
+    read: list[tuple[int, float]] = []
+    told: list[int] = []
+    paid: list[float] = []
+
+    class Noting(Always):
+        def length(self, most: int, behind: int = 0) -> int:
+            told.append(behind)
+            return super().length(most)
+
+        def caught_up(self, tokens: int, seconds: float) -> None:
+            read.append((tokens, seconds))
+
+        def idle(self, seconds: float) -> None:
+            paid.append(seconds)
+
+    decoder = SpeculativeDecoder(
+        run.model, cache, choose, drafter, limit=40, pace=Noting(2), clock=lambda: drafter.time
+    )
+    assert [token for token, _ in decoder.tokens(logits)] == run.plain()
+    assert read[0] == (1000, 1000.0)
+    assert len(read) > 2
+    assert all(tokens == seconds for tokens, seconds in read)
+    assert max(told) > 0
+    assert sum(paid) == sum(seconds for _, seconds in read[1:])
+
+
 def test_a_suspended_answer_leaves_a_cache_alone_that_was_put_to_another_use() -> None:
     model = two_layers("afmoe", 5)
     steps, cache = Run(model, SamplingOptions(), 20, 40).ahead(6, 3)

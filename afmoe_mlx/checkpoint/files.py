@@ -110,7 +110,8 @@ def stored_dtype(tensors: Mapping[str, StoredTensor]) -> mx.Dtype:
 
 def load_lazily(files: Collection[Path], streams: "Sequence[device.Stream | None]" = (None,)) -> dict[str, mx.array]:
     """All tensors of some safetensors files, each read when it is first evaluated, by streams that share the bytes."""
-    _allow_open_files(len(files) * len(streams) + SPARE_FILES)
+    allowed = _allow_open_files(len(files) * len(streams) + SPARE_FILES)
+    streams = streams[: max((allowed - SPARE_FILES) // max(len(files), 1), 1)]
     tensors: dict[str, mx.array] = {}
     shares = [0] * len(streams)
     for path in files:
@@ -125,11 +126,12 @@ def load_lazily(files: Collection[Path], streams: "Sequence[device.Stream | None
     return tensors
 
 
-def _allow_open_files(count: int) -> None:
-    """Let this process have so many files open, if it may: macOS grants 256, and a large model has more."""
+def _allow_open_files(count: int) -> int:
+    """Let this process have so many files open, if it may: macOS grants 256, and a large model has more. How many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < count:
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
         with suppress(OSError, ValueError):
-            resource.setrlimit(
-                resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard)
-            )
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return count if soft == resource.RLIM_INFINITY else min(soft, count)

@@ -37,21 +37,28 @@ def load_model(
     wanted = parse_dtype(dtype)
     streams = device.reading_streams()
     model = open_model(resolve(source, revision=revision, check=check), dtype=wanted, check=check, streams=streams)
-    _read(model.model.embed_tokens)
+    read = _read_at_once if len(streams) > 1 and wanted is None else _read_in_turn
+    read(model.model.embed_tokens)
     if "lm_head" in model:
-        _read(model.lm_head)
+        read(model.lm_head)
     for layer in model.model.layers:
-        _read(layer)
+        read(layer)
         if fuse:
             fuse_layer(layer)
-            _read(layer)
-    _read(model)
+            read(layer)
+    read(model)
     mx.clear_cache()
     return model, model.config
 
 
-def _read(module: nn.Module) -> None:
-    """Evaluate the weights, all at once: each stream reads its own."""
+def _read_in_turn(module: nn.Module) -> None:
+    """Evaluate weights one at a time, so that what each is made of is dropped before the next is read."""
+    for array in dict(tree_flatten(module.parameters())).values():
+        mx.eval(array)
+
+
+def _read_at_once(module: nn.Module) -> None:
+    """Evaluate weights together, each stream its own: they are made of no more bytes than they have."""
     mx.eval(module.parameters())
 
 

@@ -36,26 +36,22 @@ def fit_check(
 ) -> Check:
     """A check for `resolve` and `load_model`: FitError unless the model and a cache of `context` tokens a row fit.
 
-    name: the model's, for the message. context: DEFAULT_CONTEXT, or all that the model has, unless told; more than it
-    has is an InputError of the check. dtype: what it is to be loaded in. kv_quantization: how its caches are to keep
-    keys and values; the check raises InputError if its heads do not allow that. advice: what to do where it does not
-    fit, in place of what would and `--force`. Where this device does not tell its memory, everything fits. Raises
-    InputError for a context below 1.
+    name: the model's, for the message. context: at most the model's own counts. dtype: what it is to be loaded in.
+    kv_quantization: how its caches are to keep keys and values; the check raises InputError if its heads do not allow
+    that. advice: what to do where it does not fit, in place of what would and `--force`. Where this device does not
+    tell its memory, everything fits. Raises InputError for a context below 1.
     """
     if context is not None and context < 1:
         raise InputError(f"context is {context}: expected a number of tokens, 1 or more")
 
     def check(config: ModelConfig, headers: Headers) -> None:
-        usable, longest = device.memory().usable, config.max_position_embeddings
-        if context is not None and context > longest:
-            raise InputError(f"context is {context}: expected {longest} at most, {name}'s own")
-        tokens = context or min(DEFAULT_CONTEXT, longest)
+        usable = device.memory().usable
+        tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
         footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
         footprint = replace(footprint, rows=rows).with_kv(config, kv_quantization)
         if usable is not None and footprint.needed > usable:
-            found = _excess(name, footprint, usable)
-            fits = "; or ".join(_what_fits(config, footprint, usable))
-            raise FitError(f"{found}: {advice or f'{fits}; --force (force=True) loads it anyway'}")
+            what = advice or f"{_what_fits(config, footprint, usable)}; --force (force=True) loads it anyway"
+            raise FitError(f"{_excess(name, footprint, usable)}: {what}")
 
     return check
 
@@ -80,7 +76,11 @@ def _excess(name: str, footprint: Footprint, usable: int) -> str:
     return f"{needs}, this machine has {size(usable)} for it"
 
 
-def _what_fits(config: ModelConfig, footprint: Footprint, usable: int) -> Iterator[str]:
+def _what_fits(config: ModelConfig, footprint: Footprint, usable: int) -> str:
+    return "; or ".join(_ways_to_fit(config, footprint, usable))
+
+
+def _ways_to_fit(config: ModelConfig, footprint: Footprint, usable: int) -> Iterator[str]:
     """What would need no more than `usable`, each as a phrase; if nothing would, how little that is."""
     context = longest_context(config, footprint, usable)
     if context is not None:

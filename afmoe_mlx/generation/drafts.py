@@ -118,7 +118,7 @@ class DraftModel:
     @property
     def behind(self) -> int:
         # the last two are left for `propose`: after a draft that was all right there are no more
-        return max(len(self._tokens) - 2 - self._right, 0)
+        return max(len(self._tokens) - 2 - self._right, 0) if self._has_room else 0
 
     def is_ready(self) -> bool:
         """Always, but where the text outgrows the model's context."""

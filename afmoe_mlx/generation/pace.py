@@ -65,8 +65,7 @@ class Pace:
         best = max(lengths, key=lambda length: self._tokens(length) / self._cost(length))
         if self._tokens(best) < self._steps(self._cost(best)):  # a trial: what was earned is not for that
             self._account = min(self._account, ACCOUNT)
-        reading = behind * self._reading_time / max(self._tokens_read, 1)
-        return best if self._account > self._steps(reading) else 0
+        return best if self._account > behind * self._reading_cost else 0
 
     def plain(self, seconds: float) -> None:
         """A plain step took so long, from one token to the next."""
@@ -109,6 +108,11 @@ class Pace:
     @property
     def _knows_plain_steps(self) -> bool:
         return self._plain.count >= MEASURED and self._drafts_unmeasured < REMEASURE_AFTER
+
+    @property
+    def _reading_cost(self) -> float:
+        """Plain steps that the drafter takes to read a token; more than a row is taken for a wait for kernels."""
+        return min(self._steps(self._reading_time / max(self._tokens_read, 1)), ROW_COST)
 
     def _steps(self, seconds: float) -> float:
         """A time in plain steps."""
