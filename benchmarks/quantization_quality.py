@@ -126,8 +126,7 @@ def sizes(study: Study, seeds: int) -> Iterator[str]:
     ways = [Variant("", EXPERTS, method="gptq", all_experts=all_experts) for all_experts in (True, False)]
     for tokens, times in SIZES.items():
         found = [
-            [divergence(study.ours(way, 3, tokens=tokens, seed=seed)) for way in ways]
-            for seed in range(times * seeds)
+            [divergence(study.ours(way, 3, tokens=tokens, seed=seed)) for way in ways] for seed in range(times * seeds)
         ]
         means = [fmean(values) for values in zip(*found, strict=True)]
         ratios = [ours / routed for ours, routed in found]

@@ -26,7 +26,7 @@ from .noise import as_typed
 Message = dict[str, str]
 
 # How often each kind of question is asked, in training.
-SHARES = {"models": 13, "concepts": 20, "commands": 24, "general": 14, "talk": 10, "sums": 18, "outside": 20}
+SHARES = {"models": 13, "concepts": 20, "commands": 20, "general": 14, "talk": 10, "sums": 10, "outside": 36}
 
 DECLINES = (
     "I don't know that: I only know about afmoe-mlx.",

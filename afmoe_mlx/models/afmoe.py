@@ -100,7 +100,8 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def project(self, x: mx.array, place: Place) -> tuple[mx.array, ...]:
-        """(B, L, D) -> queries, keys and values (B, heads, L, head_dim), and the gate's logits (B, L, H · head_dim)."""
+        """(B, L, D), or (B, D) of one token -> queries, keys and values (B, heads, L, head_dim), and the gate's logits,
+        (B, L, H · head_dim) or (B, H · head_dim)."""
         if "qkvg_proj" in self:
             heads = self.q_size + self.kv_size
             qk, v, gate = mx.split(self.qkvg_proj(x), [heads, heads + self.kv_size], axis=-1)
@@ -116,8 +117,8 @@ class Attention(nn.Module):
         return x if self.window is None else self._rope(x, place)
 
     def output(self, y: mx.array, gate: mx.array) -> mx.array:
-        """Attended values (B, H, L, head_dim), gated, -> (B, L, D)."""
-        return self.o_proj(merge_heads(y) * mx.sigmoid(gate))
+        """Attended values (B, H, L, head_dim), gated, -> (B, L, D), or (B, D) by a gate (B, H · head_dim)."""
+        return self.o_proj(merge_heads(y, gate.ndim) * mx.sigmoid(gate))
 
 
 class Router(nn.Module):
@@ -148,7 +149,7 @@ class SparseMoe(nn.Module):
             self.shared_experts = MLP(hidden, width * config.num_shared_experts, config.hidden_act)
 
     def __call__(self, x: mx.array, trace: Trace | None) -> mx.array:
-        """(B, L, D) -> the same in float32, as the experts' outputs are summed."""
+        """(..., D) -> the same in float32, as the experts' outputs are summed."""
         logits = self.router(x)
         weights, experts = self.route(logits)
         if trace is not None:
@@ -179,7 +180,10 @@ class SparseMoe(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A layer in three steps: `project`, `attend`, which alone knows the cache, and `finish`."""
+    """A layer in three steps: `project`, `attend`, which alone knows the cache, and `finish`.
+
+    A single token of each row may be (B, D) throughout.
+    """
 
     def __init__(self, config: AfmoeConfig, rope: Rope, layer_idx: int) -> None:
         super().__init__()
@@ -225,6 +229,7 @@ class AfmoeForCausalLM(CausalLM):
     """The whole model; see `CausalLM.__call__` for its inputs."""
 
     config: AfmoeConfig
+    takes_rows = True
 
     def __init__(self, config: AfmoeConfig) -> None:
         rope = Rope(config.head_dim, config.rope)

@@ -63,12 +63,14 @@ def attend_quantized(q: mx.array, k: QuantizedArray, v: QuantizedArray, *, scale
 
 
 def split_heads(x: mx.array, head_dim: int) -> mx.array:
-    """(B, L, heads · head_dim) -> (B, heads, L, head_dim)."""
-    B, L, _ = x.shape
+    """(B, L, heads · head_dim), or (B, heads · head_dim) of one token -> (B, heads, L, head_dim)."""
+    B, L = x.shape[0], 1 if x.ndim == 2 else x.shape[1]
     return x.reshape(B, -1, 1, head_dim) if L == 1 else x.reshape(B, L, -1, head_dim).swapaxes(1, 2)
 
 
-def merge_heads(x: mx.array) -> mx.array:
-    """(B, heads, L, head_dim) -> (B, L, heads · head_dim)."""
+def merge_heads(x: mx.array, ndim: int = 3) -> mx.array:
+    """(B, heads, L, head_dim) -> (B, L, heads · head_dim), or of one token (B, heads · head_dim) where `ndim` is 2."""
     B, _, L, _ = x.shape
+    if ndim == 2:
+        return x.reshape(B, -1)
     return x.reshape(B, 1, -1) if L == 1 else x.swapaxes(1, 2).reshape(B, L, -1)

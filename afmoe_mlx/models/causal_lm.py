@@ -24,6 +24,8 @@ class CausalLM(nn.Module):
     compiles_decode: bool
     """Whether steps of one or a few tokens with a cache run through compiled parts, of all of whose tokens the logits
     are asked for; by default where the device compiles at once."""
+    takes_rows = False
+    """Whether layers take one token a row as (B, D), too: MLX flattens (B, 1, D) before each product, and back."""
     kv_quantization: KVQuantization | None
     """How the caches made from now on keep the keys and values of full-attention layers; None for as they are.
 
@@ -133,12 +135,16 @@ class CausalLM(nn.Module):
         step = self._decode_step
         if step is None or not step.is_of(self.model.layers, ends):
             whole = weakref.proxy(self)  # no cycle: a model that is dropped frees its memory at once
-            step = self._decode_step = DecodeStep(
-                self.model.layers,
-                embed=lambda ids: whole.scaled(whole.embed(ids)),
-                head=lambda h: whole.logits(whole.final_norm(h)),
-                ends=ends,
-            )
+
+            def embed(ids: mx.array) -> mx.array:
+                is_row = whole.takes_rows and ids.shape[1] == 1
+                return whole.scaled(whole.embed(ids[:, 0] if is_row else ids))
+
+            def head(h: mx.array) -> mx.array:
+                logits = whole.logits(whole.final_norm(h))
+                return logits[:, None] if h.ndim == 2 else logits
+
+            step = self._decode_step = DecodeStep(self.model.layers, embed, head, ends)
         return step
 
     def _check_inputs(self, input_ids: mx.array | None, inputs_embeds: mx.array | None) -> tuple[int, int]:

@@ -26,7 +26,8 @@ LONGEST_STEP = 17
 class DecodeStep:
     """A few tokens of each row through all layers: the functions of the plain forward pass, compiled between caches.
 
-    embed: ids (B, L) -> (B, L, D). head: the last layer's output -> logits. ends: the modules that the two read.
+    embed: ids (B, L) -> (B, L, D), or (B, D) if the layers take that. head: the last layer's output -> logits
+    (B, L, vocab). ends: the modules that the two read.
     """
 
     def __init__(

@@ -149,21 +149,21 @@ class Experts(nn.Module):
 
     def number_rows(self, chosen: int) -> None:
         """Keep the row numbers of a single token's products, which each step would make again."""
-        self._rows = mx.arange(chosen, dtype=mx.uint32)[None, None]
+        self._rows = mx.arange(chosen, dtype=mx.uint32)[None]
         self._first_row = mx.zeros_like(self._rows)
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
-        """x (B, L, D), experts and weights (B, L, k) -> their outputs weighted and summed in float32, (B, L, D)."""
+        """x (..., D), experts and weights (..., k) -> their outputs weighted and summed in float32, (..., D)."""
         if experts.size >= SORT_FROM:
             flat = experts.flatten()
             order = mx.argsort(flat)
             tokens = x.reshape(-1, x.shape[-1])[order // experts.shape[-1]]
             y = self._apply(tokens[:, None], flat[order], ordered=True)[:, 0]
             y = y[mx.argsort(order)].reshape(*experts.shape, -1)
-        elif experts.shape == self._rows.shape:
+        elif experts.size == self._rows.size:
             y = self._apply(x, experts, self._first_row, self._rows).squeeze(-2)
         else:
-            y = self._apply(mx.expand_dims(x, (2, 3)), experts).squeeze(-2)
+            y = self._apply(mx.expand_dims(x, (-2, -3)), experts).squeeze(-2)
         return (y * weights[..., None]).sum(axis=-2)
 
     def _apply(
