@@ -118,12 +118,12 @@ def methods(study: Study, *, recipes: bool) -> Iterator[str]:
             yield row(f"{bits} bits, {variant.name}", study.ours(variant, bits), theirs)
 
 
-def sizes(study: Study, seeds: int) -> Iterator[str]:
+def sizes(study: Study, seeds: int, method: str) -> Iterator[str]:
     """The table of calibration texts' sizes: mean KL with all experts, with routed tokens only, and the mean of seeds'
     ratios with its standard error."""
     yield "| tokens | every expert sees every token | routed tokens only | ratio |"
     yield "|---|---:|---:|---:|"
-    ways = [Variant("", EXPERTS, method="gptq", all_experts=all_experts) for all_experts in (True, False)]
+    ways = [Variant("", EXPERTS, method=method, all_experts=all_experts) for all_experts in (True, False)]
     for tokens, times in SIZES.items():
         found = [
             [divergence(study.ours(way, 3, tokens=tokens, seed=seed)) for way in ways] for seed in range(times * seeds)
@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, help="a text to measure on")
     parser.add_argument("--tokens", type=int, help="of the text to measure on")
     parser.add_argument("--seeds", type=int, default=3, help="of each size of calibration text, 2 or more; 0: no table")
+    parser.add_argument("--sizes-method", choices=("gptq", "scales"), default="gptq", help="of the second table")
     parser.add_argument("--sizes-only", action="store_true", help="the second table alone")
     options = parser.parse_args()
     if options.seeds == 1:
@@ -182,7 +183,7 @@ def main() -> None:
             print(line, flush=True)
         if options.seeds:
             print()
-            for line in sizes(study, options.seeds):
+            for line in sizes(study, options.seeds, options.sizes_method):
                 print(line, flush=True)
 
 
