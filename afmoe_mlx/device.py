@@ -36,7 +36,7 @@ MOST_STREAMS = 8
 # Each has every file open.
 MOST_READERS = 4
 
-# Bytes of a layer's experts.
+# Bytes of a layer's experts. The demo has 0.3 MB of them, which are copied in no time; Trinity Nano in 4 bits has 50.
 FUSE_EXPERTS_UP_TO = 8 << 20
 
 

@@ -330,7 +330,7 @@ def test_weight_errors_are_those_of_whole_matrices(
     monkeypatch.setattr(matrices, "PIECE", piece)
     folders = tiny_folder(tmp_path / "a", model_type, **SHAPES), tmp_path / "b"
     quantized_folder(folders[1], model_type, parameters, **SHAPES)
-    plain, model = (open_model(folder, keep_dtypes=True) for folder in folders)
+    plain, model = (open_model(folder) for folder in folders)
     sums: dict[str, np.ndarray] = {}
     for path, module in matrices.matrix_modules(model).items():
         w = np.array(plain_weight(plain, path))

@@ -323,17 +323,24 @@ def test_a_context_counts_up_to_the_models_own(tmp_path: Path, monkeypatch: pyte
         load(folder, context=0)
 
 
-def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(
-    hub: Any,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def served(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+    """The folder of a model that the Hub has, and that does not fit here."""
     folder = tiny_folder(tmp_path / "tiny", moe_intermediate_size=512)
     hub.add(REPO, {path.name: path.read_bytes() for path in folder.iterdir()})
     with_memory(monkeypatch, 100_000)
+    return folder
+
+
+def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(
+    hub: Any,  # noqa: F811
+    served: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(FitError, match=REPO):
         load(REPO)
-    whole = (folder / "model.safetensors").stat().st_size
+    whole = (served / "model.safetensors").stat().st_size
     assert hub.served["model.safetensors"] < whole / 5
     assert not list((tmp_path / "home").rglob("*.safetensors"))
     with_memory(monkeypatch, None)
@@ -341,14 +348,8 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(
     assert (resolve(REPO) / "model.safetensors").stat().st_size == whole
 
 
-def test_a_bench_asks_for_memory_and_context_before_it_downloads(
-    hub: Any,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = tiny_folder(tmp_path / "tiny", moe_intermediate_size=512)
-    hub.add(REPO, {path.name: path.read_bytes() for path in folder.iterdir()})
-    with_memory(monkeypatch, 100_000)
+@pytest.mark.usefixtures("served")
+def test_a_bench_asks_for_memory_and_context_before_it_downloads(tmp_path: Path) -> None:
     short = ["--prompt-tokens", "64", "--generation-tokens", "8"]
     for options, words in (short, "a smaller --batch-size"), ([], "the model's context"):
         result = CliRunner().invoke(app, ["bench", "--model", REPO, *options])

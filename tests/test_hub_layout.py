@@ -23,7 +23,7 @@ from afmoe_mlx.models.shapes import SHAPES, shape
 @pytest.mark.parametrize("name", GRID)
 def test_our_tensors_are_byte_for_byte_those_that_transformers_saved(tmp_path: Path, name: str) -> None:
     made = golden(name)
-    model = open_model(write_golden(tmp_path, name), keep_dtypes=True)
+    model = open_model(write_golden(tmp_path, name))
     found: dict[str, np.ndarray] = {}
     for ours, array in tree_flatten(model.parameters()):
         values, start = np.array(array).ravel(), 0

@@ -66,14 +66,12 @@ def open_model(
     folder: Path,
     *,
     dtype: mx.Dtype | None = None,
-    keep_dtypes: bool = False,
     check: verify.Check | None = None,
     streams: "Sequence[device.Stream | None]" = (None,),
 ) -> CausalLM:
     """The model of a folder, unfused, its weights not yet read: each is when it is first evaluated.
 
-    keep_dtypes leaves every tensor in the dtype it is stored in, as a conversion needs. streams: what reads them; only
-    the thread that made a stream can evaluate what it reads.
+    streams: what reads them; only the thread that made a stream can evaluate what it reads.
     """
     raw = files.read_config_json(folder)
     config = read_config(raw)
@@ -88,9 +86,8 @@ def open_model(
     if check is not None:
         check(config, headers)
     weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
-    if not keep_dtypes:
-        model.dtype = dtype or device.compute_dtype(files.stored_dtype(headers))
-        weights = {name: _cast(name, array, model.dtype) for name, array in weights.items()}
+    model.dtype = dtype or device.compute_dtype(files.stored_dtype(headers))
+    weights = {name: _cast(name, array, model.dtype) for name, array in weights.items()}
     model.update(tree_unflatten(list(weights.items())))
     model.eval()
     return model

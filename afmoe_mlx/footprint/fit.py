@@ -50,7 +50,8 @@ def fit_check(
         footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
         footprint = replace(footprint, rows=rows).with_kv(config, kv_quantization)
         if usable is not None and footprint.needed > usable:
-            what = advice or f"{_what_fits(config, footprint, usable)}; --force (force=True) loads it anyway"
+            fits = "; or ".join(_what_fits(config, footprint, usable))
+            what = advice or f"{fits}; --force (force=True) loads it anyway"
             raise FitError(f"{_excess(name, footprint, usable)}: {what}")
 
     return check
@@ -76,11 +77,7 @@ def _excess(name: str, footprint: Footprint, usable: int) -> str:
     return f"{needs}, this machine has {size(usable)} for it"
 
 
-def _what_fits(config: ModelConfig, footprint: Footprint, usable: int) -> str:
-    return "; or ".join(_ways_to_fit(config, footprint, usable))
-
-
-def _ways_to_fit(config: ModelConfig, footprint: Footprint, usable: int) -> Iterator[str]:
+def _what_fits(config: ModelConfig, footprint: Footprint, usable: int) -> Iterator[str]:
     """What would need no more than `usable`, each as a phrase; if nothing would, how little that is."""
     context = longest_context(config, footprint, usable)
     if context is not None:
