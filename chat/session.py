@@ -1,5 +1,6 @@
 """One saved conversation: a file that is only ever added to, by one chat at a time."""
 
+import errno
 import fcntl
 import os
 import re
@@ -27,6 +28,9 @@ MAX_NAME = 80  # characters; a file's name has 255 bytes at most
 # Bytes from which a file is rewritten when opened, if most of it has been replaced since.
 LONG = 1 << 20
 
+# Of a file that is read-only: on a disk that is mounted so, or of another user.
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 class Session:
     """One conversation's file, held open and locked until it is closed.
@@ -34,9 +38,12 @@ class Session:
     Nobody else can write to it meanwhile. warnings: what of it could not be read, a line each, for the user to see.
     """
 
-    def __init__(self, path: Path, descriptor: int, state: SessionState, warnings: list[str]) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, state: SessionState, warnings: list[str], refusal: OSError | None = None
+    ) -> None:
         self.path, self.warnings = path, warnings
         self._descriptor, self._state = descriptor, state
+        self._refusal = refusal  # why it is read-only
 
     @property
     def name(self) -> str:
@@ -76,6 +83,8 @@ class Session:
         )
         try:
             if records := changes(self._state, after):
+                if self._refusal is not None:
+                    raise self._refusal
                 if self._is_gone():
                     self._move(self.path, after)
                 else:
@@ -91,10 +100,10 @@ class Session:
         path = self.path.with_name(checked_name(name) + SUFFIX)
         if path == self.path:
             return
-        before, is_there = self.path, not self._is_gone()
+        before, is_mine = self.path, self._refusal is None and not self._is_gone()
         try:
             self._move(path, self._state)
-            if is_there:
+            if is_mine:
                 before.unlink()
         except FileExistsError:
             raise SessionError(f"there is a session {printable(name)} already: choose another name") from None
@@ -106,7 +115,7 @@ class Session:
         private_folder(path.parent)  # it may have been removed meanwhile
         moved = create_session(path, state)
         self.close()
-        self.path, self._descriptor = path, moved._descriptor
+        self.path, self._descriptor, self._refusal = path, moved._descriptor, None
 
     def close(self) -> None:
         """Let others have it."""
@@ -164,11 +173,20 @@ def create_session(path: Path, state: SessionState) -> Session:
 
 def open_session(path: Path) -> Session:
     """The session of a file; SessionError if another chat has it open, or it cannot be read."""
+    refusal = None
     try:
-        descriptor = _locked(path)
+        try:
+            descriptor = _locked(path, os.O_RDWR | os.O_APPEND)
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            descriptor, refusal = _locked(path, os.O_RDONLY), error
         try:
             content = _read(descriptor)
             replayed = replay(content, path.name.removesuffix(SUFFIX))
+            if refusal is not None:
+                found = f"it is read-only ({refusal.strerror}): what is said from here on is not saved"
+                return Session(path, descriptor, replayed.state, [*replayed.warnings, found], refusal)
             if replayed.end < len(content):
                 os.ftruncate(descriptor, replayed.end)
             elif not content.endswith(b"\n"):
@@ -185,10 +203,10 @@ def open_session(path: Path) -> Session:
     return Session(path, descriptor, replayed.state, replayed.warnings)
 
 
-def _locked(path: Path) -> int:
+def _locked(path: Path, flags: int) -> int:
     """A descriptor of the file, which this process alone may write to."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
         try:
             _lock(descriptor, path)
             if os.path.samestat(os.fstat(descriptor), path.stat()):  # and not rewritten in between

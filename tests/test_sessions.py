@@ -1,5 +1,6 @@
 """Saved chats: what has ended is in the file whatever happens next, and no chat writes into another's."""
 
+import errno
 import json
 import os
 import signal
@@ -236,6 +237,33 @@ def test_a_file_of_which_most_was_replaced_is_rewritten_when_opened(
         assert session.messages == said("hello", "fine", "more")
     assert lines(session.path)[0]["created"] == created
     assert [path.name for path in folder.path.iterdir()] == ["one.jsonl"]
+
+
+def test_a_read_only_file_is_continued_and_says_that_nothing_is_saved(
+    folder: SessionFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(folder, "hello")
+    with path.open("ab") as file:
+        file.write(b'{"type": "mess')
+    before, real = path.read_bytes(), os.open
+
+    def read_only(name: Any, flags: int, *mode: int) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(name, flags, *mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        session = folder.open("one")
+        with session:
+            assert session.messages == said("hello")
+            assert "Read-only file system" in session.warnings[-1]
+            session.save(talk(said("hello")))  # nothing new, nothing to complain of
+            with pytest.raises(SessionError, match=r"one\.jsonl: cannot be written: Read-only file system"):
+                session.save(talk(said("hello", "fine")))
+    assert path.read_bytes() == before
+    with folder.open("one") as session:
+        assert session.messages == said("hello")
 
 
 def test_a_file_that_cannot_be_rewritten_is_used_as_it_is(
