@@ -90,7 +90,7 @@ def _open_fast_blas(mode: int) -> str | None:
 
 def _loaded_blas() -> Path | None:
     """The fast BLAS that this process has mapped; those in other packages' wheels, with symbols of their own, aside."""
-    mapped = (line.split(maxsplit=5)[-1] for line in MAPS.read_text().splitlines() if "/" in line)
+    mapped = (line.split(maxsplit=5)[-1] for line in MAPS.read_text(errors="replace").splitlines() if "/" in line)
     names = tuple(name.partition(".")[0] for name in FAST_BLAS)
     fast = (Path(path) for path in mapped if Path(path).name.startswith(names))
     return next((path for path in fast if not path.parent.name.endswith(".libs")), None)

@@ -22,7 +22,11 @@ def copy(text: str, terminal: IO[str], environ: Mapping[str, str] = os.environ) 
     """
     command = desktop_command(environ)
     if command is not None:
-        done = subprocess.run(command, input=text.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # which encoding it is given pbcopy only knows from the locale
+        utf8 = {**environ, "LC_CTYPE": "UTF-8"} if command == ["pbcopy"] else environ
+        done = subprocess.run(
+            command, input=text.encode(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=utf8
+        )
         if done.returncode == 0:
             return "copied"
     sequence = osc52(text, in_tmux="TMUX" in environ)

@@ -12,7 +12,9 @@ from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
 from prompt_toolkit.history import History as EditorHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
+from prompt_toolkit.search import SearchDirection, start_search, stop_search
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
 
@@ -44,13 +46,15 @@ class LineEditor:
     """Reads messages of one or more lines.
 
     Enter sends; Alt-Enter and Ctrl-J begin another line; a pasted block stays one message. Ctrl-C clears what is typed,
-    and leaves when given twice with nothing typed; so does Ctrl-D with nothing typed. Ctrl-R searches the history.
+    and leaves when given twice with nothing typed; so does Ctrl-D with nothing typed. Ctrl-R searches the history,
+    and Ctrl-C then gives back the line as it was.
     """
 
     def __init__(self, history: History, complete: Complete, **terminal: Any) -> None:
         """terminal: `input` and `output` of prompt_toolkit in place of this terminal, for tests."""
         self._complete = complete
         self._may_leave = False  # Ctrl-C has been pressed with nothing typed
+        self._before_search = (0, 0)  # the entry of the history that was edited, and the cursor in it
         self._terminal = terminal
         self._session: PromptSession[str] = PromptSession(
             history=_EditorHistory(history),
@@ -85,7 +89,7 @@ class LineEditor:
             return None
 
     def confirm(self, question: str) -> bool:
-        session: PromptSession[str] = PromptSession(**_common(self._terminal))
+        session: PromptSession[str] = PromptSession(key_bindings=_line_keys(), **_common(self._terminal))
         try:
             return is_yes(session.prompt([("class:prompt", f"{printable(question)} [y/N] ")]))
         except (KeyboardInterrupt, EOFError):
@@ -112,12 +116,23 @@ class LineEditor:
             elif found:
                 buffer.start_completion(select_first=False)
 
-        @keys.add("c-c")
+        @keys.add("c-c", filter=~is_searching)
         def clear_or_leave(event: KeyPressEvent) -> None:
             if event.current_buffer.text:
                 event.current_buffer.reset()
             else:
                 event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
+
+        @keys.add("c-r", filter=~is_searching)
+        def begin_search(event: KeyPressEvent) -> None:
+            self._before_search = event.current_buffer.working_index, event.current_buffer.cursor_position
+            start_search(direction=SearchDirection.BACKWARD)
+
+        @keys.add("c-c", filter=is_searching)
+        @keys.add("c-g", filter=is_searching)
+        def abort_search(event: KeyPressEvent) -> None:
+            stop_search()  # which stays at what a repeated Ctrl-R went to
+            event.current_buffer.working_index, event.current_buffer.cursor_position = self._before_search
 
         return keys
 
@@ -151,9 +166,19 @@ def _common(terminal: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _line_keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add(Keys.Vt100MouseEvent)
+    def skip(event: KeyPressEvent) -> None:
+        """Colours within text, such as ESC[31m, are read as the mouse's too, and prompt_toolkit fails at them."""
+
+    return keys
+
+
 def _message_keys() -> KeyBindings:
     """Enter sends; Alt-Enter and Ctrl-J break the line."""
-    keys = KeyBindings()
+    keys = _line_keys()
 
     @keys.add("enter", filter=~is_searching)
     def send(event: KeyPressEvent) -> None:

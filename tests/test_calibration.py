@@ -13,7 +13,7 @@ from grid import AFMOE_GRID, LFM2_GRID
 from mlx.utils import tree_flatten
 from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 
-from afmoe_mlx import convert, load_model
+from afmoe_mlx import convert, load_model, upload
 from afmoe_mlx.calibration import CalibratedEncoder, Calibration, calibrating
 from afmoe_mlx.calibration.activations import Activations, most_bytes
 from afmoe_mlx.calibration.text import batches, read_rows
@@ -342,6 +342,41 @@ def test_a_recipe_with_nothing_affine_is_refused_by_its_mode(tmp_path: Path, tex
 def test_options_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConversionError, match="expected"):
         Calibration(**changes)
+
+
+def test_a_text_is_chosen_by_its_path_and_the_packages_by_true(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_folder(tmp_path, "afmoe")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = {"group_size": 32}
+    expected = contents(convert(source, tmp_path / "expected", calibrate=Calibration(text=text), **options))
+    for name, given in {"path": text, "string": str(text), "home": f"~/{text.name}"}.items():
+        assert contents(convert(source, tmp_path / name, calibrate=given, **options)) == expected
+    assert contents(convert(source, tmp_path / "inside", calibrate=Calibration(text=str(text)), **options)) == expected
+    plain = contents(convert(source, tmp_path / "plain", **options))
+    assert contents(convert(source, tmp_path / "none", calibrate=False, **options)) == plain
+    assert Calibration.of(True) == Calibration()
+
+
+@pytest.mark.parametrize(("given", "words"), [("mine.txt", "of mine.txt"), (True, "of the built-in text")])
+def test_an_uploads_card_says_what_convert_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Any, words: str
+) -> None:
+    monkeypatch.setattr("afmoe_mlx.conversion.publication._send", lambda folder, repo: repo)
+    folder = convert(source_folder(tmp_path, "afmoe"), tmp_path / "out", group_size=32)
+    upload(folder, "you/tiny", calibrate=given)
+    assert f"8,192 tokens {words}" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("given", [3, 1, ["notes.txt"], b"notes.txt", Calibration])
+def test_what_is_no_calibration_is_refused_in_a_line(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(InputError, match="expected a Calibration, a text file's path, or True") as caught:
+        convert(source_folder(tmp_path, "afmoe"), tmp_path / "out", calibrate=given)
+    with pytest.raises(InputError, match="expected a Calibration"):
+        upload(tmp_path, "you/tiny", calibrate=given)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / ".out.partial").exists()
 
 
 def test_a_text_that_is_not_there_is_named(tmp_path: Path) -> None:

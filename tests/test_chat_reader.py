@@ -19,7 +19,8 @@ from afmoe_mlx.chat.history import KEPT, History
 from afmoe_mlx.chat.line_editor import LineEditor
 from afmoe_mlx.chat.reader import PlainReader, make_reader
 
-ENTER, CTRL_C, CTRL_D, CTRL_J, CTRL_R, ALT_ENTER, UP = "\r", "\x03", "\x04", "\n", "\x12", "\x1b\r", "\x1b[A"
+ENTER, CTRL_C, CTRL_D, CTRL_G, CTRL_J, CTRL_R = "\r", "\x03", "\x04", "\x07", "\n", "\x12"
+ALT_ENTER, UP, LEFT = "\x1b\r", "\x1b[A", "\x1b[D"
 PASTE = "\x1b[200~{}\x1b[201~"
 
 
@@ -59,6 +60,34 @@ def test_marks_that_reorder_a_line_are_kept_and_not_sent_to_the_terminal(keys: P
     assert LineEditor(History(None), lambda text: (), input=keys, output=output).read() == "a\u202ebc\u2066d"
     assert "bc" in shown.getvalue()
     assert not set("\u202e\u2066") & set(shown.getvalue())
+
+
+@pytest.mark.parametrize(
+    "code", ["\x1b[31m", "\x1b[0;1m", "\x1b[38;5;196m", "\x1b[1;2;3;4m", "\x1b[;m", "\x1b[Mzzz", "\x1b[<1m"]
+)
+def test_colours_that_arrive_as_if_typed_are_skipped(keys: PipeInput, code: str) -> None:
+    keys.send_text(code + "red" + ENTER + code + "y" + ENTER)
+    reader = editor(keys)
+    assert reader.read() == "red"
+    assert reader.confirm("Really?")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (CTRL_R + "fir" + CTRL_C, "x"),
+        ("ab" + CTRL_R + "fir" + CTRL_C, "abx"),
+        ("ab" + LEFT + CTRL_R + "of" + CTRL_R + CTRL_R + CTRL_C, "axb"),
+        (UP + UP + CTRL_R + "of" + CTRL_R + CTRL_C, "of twox"),
+        (CTRL_R + "of" + CTRL_R + CTRL_R + CTRL_G, "x"),
+    ],
+)
+def test_ctrl_c_ends_a_search_and_gives_back_the_line(keys: PipeInput, typed: str, message: str) -> None:
+    history = History(None)
+    for entry in ("of one", "of two", "first of"):
+        history.append(entry)
+    keys.send_text(typed + "x" + ENTER + ENTER)  # the second ends the reading where the search goes on
+    assert editor(keys, history).read() == message
 
 
 @pytest.mark.parametrize("typed", [CTRL_D, CTRL_C + CTRL_C, "x" + CTRL_C + CTRL_C + CTRL_C])

@@ -3,6 +3,7 @@
 import gc
 import resource
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from checkpoints import Tensors, golden, older_spelling, packed, recast, stacked, write, write_golden
 from mlx.utils import tree_flatten
-from tiny import ARCHITECTURES, tiny, tokens
+from tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 
 from afmoe_mlx import convert, device, load_model
 from afmoe_mlx.checkpoint import files, open_model
@@ -34,6 +35,23 @@ NAMES = [
     "lfm2_moe-untied",
 ]
 LAYOUTS: dict[str, Callable[[Tensors], Tensors] | None] = {"per_expert": None, "packed": packed, "stacked": stacked}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_a_model_loaded_in_one_thread_answers_first_in_another(tmp_path: Path, model_type: str) -> None:
+    folder, prompt = tiny_folder(tmp_path / "model", model_type), tokens(1, 12)
+    expected = np.array(load_model(folder)[0](prompt))
+    model = load_model(folder)[0]
+
+    def answer() -> list[np.ndarray]:
+        cache = model.make_cache()
+        steps = [model(prompt[:, :11], cache=cache)[:, -1:], model(prompt[:, 11:], cache=cache)]
+        return [np.array(model(prompt)), *map(np.array, steps)]
+
+    with ThreadPoolExecutor(1) as pool:
+        whole, *steps = pool.submit(answer).result()
+    assert np.abs(whole - expected).max() < TOLERANCE
+    assert np.abs(np.concatenate(steps, axis=1) - expected[:, -2:]).max() < TOLERANCE
 
 
 def assert_reference_logits(model: CausalLM, name: str) -> None:

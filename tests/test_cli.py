@@ -3,17 +3,20 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from tiny import tiny_folder
 from typer.testing import CliRunner
 
-from afmoe_mlx import generate, load
+from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cli import app
 from afmoe_mlx.commands.parsing import NOT_HERE, repeated
 from afmoe_mlx.errors import HubError
@@ -110,6 +113,7 @@ def test_options_of_mlx_lm_that_are_not_here_are_refused_by_name(option: str, mo
         ["convert", "--hf-path", "x", "-q", "-d"],
         ["convert", "--hf-path", "x", "--q-bits", "4"],
         ["models", "rm"],
+        ["cache", "trim", "--max-bytes", "-1"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
@@ -293,6 +297,47 @@ def test_quantized_keys_are_said_and_used(model: str) -> None:
 def test_bits_that_keys_cannot_have_are_refused() -> None:
     result = run("generate", "-p", "hello", "--kv-bits", "5")
     assert (result.code, result.err.splitlines()[-1]) == (1, "error: kv_bits is 5: expected one of 4, 8")
+
+
+def _commands(command: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    below = getattr(command, "commands", {})
+    return [path, *(found for name in below for found in _commands(below[name], (*path, name)))]
+
+
+@pytest.mark.parametrize("path", _commands(typer.main.get_command(app)), ids=" ".join)
+def test_help_names_every_option_whole_at_80_columns(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    assert "--help" in result.output
+    assert re.findall(r"--[\w,-]*…", result.output) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "needed"),
+    [
+        ("--num-draft-tokens", "--draft-model"),
+        ("--kv-group-size", "--kv-bits"),
+        ("--quantized-kv-start", "--kv-bits"),
+    ],
+)
+@pytest.mark.parametrize("command", [["generate", "--prompt"], ["chat"]])
+def test_an_option_that_does_nothing_without_another_is_refused(command: list[str], option: str, needed: str) -> None:
+    result = run(*command, "hello", option, "32")
+    assert result.code == 2
+    assert option in result.err
+    assert needed in result.err
+
+
+def test_statistics_say_that_an_answer_was_interrupted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from afmoe_mlx.commands import generate as command
+
+    def interrupted(*arguments: object, **options: object) -> Iterator[object]:
+        yield next(stream_generate(*arguments, **options))  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "stream_generate", interrupted)
+    result = run("generate", "--model", model, "-p", "hello", "-m", "9")
+    assert result.code == 130
+    assert "(interrupted)" in result.err
 
 
 @pytest.mark.parametrize(("closed", "code"), [(">&-", 1), ("2>&-", 0)])

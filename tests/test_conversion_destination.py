@@ -1,6 +1,7 @@
 """A conversion's destination is whole or untouched, and what is there is replaced only by a whole one."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,22 @@ def test_a_source_is_never_overwritten(tmp_path: Path, place: str) -> None:
     with pytest.raises(CheckpointError, match="holds the source, which would be lost") as raised:
         convert(source, tmp_path / place, overwrite=True)
     assert "\n" not in str(raised.value)
+    assert contents(tmp_path) == before
+
+
+def test_a_source_is_never_overwritten_by_another_spelling_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny_folder(tmp_path / "Model")
+    shutil.copytree(source, tmp_path / "model")  # on a disk that tells them apart it stands for the same folder
+    before = contents(tmp_path)
+
+    def is_same(one: Path, other: Path) -> bool:
+        return str(one).casefold() == str(other).casefold()
+
+    monkeypatch.setattr(os.path, "samefile", is_same)
+    with pytest.raises(CheckpointError, match="holds the source, which would be lost"):
+        convert(source, tmp_path / "model", overwrite=True)
     assert contents(tmp_path) == before
 
 

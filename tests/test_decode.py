@@ -1,5 +1,7 @@
 """The compiled decode step computes what the plain forward pass does, and holds on to nothing."""
 
+import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
@@ -14,6 +17,7 @@ from tiny import ARCHITECTURES, tiny, tokens
 
 from afmoe_mlx.generation import SamplingOptions, make_logits_processors, make_sampler
 from afmoe_mlx.models import CausalLM, fuse
+from afmoe_mlx.models.afmoe import DecoderLayer
 from benchmarks.operations import operations
 
 TOLERANCE = 2e-5
@@ -35,7 +39,7 @@ def compiled(model_type: str, *, fused: bool, **changes: Any) -> CausalLM:
 
 
 def check_all() -> None:
-    """Every form of both architectures; run in a process that finds no C++ compiler, whose kernels take seconds."""
+    """Every form of both architectures; run in a process of its own, with a C++ compiler or without."""
     for model_type in ARCHITECTURES:
         for fused in (False, True):
             for rows in (1, 3):
@@ -49,6 +53,8 @@ def check_all() -> None:
     check_first_token()
     check_replaced_weights()
     check_replaced_layers()
+    check_replaced_modules()
+    check_interrupted_trace()
 
 
 def check_few_tokens() -> None:
@@ -97,6 +103,57 @@ def check_replaced_layers() -> None:
     assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
 
 
+class Scaled(nn.Module):
+    """A map with a number of its own, as a LoRA has."""
+
+    def __init__(self, linear: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.linear, self.scale = linear, scale
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.linear(x) * self.scale
+
+
+def check_replaced_modules() -> None:
+    """Modules within layers, alike in all arrays' shapes, and a number that only the model is told of."""
+    model, ids = compiled("afmoe", fused=True), tokens(1, 8)
+    step_by_step(model, ids)
+    layers = model.model.layers
+    layers[1].mlp = compiled("afmoe", fused=True, route_scale=0.5).model.layers[1].mlp
+    assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
+    for scale, layer in enumerate(layers, 1):
+        layer.self_attn.o_proj = Scaled(layer.self_attn.o_proj, scale)
+    assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
+    layers[0].self_attn.o_proj.scale = 0.0
+    model.drop_compiled()
+    assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
+    model.set_dtype(mx.float16)
+    cache = model.make_cache()
+    assert [model(ids[:, :1], cache=cache).dtype for _ in range(2)] == 2 * [mx.float16]
+
+
+def check_interrupted_trace() -> None:
+    """While a step is traced the model holds its own arrays, whoever looks and whatever happens."""
+    model, ids, held = compiled("afmoe", fused=True), tokens(1, 8), []
+    arrays = [array for _, array in tree_flatten(model.parameters())]
+    finish = DecoderLayer.finish
+
+    def interrupted(*_: Any) -> Any:
+        held.extend(array for _, array in tree_flatten(model.parameters()))
+        raise KeyboardInterrupt
+
+    DecoderLayer.finish = interrupted  # type: ignore[method-assign]
+    try:
+        model(ids[:, :1], cache=model.make_cache())
+    except KeyboardInterrupt:
+        pass
+    finally:
+        DecoderLayer.finish = finish  # type: ignore[method-assign]
+    assert len(held) == len(arrays)
+    assert all(one is other for one, other in zip(held, arrays, strict=True))
+    assert mx.abs(step_by_step(model, ids) - model(ids)).max() < TOLERANCE
+
+
 def check_replaced_weights() -> None:
     model, ids = compiled("afmoe", fused=True), tokens(1, 8)
     step_by_step(model, ids)
@@ -107,9 +164,15 @@ def check_replaced_weights() -> None:
     assert mx.abs(step_by_step(fuse(unfused), ids) - unfused(ids)).max() < TOLERANCE
 
 
-def test_compiled_steps_equal_plain_ones() -> None:
+@pytest.mark.parametrize("compiler", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiled_steps_equal_plain_ones(tmp_path: Path, compiler: bool) -> None:
+    """Without a C++ compiler MLX runs a function again at each call: only with one are there graphs to be replayed."""
     code = f"import sys; sys.path.insert(0, {str(TESTS)!r}); import test_decode; test_decode.check_all()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": ""})
+    path = os.environ.get("PATH", "") if compiler else ""
+    if compiler and shutil.which("g++") is None:
+        pytest.skip("there is no g++")
+    environment = {"PATH": path, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
 
 

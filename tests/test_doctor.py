@@ -126,6 +126,22 @@ def test_a_cache_that_cannot_be_read_is_a_problem(monkeypatch: pytest.MonkeyPatc
     assert "cannot be read" in run()
 
 
+@pytest.mark.parametrize("folder", ["file", "file/hub", "x" * 300], ids=["a file", "in a file", "a long name"])
+def test_a_cache_that_can_be_no_folder_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / folder))
+    (problem,) = problems()
+    assert problem.startswith("models: ")
+    assert "unknown" in run()
+
+
+def test_a_hub_package_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert [problem.split(":")[0] for problem in problems()] == ["hub", "models"]
+
+
 def test_offline_the_hub_is_not_asked() -> None:
     assert run("--json")["hub"]["is_reachable"] is None
     assert "HF_HUB_OFFLINE is set" in run()

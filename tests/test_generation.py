@@ -121,8 +121,16 @@ def test_own_sampler_and_logits_processors_take_the_place_of_options(loaded: Loa
         ([1, 10**6], {}, "token 1000000"),
         ([-1], {}, "token -1"),
         ([1.5], {}, "neither text"),
+        (b"hello", {}, "neither text"),
+        (5, {}, "neither text"),
+        (mx.array(3), {}, "neither text"),
+        (np.array([[1, 2]]), {}, "neither text"),
+        (np.array([1.0]), {}, "neither text"),
+        ([5], {"seen": 5}, "seen is not a list"),
         ("hello", {"max_tokens": 0}, "max_tokens"),
         ("hello", {"max_tokens": True}, "max_tokens"),
+        ("hello", {"max_tokens": np.bool_(True)}, "max_tokens"),
+        ("hello", {"max_tokens": 5.0}, "max_tokens"),
         ("hello", {"prefill_step_size": 0}, "prefill_step_size"),
         ("hello", {"temperature": -1.0}, "temperature"),
         ("hello", {"top_p": 2.0}, "top_p"),
@@ -135,6 +143,30 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(InputError, match=words):
         stream_generate(*loaded, prompt, **options)
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, mx.array, np.uint16, lambda ids: [mx.array(i) for i in ids]])
+def test_token_ids_may_be_any_librarys_integers(loaded: Loaded, kind: Any) -> None:
+    ids = loaded[1].encode("hello world")
+    assert tokens_of(loaded, kind(ids), max_tokens=4) == tokens_of(loaded, ids, max_tokens=4)
+    assert tokens_of(loaded, list(kind(ids)), max_tokens=4) == tokens_of(loaded, ids, max_tokens=4)
+
+
+def test_counts_may_be_numpys_integers(loaded: Loaded) -> None:
+    counts = {"max_tokens": 9, "prefill_step_size": 2, "prompt_lookup": 3, "num_draft_tokens": 2}
+    small = {name: np.uint8(count) for name, count in counts.items()}
+    assert tokens_of(loaded, "hello " * 100, **small) == tokens_of(loaded, "hello " * 100, **counts)
+
+
+def test_what_a_cache_has_seen_may_be_an_array(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    ids = tokenizer.encode("hello world, hello to the world")
+    options = {"max_tokens": 6, "repetition_penalty": 1.3}
+    cache = model.make_cache()
+    prefill(model, ids[:6], cache, step_size=4)
+    assert tokens_of(loaded, ids[6:], cache=cache, seen=np.array(ids[:6]), **options) == tokens_of(
+        loaded, ids, **options
+    )
 
 
 def test_an_answer_ends_at_the_models_context(loaded: Loaded) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -251,6 +252,18 @@ def test_a_full_disk_is_one_warning_and_no_error(tmp_path: Path, monkeypatch: py
     assert check(store, [*ids(64), 0]) == 64
 
 
+@pytest.mark.parametrize("budget", [None, 100])
+def test_a_budget_that_no_block_fits_is_one_warning(
+    budget: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    model = two_layers("afmoe", 5)
+    with pytest.warns(UserWarning, match="a block takes .* bytes, of which it may take 100 ") as caught:
+        store = filled(model, tmp_path, ids(64), ids(64, seed=1), max_disk_bytes=budget)
+    assert len(caught) == 1
+    assert (store.counters["written"], store.counters["failed"]) == (0, 16)
+
+
 def test_much_waiting_for_a_slow_disk_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "MAX_PENDING", 3000)
     model = two_layers("afmoe", 5)
@@ -268,6 +281,18 @@ def test_a_saved_cache_continues_where_it_stood_and_is_private(tmp_path: Path) -
     assert (saved.tokens, saved.note, stat.S_IMODE(path.stat().st_mode)) == (ids(30), "a note", 0o600)
     assert np.abs(run(model, ids(5, seed=1), saved.cache) - run(model, ids(30) + ids(5, seed=1))[30:]).max() < 2e-5
     assert files(tmp_path) == [path]
+
+
+def test_a_saved_caches_path_may_be_a_string_and_its_tokens_an_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = two_layers("afmoe", 5)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_cache("x.cache", model, seen(model, ids(30)), np.array(ids(30)))
+    assert load_cache("x.cache", model).tokens == load_cache("~/x.cache", model).tokens == ids(30)
+    with pytest.raises(CacheError, match=r"missing\.cache: not a file"):
+        load_cache("missing.cache", model)
 
 
 def test_a_saved_cache_of_another_model_or_none_is_refused_in_a_line(tmp_path: Path) -> None:
@@ -347,6 +372,16 @@ def test_a_saved_prompt_is_continued_and_left_as_it_is(folder: str, tmp_path: Pa
     messages += [{"role": "assistant", "content": first["text"]}, {"role": "user", "content": "the"}]
     assert second["text"] == generate(model, tokenizer, tokenizer.apply_chat_template(messages), max_tokens=8)
     assert second["cached_tokens"] > 0
+
+
+def test_a_saved_prompt_is_continued_with_the_system_prompt_it_began_with_alone(folder: str, tmp_path: Path) -> None:
+    kept = ("--prompt-cache-file", str(tmp_path / "saved"))
+    answered(folder, "hello", *kept, "--system-prompt", "the world")
+    again = answered(folder, "the", *kept, "--system-prompt", "the world")
+    assert again["cached_tokens"] > 0
+    assert again["text"] == answered(folder, "the", *kept)["text"]
+    error = command("generate", "--model", folder, "-p", "the", *kept, "--system-prompt", "hello", code=1).stderr
+    assert "has begun with another one: leave it out" in error
 
 
 def test_a_saved_plain_text_is_continued(folder: str, tmp_path: Path) -> None:

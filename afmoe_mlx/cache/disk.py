@@ -4,6 +4,7 @@ Files are written by a thread of its own, behind the answer. What cannot be read
 nothing but the work it would have saved.
 """
 
+import errno
 import os
 import re
 import stat
@@ -181,7 +182,8 @@ class BlocksOnDisk:
         try:
             size = sum(map(len, content))
             if size > self.max_bytes:
-                return
+                budget = f"{self.max_bytes:,} (unless told, a tenth of what was free)"
+                raise OSError(errno.ENOSPC, f"a block takes {size:,} bytes, of which it may take {budget}")
             self._make_room(size)
             write(path, content, used=_used(time.time_ns(), depth))
             self.written += 1

@@ -25,7 +25,7 @@ def fingerprint(model: Any) -> bytes:
     Every bit of the weights counts: they are read once, on the device, which takes as long as decoding a few tokens.
     """
     names, arrays = zip(*sorted(tree_flatten(model.parameters())), strict=True)
-    digests = mx.stack([_digest(array) for array in arrays])
+    digests = [_digest(array).tolist() for array in arrays]  # one at a time: each takes twice an array's memory
     quantized = {
         name: [getattr(module, key, None) for key in ("bits", "group_size", "mode")]
         for name, module in model.named_modules()
@@ -38,7 +38,7 @@ def fingerprint(model: Any) -> bytes:
         "quantized": quantized,
         "kept": repr(model.kv_quantization and model.kv_quantization.of_heads(model.config.head_dim)),
         "weights": [(name, str(a.dtype), a.shape) for name, a in zip(names, arrays, strict=True)],
-        "digests": digests.tolist(),
+        "digests": digests,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,15 @@ class SavedCache:
     """What was written with it."""
 
 
-def save_cache(path: Path, model: Any, cache: Cache, tokens: Sequence[int], *, note: str = "") -> None:
+def save_cache(path: str | Path, model: Any, cache: Cache, tokens: Sequence[int], *, note: str = "") -> None:
     """Write a cache of one row and the tokens it has seen to a safetensors file that its owner alone may read.
 
     note: any text, given back by `load_cache`. Raises CacheError if it cannot be written.
     """
     if len(tokens) != cache.offset:
         raise CacheError(f"{len(tokens)} tokens for a cache that has seen {cache.offset}")
-    arrays = cache.state | {"tokens": mx.array(list(tokens), mx.int32)}
+    path = Path(os.path.expanduser(path))
+    arrays = cache.state | {"tokens": mx.array([index(token) for token in tokens], mx.int32)}
     told = {"format": FORMAT, "model": fingerprint(model).hex(), "content": content_digest(arrays), "note": note}
     beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}.safetensors")
     try:
@@ -46,8 +48,9 @@ def save_cache(path: Path, model: Any, cache: Cache, tokens: Sequence[int], *, n
         beside.unlink(missing_ok=True)
 
 
-def load_cache(path: Path, model: Any, *, slack: int | None = None) -> SavedCache:
+def load_cache(path: str | Path, model: Any, *, slack: int | None = None) -> SavedCache:
     """Read what `save_cache` wrote; CacheError if the file is none of its, damaged or of another model."""
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise CacheError(f"{path}: not a file: expected a prompt cache that this program has saved")
     try:

@@ -1,9 +1,11 @@
 """What a user may choose about calibration."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..errors import ConversionError
+from ..errors import ConversionError, InputError
 
 METHODS = ("scales", "gptq")
 
@@ -12,7 +14,7 @@ METHODS = ("scales", "gptq")
 class Calibration:
     """How quantized weights are chosen by a text. Raises ConversionError for what makes no sense."""
 
-    text: Path | None = None
+    text: str | Path | None = None
     """A text, or a `.jsonl` of samples or conversations; by default the text that comes with the package."""
     method: str = "gptq"
     """"scales": scales and offsets that weigh each input channel by its mean square. "gptq": those, and every column
@@ -29,3 +31,17 @@ class Calibration:
             raise ConversionError(f"calibration method is {self.method!r}: expected one of {', '.join(METHODS)}")
         if self.tokens < 1:
             raise ConversionError(f"calibration tokens is {self.tokens}: expected 1 or more")
+
+    @classmethod
+    def of(cls, given: Any) -> "Calibration | None":
+        """What `convert(calibrate=)` was given: one of these, a text's path, or True for the package's text; None for
+        None and False. InputError for anything else."""
+        if given is None or given is False:
+            return None
+        if isinstance(given, cls):
+            return given
+        if given is True:
+            return cls()
+        if isinstance(given, str | Path):
+            return cls(text=Path(os.path.expanduser(given)))
+        raise InputError(f"calibrate is a {type(given).__name__}: expected a Calibration, a text file's path, or True")

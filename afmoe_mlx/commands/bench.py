@@ -150,7 +150,8 @@ def run_trial(model: CausalLM, prompts: mx.array, generation_tokens: int, step_s
 def prefill_rows(model: CausalLM, prompts: mx.array, cache: Cache, *, step_size: int) -> mx.array:
     """`prefill` for several prompts of one length: (B, L) ids -> logits (B, vocab)."""
     for start in range(0, prompts.shape[1], step_size):
-        logits = model(prompts[:, start : start + step_size], cache=cache, logits_to_keep=1)
+        end = min(start + step_size, prompts.shape[1])  # a step may be more than MLX can count
+        logits = model(prompts[:, start:end], cache=cache, logits_to_keep=1)
         mx.eval(cache.arrays)
         mx.clear_cache()
     return logits[:, -1]

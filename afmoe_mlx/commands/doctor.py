@@ -48,8 +48,12 @@ def examine() -> Findings:
     except (ImportError, RuntimeError) as error:
         findings.sections["device"] = None
         findings.problems.append(f"MLX cannot be used ({_one_line(error)}): on Linux, pip install 'afmoe-mlx[cpu]'")
-    _examine_hub(findings)
-    _examine_cache(findings)
+    for section, look in (("hub", _examine_hub), ("models", _examine_cache)):
+        try:
+            look(findings)
+        except Exception as error:  # a package that is broken, a folder that cannot be one, whatever else
+            findings.sections.setdefault(section, None)
+            findings.problems.append(f"{section}: {_one_line(error)}")
     return findings
 
 
@@ -119,6 +123,8 @@ def _examine_cache(findings: Findings) -> None:
 
     folder = Path(constants.HF_HUB_CACHE)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be a folder, for {existing} is a file: check HF_HOME")
     found: dict[str, Any] = {"folder": str(folder), "free_bytes": shutil.disk_usage(existing).free}
     findings.sections["models"] = found
     try:
@@ -155,12 +161,12 @@ def _describe(sections: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("BLAS", blas["library"] or "the reference one of MLX's wheel"))
     lines.append(("MLX", f"{mlx} ({backends})" if backends else mlx))
     lines.append(("Packages", ", ".join(map(" ".join, zip(PACKAGES[2:], others, strict=True)))))
-    hub = sections["hub"]
+    hub, models = sections["hub"], sections["models"]
     state = {None: "not asked, HF_HUB_OFFLINE is set", True: "reachable", False: "not reachable"}
     return [
         *lines,
-        ("Hub", f"{hub['endpoint']}, {state[hub['is_reachable']]}"),
-        ("Models", _models(sections["models"])),
+        ("Hub", "unknown" if hub is None else f"{hub['endpoint']}, {state[hub['is_reachable']]}"),
+        ("Models", "unknown" if models is None else _models(models)),
     ]
 
 

@@ -102,6 +102,12 @@ class Answer:
     last: GenerationChunk | None = None
     is_interrupted: bool = False
 
+    @property
+    def finish_reason(self) -> str | None:
+        if self.is_interrupted:
+            return "interrupted"
+        return self.last.finish_reason if self.last else None
+
     def add(self, chunk: GenerationChunk) -> None:
         self.text += chunk.text
         self.tokens.append(chunk.token)
@@ -117,7 +123,7 @@ def report(answer: Answer, request: Request, options: Mapping[str, Any], *, verb
         return
     write("\n")
     if verbose and answer.last:
-        _statistics(answer.last, speculated=speculated, kept=kept)
+        _statistics(answer.last, answer.finish_reason, speculated=speculated, kept=kept)
 
 
 def make_messages(
@@ -131,13 +137,21 @@ def make_messages(
         return None
     messages = file.messages if file else []
     if request.system_prompt is not None:
-        if messages:
-            raise InputError(f"--system-prompt: the conversation in {request.prompt_cache_file} has begun without it")
-        messages.append({"role": "system", "content": request.system_prompt})
+        _begin_with(messages, request.system_prompt, request.prompt_cache_file)
     messages.append({"role": "user", "content": text})
     if request.prefill_response is not None:
         messages.append({"role": "assistant", "content": request.prefill_response})
     return messages
+
+
+def _begin_with(messages: list[dict[str, Any]], system_prompt: str, file: str | None) -> None:
+    """Put a system prompt before a conversation that begins; InputError if a saved one began otherwise."""
+    system = {"role": "system", "content": system_prompt}
+    if not messages:
+        messages.append(system)
+    elif messages[0] != system:
+        way = "with another one" if messages[0]["role"] == "system" else "without one"
+        raise InputError(f"--system-prompt: the conversation in {file} has begun {way}: leave it out")
 
 
 def render_prompt(
@@ -169,14 +183,14 @@ def summary(answer: Answer, *, speculated: bool, kept: bool) -> dict[str, Any]:
     names = ["prompt_tokens", "generation_tokens", "prompt_tps", "generation_tps", "peak_memory_gb"]
     names += ["drafted_tokens", "accepted_tokens", "saved_steps"] if speculated else []
     names += ["cached_tokens"] if kept else []
-    reason = "interrupted" if answer.is_interrupted else last.finish_reason if last else None
-    return {"text": answer.text, "finish_reason": reason} | {name: getattr(last, name, 0) for name in names}
+    found = {name: getattr(last, name, 0) for name in names}
+    return {"text": answer.text, "finish_reason": answer.finish_reason} | found
 
 
-def _statistics(last: GenerationChunk, *, speculated: bool, kept: bool) -> None:
+def _statistics(last: GenerationChunk, reason: str | None, *, speculated: bool, kept: bool) -> None:
     known = f", {last.cached_tokens} of them known" if kept else ""
     note(f"Prompt: {last.prompt_tokens} tokens{known}, {last.prompt_tps:.1f} tokens/s")
-    note(f"Answer: {last.generation_tokens} tokens, {last.generation_tps:.1f} tokens/s ({last.finish_reason})")
+    note(f"Answer: {last.generation_tokens} tokens, {last.generation_tps:.1f} tokens/s ({reason})")
     if speculated:
         found = f"{last.drafted_tokens} tokens drafted, {last.accepted_tokens} accepted"
         note(f"Speculation: {found}, {last.saved_steps} steps saved")

@@ -19,11 +19,12 @@ XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choic
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed draws the same answer.")]
 Context = Annotated[
-    int | None, typer.Option(min=1, help="Tokens of conversation that memory must have room for; 4096 if not given.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Tokens of conversation that memory must have room for; 4096 if not given."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Load even what does not fit in memory.")]
 PromptLookup = Annotated[
-    int | None, typer.Option(help="Guess up to so many tokens a step, 8 if no number follows, from the text so far.")
+    int | None, typer.Option(help="Guess up to so many tokens a step, 7 if no number follows, from the text so far.")
 ]
 DraftModel = Annotated[str | None, typer.Option(help="A smaller model with the same tokenizer, to guess tokens.")]
 KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 8 or 4 bits.")]
@@ -33,12 +34,10 @@ NumDraftTokens = Annotated[int, typer.Option(help="Tokens that --draft-model gue
 PromptCacheDir = Annotated[
     str | None, typer.Option(help="Keep what is computed of prompts in this folder, and use what is there.")
 ]
-DiskCache = Annotated[
-    bool | None,
-    typer.Option("--disk-cache/--no-disk-cache", help="Do so in the default folder (see `afmoe-mlx cache`), or never."),
-]
+DiskCache = Annotated[bool, typer.Option("--disk-cache", help="Do so in the default folder (see `afmoe-mlx cache`).")]
+NoDiskCache = Annotated[bool, typer.Option("--no-disk-cache", help="Never do so, whatever else is given.")]
 PrefillStepSize = Annotated[int, typer.Option(help="Prompt tokens run at a time.")]
 CacheDirectory = Annotated[
     str | None,
-    typer.Option("--prompt-cache-dir", "--directory", help="A folder given to --prompt-cache-dir; or the default one."),
+    typer.Option("--prompt-cache-dir", "--directory", metavar="DIR", help="Another folder than the default."),
 ]

@@ -60,7 +60,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            args = with_value(repeated(args, "--extra-eos-token"), "--prompt-lookup", "8")
+            args = with_value(repeated(args, "--extra-eos-token"), "--prompt-lookup", "7")
             for option in ("--calibrate", "--resume"):
                 args = with_value(args, option, "", lambda word: not word.startswith("-"))
             return super().parse_args(ctx, list(args))  # it takes the list apart

@@ -68,7 +68,7 @@ def convert(
     dequantize: bool = False,
     revision: str | None = None,
     overwrite: bool = False,
-    calibrate: "Calibration | None" = None,
+    calibrate: "Calibration | str | Path | bool | None" = None,
     low_disk: bool = False,
     shard_bytes: int = SHARD_BYTES,
     on_progress: Callable[[ConversionProgress], None] | None = None,
@@ -79,17 +79,21 @@ def convert(
     bits and group_size default to what `mode` (affine, mxfp4, nvfp4, mxfp8) has: 4 and 64 for affine. recipe: in their
     place, a built-in recipe's name or a TOML file. dtype: of what is not quantized, by default as stored. dequantize:
     write plain weights from quantized ones instead, in the Hub's layout. Routers and `expert_bias` are never quantized
-    unless a recipe file says so. calibrate: choose what the quantized weights are by a text. low_disk: remove each
-    file that was fetched from the Hub once it is converted. on_fetched: called with bytes fetched and to fetch.
+    unless a recipe file says so. calibrate: choose what the quantized weights are by a text: its path, True for the
+    package's, or a `Calibration`. low_disk: remove each file that was fetched from the Hub once it is converted.
+    on_fetched: called with bytes fetched and to fetch.
 
     The model appears under its name once it is whole. Until then it is made beside it, in `.NAME.partial`: killed and
     run again with the same arguments, a conversion continues there, and gives the same bytes. overwrite replaces a
     model that is there already, and gives up an unfinished conversion with other arguments.
 
-    Raises ConversionError, and the errors of reading a checkpoint.
+    Raises ConversionError, InputError for a text that cannot be read, and the errors of reading a checkpoint.
     """
+    from ..calibration import Calibration
+
     options = Options(quantize, bits, group_size, mode, recipe, dtype, dequantize, shard_bytes)
-    if calibrate is not None and not options.quantizes:
+    calibration = Calibration.of(calibrate)
+    if calibration is not None and not options.quantizes:
         raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")
     with workspace(Path(destination), overwrite=overwrite) as space:
         downloads = space.downloads if low_disk else None
@@ -98,7 +102,7 @@ def convert(
             if space.destination.exists():
                 space.check_apart([origin.folder / "config.json", *{t.file for t in origin.headers.values()}])
             job = make_job(origin, options)
-            encoder = job.encoder if calibrate is None else calibrated(calibrate, job, origin, space.calibration)
+            encoder = job.encoder if calibration is None else calibrated(calibration, job, origin, space.calibration)
             _Run(origin, job, encoder, space, on_progress).run(overwrite=overwrite)
         return space.destination
 

@@ -62,7 +62,7 @@ def upload(
     source: str | Path | Source | None = None,
     revision: str | None = None,
     recipe: str | Recipe | None = None,
-    calibrate: "Calibration | None" = None,
+    calibrate: "Calibration | str | Path | bool | None" = None,
     quality: Mapping[str, Any] | None = None,
 ) -> str:
     """Upload a converted model as `owner/name` on the Hub, made if it is not there, and return its address.
@@ -74,7 +74,10 @@ def upload(
     Raises HubError, which says how to go on, CheckpointError and ConfigError for a folder that is no model's, and the
     errors of opening the source.
     """
+    from ..calibration import Calibration
+
     check_name(repo)
+    calibration = Calibration.of(calibrate)
     folder = Path(os.path.expanduser(folder))
     origin = open_source(published(source), revision=revision) if isinstance(source, str | Path) else source
     card = origin.card() if origin else None
@@ -85,7 +88,7 @@ def upload(
         commit=origin.commit if origin else None,
         inherited=read_metadata(card) if card else None,
         recipe=recipe.name if isinstance(recipe, Recipe) else recipe,
-        calibration=_in_words(calibrate) if calibrate else None,
+        calibration=_in_words(calibration) if calibration else None,
         quality=quality,
     )
     return _send(folder, repo)
@@ -93,7 +96,7 @@ def upload(
 
 def _in_words(calibration: "Calibration") -> str:
     """A calibration for the model card, without the folder of its text."""
-    text = calibration.text.name if calibration.text else "the built-in text"
+    text = Path(calibration.text).name if calibration.text else "the built-in text"
     experts = "all tokens for every expert" if calibration.all_experts else "routed tokens alone"
     return f"{calibration.method}, {calibration.tokens:,} tokens of {text}, {experts}"
 

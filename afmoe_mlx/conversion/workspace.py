@@ -37,16 +37,18 @@ class Workspace:
         path = self.destination
         if path.is_symlink():  # all others are resolved
             raise CheckpointError(f"{path}: is a symbolic link to itself: choose another place")
+        if path.exists() and not _is_model(path):
+            raise CheckpointError(
+                f"{path}: exists already and is not a model's folder: choose another place or remove it"
+            )
         if path.exists() and not self._overwrite:
             raise CheckpointError(f"{path}: exists already: choose another place, or pass --overwrite to replace it")
-        if path.exists() and not _is_model(path):
-            raise CheckpointError(f"{path}: is not a model's folder, and so not overwritten: remove it yourself")
 
     def check_apart(self, source: Iterable[Path]) -> None:
         """CheckpointError if files of the source lie in the folder that would be replaced."""
         for path in source:
             places = (_resolved(path.parent) / path.name, _resolved(path))  # a link to a file, and the file
-            if any(self.destination in place.parents for place in places):
+            if any(_is_same(self.destination, folder) for place in places for folder in place.parents):
                 found = "holds the source, which would be lost"
                 raise CheckpointError(f"{self.destination}: {found}: choose another place")
 
@@ -155,6 +157,11 @@ def is_unfinished(path: Path) -> bool:
 def _resolved(path: Path) -> Path:
     """A path without links, and without a `~` where that means a home; those of pathlib raise RuntimeError."""
     return Path(os.path.realpath(os.path.expanduser(path)))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names stand for one folder: macOS's disks take Model and model for the same."""
+    return one == other or (one.exists() and other.exists() and os.path.samefile(one, other))
 
 
 def _is_model(path: Path) -> bool:

@@ -12,9 +12,10 @@ from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .loop import Chooser, prefill, token_ids
 
-# What a draft model guesses in a step at most, unless told; and prompt lookup.
+# What a draft model guesses in a step at most, unless told; and prompt lookup, whose guesses and the token before them
+# are 8 rows, the most that Metal's kernel of few queries takes.
 NUM_DRAFT_TOKENS = 3
-PROMPT_LOOKUP = 8
+PROMPT_LOOKUP = 7
 
 # Tokens of agreement with an earlier place that are worth an interruption of plain decoding; those beyond which a place
 # counts as no better; and how many places are looked at.

@@ -4,6 +4,8 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from numbers import Integral
+from operator import index
 from typing import Any
 
 import mlx.core as mx
@@ -76,7 +78,8 @@ def stream_generate(
 ) -> Generator[GenerationChunk, None, None]:
     """Yield an answer token by token.
 
-    prompt: text, encoded as it is, or token ids (see `Tokenizer.apply_chat_template` for messages).
+    prompt: text, encoded as it is, or token ids, in a sequence or an array (L,) of integers (see
+    `Tokenizer.apply_chat_template` for messages).
     stop: texts at which the answer ends, themselves never shown.
     sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
     the place of the options below.
@@ -100,7 +103,8 @@ def stream_generate(
     )
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
     stops = StopStrings(stop)
-    tokens = encode_prompt(tokenizer, prompt)
+    max_tokens, prefill_step_size = int(max_tokens), int(prefill_step_size)
+    tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
     if store is not None and store.model is not model:
         raise InputError("the store is of another model: make one with PrefixStore(model)")
     cache, cached = (cache, 0) if cache is not None else _recall(model, tokens, store)
@@ -113,7 +117,10 @@ def stream_generate(
     limit = min(max_tokens, room)
     tally = Tally()
     drafter = make_drafter(
-        model, prompt_lookup=prompt_lookup, draft_model=draft_model, num_draft_tokens=num_draft_tokens
+        model,
+        prompt_lookup=None if prompt_lookup is None else int(prompt_lookup),
+        draft_model=draft_model,
+        num_draft_tokens=int(num_draft_tokens),
     )
 
     whole = [*seen, *tokens]
@@ -222,10 +229,17 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         has_bos = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
         return tokenizer.encode(prompt, add_special_tokens=not has_bos)
-    tokens: list[Any] = list(prompt.tolist() if isinstance(prompt, mx.array) else prompt)  # type: ignore[arg-type]
-    if not all(isinstance(token, int) for token in tokens):
-        raise InputError("the prompt is neither text nor a list of token ids")
-    return tokens
+    return _token_ids(prompt, "the prompt is neither text nor")
+
+
+def _token_ids(tokens: Any, refusal: str) -> list[int]:
+    """A sequence of integers, or an array (L,) of any library, as numbers of Python; InputError for anything else."""
+    try:
+        if isinstance(tokens, bytes | bytearray | memoryview):
+            raise TypeError
+        return [index(token) for token in (tokens.tolist() if hasattr(tokens, "tolist") else tokens)]
+    except TypeError:
+        raise InputError(f"{refusal} a list of token ids") from None
 
 
 def check_options(
@@ -238,11 +252,12 @@ def check_options(
     **sampling: Any,
 ) -> None:
     """InputError for options of `stream_generate` that make no sense with any model, TypeError for one it has not."""
-    counts = {"max_tokens": max_tokens, "prefill_step_size": prefill_step_size, "num_draft_tokens": num_draft_tokens}
+    counts: dict[str, Any] = {"max_tokens": max_tokens, "prefill_step_size": prefill_step_size}
+    counts["num_draft_tokens"] = num_draft_tokens
     if prompt_lookup is not None:
         counts["prompt_lookup"] = prompt_lookup
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")
     StopStrings(stop)
     if unknown := sampling.keys() - SamplingOptions.__dataclass_fields__.keys():

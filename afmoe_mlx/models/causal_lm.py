@@ -1,6 +1,6 @@
 """What every causal language model here does around its layers: inputs, alignment, head and loss."""
 
-import weakref
+import copy
 from numbers import Integral
 from typing import Any
 
@@ -59,6 +59,7 @@ class CausalLM(nn.Module):
         """Cast the floating weights, and compute in `dtype` from now on."""
         super().set_dtype(dtype, *args, **kwargs)
         self.dtype = dtype
+        self.drop_compiled()
 
     def embed(self, input_ids: mx.array) -> mx.array:
         """(B, L) ids -> (B, L, D), what `inputs_embeds` takes."""
@@ -128,23 +129,31 @@ class CausalLM(nn.Module):
             return self.lm_head(h)
         return self.model.embed_tokens.as_linear(h)
 
+    def embed_step(self, input_ids: mx.array) -> mx.array:
+        """(B, L) ids -> what the first layer of a compiled step takes: (B, L, D), or (B, D) if it takes rows."""
+        is_row = self.takes_rows and input_ids.shape[1] == 1
+        return self.scaled(self.embed(input_ids[:, 0] if is_row else input_ids))
+
+    def head_step(self, h: mx.array) -> mx.array:
+        """The last layer's output of a compiled step, (B, L, D) or (B, D) -> logits (B, L, vocab)."""
+        logits = self.logits(self.final_norm(h))
+        return logits[:, None] if h.ndim == 2 else logits
+
+    def drop_compiled(self) -> None:
+        """Compile anew at the next step: needed after a number of a module has been changed, such as a LoRA's scale."""
+        self._decode_step = None
+
     def _compiled_step(self) -> DecodeStep:
-        """The compiled parts, made when first needed, and anew when a layer, the embeddings or the head is replaced."""
+        """The compiled parts, made when first needed, and anew when any module of the model has been replaced."""
         own = [module for name, module in (*self.model.items(), *self.items()) if name not in ("layers", "model")]
         ends = [module for module in own if isinstance(module, nn.Module)]
         step = self._decode_step
         if step is None or not step.is_of(self.model.layers, ends):
-            whole = weakref.proxy(self)  # no cycle: a model that is dropped frees its memory at once
-
-            def embed(ids: mx.array) -> mx.array:
-                is_row = whole.takes_rows and ids.shape[1] == 1
-                return whole.scaled(whole.embed(ids[:, 0] if is_row else ids))
-
-            def head(h: mx.array) -> mx.array:
-                logits = whole.logits(whole.final_norm(h))
-                return logits[:, None] if h.ndim == 2 else logits
-
-            step = self._decode_step = DecodeStep(self.model.layers, embed, head, ends)
+            outer = copy.copy(self)  # no cycle: a model that is dropped frees its memory at once
+            outer.model = copy.copy(self.model)
+            outer._decode_step = None
+            del outer.model["layers"]
+            step = self._decode_step = DecodeStep(self.model.layers, outer, ends)
         return step
 
     def _check_inputs(self, input_ids: mx.array | None, inputs_embeds: mx.array | None) -> tuple[int, int]:
@@ -173,11 +182,10 @@ class CausalLM(nn.Module):
 
 def _is_step(shape: tuple[int, int], logits_to_keep: Any) -> bool:
     """Whether a chunk (B, L) is a token a row, or few of which each needs its logits, as where a draft is verified."""
-    if shape[1] == 1:
-        return True
-    # where weights are dequantized expert by expert, the host reads which
-    waits = dequantizes(shape[0] * shape[1])
-    return shape[1] <= LONGEST_STEP and not waits and isinstance(logits_to_keep, int) and logits_to_keep == 0
+    if dequantizes(shape[0] * shape[1]):  # expert by expert, and the host reads which
+        return False
+    wants_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+    return shape[1] == 1 or (shape[1] <= LONGEST_STEP and wants_all)
 
 
 def _keep(h: mx.array, logits_to_keep: Any) -> mx.array:

@@ -2,11 +2,11 @@
 
 Only the cache stands between them, so that no part has a shape that changes from token to token. Layers of the same
 kind share a part, which takes their weights as inputs: few graphs stay in the processor's cache, and replaced weights
-count at once.
+count at once. Replaced modules are noticed too; a module's changed number is not (`CausalLM.drop_compiled`).
 """
 
+import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -26,39 +26,33 @@ LONGEST_STEP = 17
 class DecodeStep:
     """A few tokens of each row through all layers: the functions of the plain forward pass, compiled between caches.
 
-    embed: ids (B, L) -> (B, L, D), or (B, D) if the layers take that. head: the last layer's output -> logits
-    (B, L, vocab). ends: the modules that the two read.
+    outer: the model without its layers, whose `embed_step` and `head_step` begin and end the step. ends: its modules.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[nn.Module],
-        embed: Callable[[mx.array], mx.array],
-        head: Callable[[mx.array], mx.array],
-        ends: Sequence[nn.Module],
-    ) -> None:
-        self.layers = list(layers)
-        self.ends = list(ends)
-        first, last = self.layers[0], self.layers[-1]
+    def __init__(self, layers: Sequence[nn.Module], outer: nn.Module, ends: Sequence[nn.Module]) -> None:
+        self.layers, self._outer, self._ends = list(layers), outer, list(ends)
+        self._submodules = [place for module in (*layers, *ends) for place in _submodules(module)]
         parts: dict[Hashable, Part] = {}
         kinds = [_kind(layer) for layer in self.layers]
-        self._first = Part(lambda ids, place, layer, *_: _project(embed(ids), place, layer))
+        self._first = Part(lambda ids, place, layer, outer: _project(outer.embed_step(ids), place, layer))
         self._between = [parts.setdefault(pair, Part(_finish_and_project)) for pair in pairwise(kinds)]
-        self._last = Part(lambda h, attended, layer, *_: head(layer.finish(h, attended)))
-        self._first_modules, self._last_modules = (first, *ends), (last, *ends)
+        self._last = Part(lambda h, attended, layer, outer: outer.head_step(layer.finish(h, attended)))
 
     def is_of(self, layers: Sequence[nn.Module], ends: Sequence[nn.Module]) -> bool:
-        """Whether it was made for these very modules, none of which has been replaced."""
-        return [*map(id, self.layers), *map(id, self.ends)] == [*map(id, layers), *map(id, ends)]
+        """Whether it was made for these very modules, none of whose own modules has been replaced."""
+        if [*map(id, self.layers), *map(id, self._ends)] != [*map(id, layers), *map(id, ends)]:
+            return False
+        return all(parent.get(name) is module for parent, name, module in self._submodules)
 
     def __call__(self, input_ids: mx.array, chunk: Chunk, cache: Cache) -> mx.array:
         """Logits (B, L, vocab)."""
         place, layers, caches = chunk.place, self.layers, cache.layers
-        h, *projected = self._first(self._first_modules, input_ids, place)
+        h, *projected = self._first((layers[0], self._outer), input_ids, place)
         for i, part in enumerate(self._between):
             attended = layers[i].attend(projected, chunk, caches[i])
             h, *projected = part((layers[i], layers[i + 1]), h, place, attended)
-        return self._last(self._last_modules, h, layers[-1].attend(projected, chunk, caches[-1]))
+        attended = layers[-1].attend(projected, chunk, caches[-1])
+        return self._last((layers[-1], self._outer), h, attended)
 
 
 class Part:
@@ -68,9 +62,7 @@ class Part:
         called: list[tuple[nn.Module, ...]] = []
 
         def traced(trees: tuple[Mapping[str, Any], ...], *arrays: Any) -> Any:
-            modules = called[0]
-            with _holding(modules, trees):
-                return function(*arrays, *modules)
+            return function(*arrays, *map(_holding, called[0], trees))
 
         self._called = called
         self._compiled = mx.compile(traced)
@@ -99,26 +91,17 @@ def _settings(module: nn.Module) -> Hashable:
     return frozenset(items) if is_comparable else id(module)
 
 
-@contextmanager
-def _holding(modules: Sequence[nn.Module], trees: Sequence[Mapping[str, Any]]) -> Iterator[None]:
-    """Inside, the modules hold the trees' arrays, those of a trace."""
-    own = [_arrays(module) for module in modules]
-    for module, tree in zip(modules, trees, strict=True):
-        _put(module, tree)
-    try:
-        yield
-    finally:
-        for module, tree in zip(modules, own, strict=True):
-            _put(module, tree)
+def _submodules(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Every module below one, with the module that holds it and the name there."""
+    for name, child in module.items():
+        if isinstance(child, nn.Module):
+            yield module, name, child
+            yield from _submodules(child)
 
 
-def _arrays(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _arrays(value) if isinstance(value, Mapping) else value for name, value in tree.items()}
-
-
-def _put(module: dict[str, Any], tree: Mapping[str, Any]) -> None:
+def _holding(module: nn.Module, tree: Mapping[str, Any]) -> nn.Module:
+    """A copy of a module that holds a tree's arrays, those of a trace: the module itself is never without its own."""
+    traced = copy.copy(module)
     for name, value in tree.items():
-        if isinstance(value, Mapping):
-            _put(module[name], value)
-        else:
-            module[name] = value
+        traced[name] = _holding(module[name], value) if isinstance(value, Mapping) else value
+    return traced

@@ -55,6 +55,7 @@ class MLP(nn.Module):
         self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
         self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
+        self.hidden_act = hidden_act
         self._gated = gated(hidden_act)
 
     def __call__(self, x: mx.array) -> mx.array:

@@ -144,13 +144,14 @@ class Experts(nn.Module):
         self.gate_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.up_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.down_proj = ExpertLinear(num_experts, intermediate_size, hidden_size)
+        self.hidden_act = hidden_act
         self._gated = gated(hidden_act)
         self.number_rows(chosen)
 
     def number_rows(self, chosen: int) -> None:
         """Keep the row numbers of a single token's products, which each step would make again."""
-        self._rows = mx.arange(chosen, dtype=mx.uint32)[None]
-        self._first_row = mx.zeros_like(self._rows)
+        self._rows = mx.array([[*range(chosen)]], mx.uint32)  # evaluated: another thread could not do it
+        self._first_row = mx.array([[0] * chosen], mx.uint32)
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """x (..., D), experts and weights (..., k) -> their outputs weighted and summed in float32, (..., D)."""

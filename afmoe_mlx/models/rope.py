@@ -177,6 +177,7 @@ class Rope(nn.Module):
         self.has_kernel = not is_cpu()
         self._frequencies = parameters.frequencies(dims)
         self._wavelengths = 1 / self._frequencies
+        mx.eval(self._frequencies, self._wavelengths)  # here, since another thread could not
 
     def __call__(self, x: mx.array, place: "Place") -> mx.array:
         """Rotate x by one kernel, or in plain operations where `place` holds tables."""

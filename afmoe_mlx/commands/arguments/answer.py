@@ -18,6 +18,7 @@ from ..options import (
     MinP,
     MinTokens,
     Model,
+    NoDiskCache,
     NumDraftTokens,
     PrefillStepSize,
     PromptCacheDir,
@@ -66,9 +67,19 @@ def or_demo(model: str | None) -> str:
     return model
 
 
-def _check_speculation(prompt_lookup: int | None, draft_model: str | None) -> None:
-    if prompt_lookup is not None and draft_model is not None:
+def _check_combination(ctx: typer.Context) -> None:
+    """BadParameter for options that contradict each other, or do nothing without another."""
+    if ctx.params["prompt_lookup"] is not None and ctx.params["draft_model"] is not None:
         raise typer.BadParameter("choose --prompt-lookup or --draft-model, not both")
+    if ctx.params["draft_model"] is None and _is_given(ctx, "num_draft_tokens"):
+        raise typer.BadParameter("--num-draft-tokens needs --draft-model")
+    if ctx.params["kv_bits"] is None and (_is_given(ctx, "kv_group_size") or _is_given(ctx, "quantized_kv_start")):
+        raise typer.BadParameter("--kv-group-size and --quantized-kv-start need --kv-bits")
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def stream_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +119,8 @@ def generate(
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
     ] = None,
     prompt_cache_dir: PromptCacheDir = None,
-    disk_cache: DiskCache = None,
+    disk_cache: DiskCache = False,
+    no_disk_cache: NoDiskCache = False,
     context: Context = None,
     force: Force = False,
     revision: Revision = None,
@@ -116,7 +128,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with statistics.")] = False,
 ) -> None:
     """Answer one prompt. What is not set comes from the model's generation_config.json."""
-    _check_speculation(prompt_lookup, draft_model)
+    _check_combination(ctx)
     from .. import generate as command
     from ..kv_bits import KVOptions
 
@@ -127,7 +139,7 @@ def generate(
         kv=KVOptions(kv_bits, kv_group_size, quantized_kv_start),
         prompt_cache_file=prompt_cache_file,
         prompt_cache_dir=prompt_cache_dir,
-        disk_cache=disk_cache,
+        disk_cache=False if no_disk_cache else disk_cache or None,
         prompt=prompt,
         system_prompt=system_prompt,
         prefill_response=prefill_response,
@@ -177,7 +189,8 @@ def chat(
     kv_group_size: KVGroupSize = None,
     quantized_kv_start: KVStart = 0,
     prompt_cache_dir: PromptCacheDir = None,
-    disk_cache: DiskCache = None,
+    disk_cache: DiskCache = False,
+    no_disk_cache: NoDiskCache = False,
     context: Context = None,
     force: Force = False,
     revision: Revision = None,
@@ -188,7 +201,7 @@ def chat(
     On a terminal, conversations are saved, and what is computed of them is kept on disk: --no-save and --no-disk-cache
     turn that off. Where stdin is no terminal, what stands on it is answered once.
     """
-    _check_speculation(prompt_lookup, draft_model)
+    _check_combination(ctx)
     if as_json and question is None and sys.stdin is not None and sys.stdin.isatty():
         raise typer.BadParameter('--json needs a question: afmoe-mlx chat --json "…"')
     from ...chat import EngineSource, Request, View, run
@@ -213,6 +226,6 @@ def chat(
         saves=not no_save,
         keeps_history=not no_history,
         prompt_cache_dir=prompt_cache_dir,
-        disk_cache=disk_cache,
+        disk_cache=False if no_disk_cache else disk_cache or None,
     )
     raise typer.Exit(run(request))

@@ -34,7 +34,9 @@ def convert(
     quantize: Annotated[bool, typer.Option("--quantize", "-q", help="Quantize, to 4 bits by default.")] = False,
     q_bits: Annotated[int | None, typer.Option(help="Bits a weight.")] = None,
     q_group_size: Annotated[int | None, typer.Option(help="Weights that share a scale.")] = None,
-    q_mode: Annotated[Mode, typer.Option(help="Number format of quantized weights.")] = Mode.affine,
+    q_mode: Annotated[
+        Mode, typer.Option(metavar="NAME", help="Number format of quantized weights: affine, mxfp4, nvfp4 or mxfp8.")
+    ] = Mode.affine,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -53,13 +55,18 @@ def convert(
         ),
     ] = None,
     calibration_method: Annotated[
-        Method | None, typer.Option(help="gptq, the default, is better; scales is quicker.")
+        Method | None, typer.Option(metavar="NAME", help="gptq, the default, is better; scales is quicker.")
     ] = None,
     calibration_tokens: Annotated[int | None, typer.Option(help="Tokens of the text that are used, at most.")] = None,
     calibrate_routed: Annotated[
         bool, typer.Option("--calibrate-routed", help="Each expert sees only the tokens routed to it, to compare.")
     ] = False,
-    dtype: Annotated[Dtype | None, typer.Option(help="Format of the other weights; as stored by default.")] = None,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(
+            metavar="NAME", help="Format of the other weights, float16, bfloat16 or float32; as stored by default."
+        ),
+    ] = None,
     dequantize: Annotated[
         bool, typer.Option("--dequantize", "-d", help="Make plain weights of quantized ones, in the Hub's layout.")
     ] = False,

@@ -28,10 +28,12 @@ def cache(
 @cache_app.command("trim")
 def trim_cache(
     ctx: typer.Context,
-    max_bytes: Annotated[int, typer.Option(min=0, help="Bytes that may stay.")],
+    max_bytes: Annotated[int, typer.Option(metavar="N", help="Bytes that may stay.")],
     directory: CacheDirectory = None,
 ) -> None:
     """Delete what has not been used for longest."""
+    if max_bytes < 0:
+        raise typer.BadParameter(f"--max-bytes is {max_bytes}: expected 0 or more")
     from .. import cache as command
 
     command.shrink(directory or ctx.obj, max_bytes)
