@@ -1,5 +1,6 @@
 """Generation: the right tokens, ended where they should, with the device never kept waiting."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from tiny import ARCHITECTURES, tiny_folder
 
 from afmoe_mlx import generate, load, stream_generate
-from afmoe_mlx.errors import InputError
+from afmoe_mlx.errors import CheckpointError, InputError
 from afmoe_mlx.generation import decode, prefill
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
@@ -209,3 +210,11 @@ def test_progress_reaches_the_total(loaded: Loaded) -> None:
     assert seen[0] == (0, len(ids))
     assert seen[-1] == (len(ids), len(ids))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_whose_logits_are_no_numbers_is_damaged(tmp_path: Path, temperature: float) -> None:
+    model, tokenizer = load(tiny_folder(tmp_path / "model"))
+    model.model.layers[1].post_mlp_layernorm.weight[3] = math.nan
+    with pytest.raises(CheckpointError, match="its weights are damaged"):
+        generate(model, tokenizer, "hello", temperature=temperature)

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from .. import device
 from ..cache import Cache, PrefixStore
-from ..errors import InputError
+from ..errors import CheckpointError, InputError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
@@ -91,7 +91,8 @@ def stream_generate(
     store: of this model; without a cache, the beginning of the prompt that it knows is not run. What is run is kept
     there, the answer too; with a cache, that takes `seen`.
     sampling: the fields of `SamplingOptions`; those not given come from the model's generation_config.json.
-    Raises InputError for options that make no sense and for a prompt longer than the model's context.
+    Raises InputError for options that make no sense and for a prompt longer than the model's context, CheckpointError
+    for a model whose logits are no numbers.
     """
     check_options(
         max_tokens=max_tokens,
@@ -196,6 +197,8 @@ def _chunks(
         now = time.perf_counter()
         if count == 1:
             prompt_seconds, began = now - began, now
+            if mx.isnan(logprobs).any().item():
+                raise CheckpointError("the model's logits are no numbers: its weights are damaged, convert it again")
         is_eos = token in tokenizer.eos_token_ids
         text = "" if is_eos else stops.push(texts.push(token))
         reason = "stop" if is_eos or stops.matched else "length" if count == limit else None
