@@ -8,7 +8,7 @@ from tiny import tiny, tokens
 from afmoe_mlx import device
 from afmoe_mlx.models import linear
 from afmoe_mlx.models.linear import Embedding, Linear, QuantizedLinear
-from afmoe_mlx.models.moe import ExpertLinear
+from afmoe_mlx.models.moe import ExpertLinear, route
 
 MODES = [("affine", 32, bits) for bits in (2, 3, 4, 5, 6, 8)] + [("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)]
 
@@ -33,6 +33,28 @@ def test_few_rows_and_many_give_what_the_kernel_gives(
     assert isinstance(layer, QuantizedLinear)
     assert found.shape == (1, rows, 48)
     assert mx.allclose(found, layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_bias_is_added_to_the_product(rows: int) -> None:
+    layer = Linear(64, 48, bias=True)
+    layer.bias = mx.arange(48.0)
+    quantized = layer.to_quantized(32, 8)
+    quantized.eval()
+    x = mx.random.normal((1, rows, 64), key=mx.random.key(rows))
+    weight = mx.dequantize(quantized.weight, quantized.scales, quantized.biases, 32, 8)
+    assert mx.allclose(quantized(x), x @ weight.T + mx.arange(48.0), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("score_func", "scores"),
+    [("softmax", [1 / 8, 2 / 8, 4 / 8, 1 / 8]), ("sigmoid", [1 / 2, 2 / 3, 4 / 5, 1 / 2])],
+)
+def test_a_router_scores_as_it_is_told(score_func: str, scores: list[float]) -> None:
+    logits = mx.log(mx.array([[1.0, 2.0, 4.0, 1.0]]))
+    weights, experts = route(logits, None, k=2, score_func=score_func, normalize=False, eps=0.0, scale=3.0)
+    found = dict(zip(experts[0].tolist(), weights[0].tolist(), strict=True))
+    assert found == pytest.approx({1: 3 * scores[1], 2: 3 * scores[2]})
 
 
 def test_a_large_weight_is_dequantized_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
