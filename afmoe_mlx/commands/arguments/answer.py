@@ -82,6 +82,11 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def _wanted(yes: bool, no: bool) -> bool | None:
+    """What a pair of flags says: `no` whatever else is said, None for neither."""
+    return False if no else yes or None
+
+
 def stream_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of `stream_generate` among a command's, None where the command line says nothing."""
     return {STREAM_OPTIONS[name]: value for name, value in given.items() if name in STREAM_OPTIONS}
@@ -139,7 +144,7 @@ def generate(
         kv=KVOptions(kv_bits, kv_group_size, quantized_kv_start),
         prompt_cache_file=prompt_cache_file,
         prompt_cache_dir=prompt_cache_dir,
-        disk_cache=False if no_disk_cache else disk_cache or None,
+        disk_cache=_wanted(disk_cache, no_disk_cache),
         prompt=prompt,
         system_prompt=system_prompt,
         prefill_response=prefill_response,
@@ -226,6 +231,6 @@ def chat(
         saves=not no_save,
         keeps_history=not no_history,
         prompt_cache_dir=prompt_cache_dir,
-        disk_cache=False if no_disk_cache else disk_cache or None,
+        disk_cache=_wanted(disk_cache, no_disk_cache),
     )
     raise typer.Exit(run(request))
