@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .device import preload_blas
 
 if TYPE_CHECKING:
-    from .api import load
+    from .api import convert, load, upload
     from .checkpoint import load_model
-    from .conversion import convert, upload
     from .generation import generate, stream_generate
 
 __all__ = ["__version__", "convert", "generate", "load", "load_model", "stream_generate", "upload"]
@@ -24,8 +23,8 @@ __all__ = ["__version__", "convert", "generate", "load", "load_model", "stream_g
 _HOMES = {
     "load": "api",
     "load_model": "checkpoint",
-    "convert": "conversion",
-    "upload": "conversion",
+    "convert": "api",
+    "upload": "api",
     "generate": "generation",
     "stream_generate": "generation",
 }

@@ -1,16 +1,30 @@
-"""What joins the packages below into one call for Python."""
+"""What joins the packages below into one call for Python each.
 
+What only a conversion needs is imported when one is asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
 from .cache import KVQuantization, check_kv_quantization
 from .checkpoint import load_model, resolve
 from .checkpoint.load import parse_dtype
+from .checkpoint.names import published
+from .checkpoint.save import SHARD_BYTES
 from .errors import InputError
 from .footprint import fit_check
 from .models import CausalLM
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .calibration import Calibration
+    from .conversion.pipeline import ConversionProgress
+    from .conversion.recipe import Recipe
+    from .conversion.source import Source
 
 # The model that comes with the package, by the name "demo".
 DEMO = Path(__file__).parent / "demo" / "model"
@@ -44,3 +58,101 @@ def load(
     if kv_quantization is not None:
         model.kv_quantization = kv_quantization.of_heads(config.head_dim)
     return model, tokenizer
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path = "mlx_model",
+    *,
+    quantize: bool = True,
+    bits: int | None = None,
+    group_size: int | None = None,
+    mode: str = "affine",
+    recipe: "str | Recipe | None" = None,
+    dtype: str | None = None,
+    dequantize: bool = False,
+    revision: str | None = None,
+    overwrite: bool = False,
+    calibrate: "Calibration | str | Path | bool | None" = None,
+    low_disk: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    on_progress: "Callable[[ConversionProgress], None] | None" = None,
+    on_fetched: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the model of a folder, short name or Hub id as MLX files, and return their folder.
+
+    bits and group_size default to what `mode` (affine, mxfp4, nvfp4, mxfp8) has: 4 and 64 for affine. recipe: in their
+    place, a built-in recipe's name or a TOML file. dtype: of what is not quantized, by default as stored. dequantize:
+    write plain weights from quantized ones instead, in the Hub's layout. Routers and `expert_bias` are never quantized
+    unless a recipe file says so. calibrate: choose what the quantized weights are by a text: its path, True for the
+    package's, or a `Calibration`. low_disk: remove each file that was fetched from the Hub once it is converted.
+    on_fetched: called with bytes fetched and to fetch.
+
+    The model appears under its name once it is whole. Until then it is made beside it, in `.NAME.partial`: killed and
+    run again with the same arguments, a conversion continues there, and gives the same bytes. overwrite replaces a
+    model that is there already, and gives up an unfinished conversion with other arguments.
+
+    Raises ConversionError, InputError for a text that cannot be read, and the errors of reading a checkpoint.
+    """
+    from . import conversion
+
+    options = conversion.Options(quantize, bits, group_size, mode, recipe, dtype, dequantize, shard_bytes)
+    encoder = None
+    if (calibration := _calibration(calibrate)) is not None:
+        from .calibration import CalibratedEncoder
+
+        encoder = partial(CalibratedEncoder.for_job, calibration)
+    return conversion.convert(
+        source,
+        destination,
+        options,
+        encoder=encoder,
+        revision=revision,
+        overwrite=overwrite,
+        low_disk=low_disk,
+        on_progress=on_progress,
+        on_fetched=on_fetched,
+    )
+
+
+def upload(
+    folder: str | Path,
+    repo: str,
+    *,
+    source: "str | Path | Source | None" = None,
+    revision: str | None = None,
+    recipe: "str | Recipe | None" = None,
+    calibrate: "Calibration | str | Path | bool | None" = None,
+    quality: Mapping[str, Any] | None = None,
+) -> str:
+    """Upload a converted model as `owner/name` on the Hub, made if it is not there, and return its address.
+
+    A model card is written into the folder first, in place of one that is there. It says what the model was made of and
+    how: source, revision, recipe, calibrate, as they were given to `convert`; and how good it is: quality, what
+    `evaluate(…).to_json()` gives. What the Hub holds already is not sent again. The folder stays.
+
+    Raises HubError, which says how to go on, CheckpointError and ConfigError for a folder that is no model's, and the
+    errors of opening the source.
+    """
+    from .conversion import publication
+    from .conversion.source import open_source
+
+    publication.check_name(repo)
+    calibration = _calibration(calibrate)
+    return publication.upload(
+        folder,
+        repo,
+        source=open_source(published(source), revision=revision) if isinstance(source, str | Path) else source,
+        recipe=recipe if recipe is None or isinstance(recipe, str) else recipe.name,
+        calibration=calibration.in_words if calibration else None,
+        quality=quality,
+    )
+
+
+def _calibration(given: Any) -> "Calibration | None":
+    """As `Calibration.of`, which is imported where anything is given."""
+    if given is None or given is False:
+        return None
+    from .calibration import Calibration
+
+    return Calibration.of(given)

@@ -3,16 +3,37 @@
 import io
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
-from .commands.arguments import answer, conversion, machine, storage
-from .commands.parsing import Command, Group
+from .command_line.options import CacheDirectory
+from .command_line.parsing import Command, Group
+from .command_line.request import command_of
+from .command_line.requests.answering import ChatRequest, GenerateRequest
+from .command_line.requests.conversion import ConvertRequest, EvalRequest
+from .command_line.requests.machine import BenchRequest, DoctorRequest, InfoRequest
+
+# What each command takes. What it does is `run` of the module in `commands` that has its name.
+REQUESTS = {
+    "generate": GenerateRequest,
+    "chat": ChatRequest,
+    "convert": ConvertRequest,
+    "info": InfoRequest,
+    "bench": BenchRequest,
+    "eval": EvalRequest,
+    "doctor": DoctorRequest,
+}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
-app.add_typer(storage.models_app, name="models", invoke_without_command=True)
-app.add_typer(storage.cache_app, name="cache", invoke_without_command=True)
+models_app = typer.Typer(help="List the models with a short name and those in the local cache.")
+cache_app = typer.Typer(help="Show what is kept of prompts on disk, and trim or clear it.")
+app.add_typer(models_app, name="models", invoke_without_command=True)
+app.add_typer(cache_app, name="cache", invoke_without_command=True)
 
 
 def _version(value: bool) -> None:
@@ -32,13 +53,66 @@ def root(
     """Run Arcee's Trinity (AFMoE) and Liquid's LFM2-MoE models on this machine."""
 
 
-app.command(cls=Command)(answer.generate)
-app.command(cls=Command)(answer.chat)
-app.command(cls=Command)(conversion.convert)
-app.command(cls=Command)(machine.info)
-app.command(cls=Command)(machine.bench)
-app.command("eval", cls=Command)(conversion.evaluate)
-app.command(cls=Command)(machine.doctor)
+def _runner(name: str) -> Callable[[Any], None]:
+    """What runs a command; its module is imported only then."""
+
+    def run(request: Any) -> None:
+        raise typer.Exit(import_module(f".commands.{name}", __package__).run(request) or 0)
+
+    return run
+
+
+for _name, _request in REQUESTS.items():
+    app.command(_name, cls=Command)(command_of(_request, _runner(_name)))
+
+
+@models_app.callback()
+def models(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """List the models with a short name and those in the local cache."""
+    if ctx.invoked_subcommand is None:
+        from .commands import models as command
+
+        command.list_models(as_json=as_json)
+
+
+@models_app.command("rm")
+def remove_model(name: Annotated[str, typer.Argument(help="A short name or owner/name.")]) -> None:
+    """Delete a model from the local cache."""
+    from .commands import models as command
+
+    command.remove(name)
+
+
+@cache_app.callback()
+def cache(ctx: typer.Context, directory: CacheDirectory = None, as_json: AsJson = False) -> None:
+    """Show what is kept of prompts on disk, and trim or clear it."""
+    ctx.obj = directory
+    if ctx.invoked_subcommand is None:
+        from .commands import cache as command
+
+        command.show(directory, as_json=as_json)
+
+
+@cache_app.command("trim")
+def trim_cache(
+    ctx: typer.Context,
+    max_bytes: Annotated[int, typer.Option(metavar="N", help="Bytes that may stay.")],
+    directory: CacheDirectory = None,
+) -> None:
+    """Delete what has not been used for longest."""
+    if max_bytes < 0:
+        raise typer.BadParameter(f"--max-bytes is {max_bytes}: expected 0 or more")
+    from .commands import cache as command
+
+    command.shrink(directory or ctx.obj, max_bytes)
+
+
+@cache_app.command("clear")
+def clear_cache(ctx: typer.Context, directory: CacheDirectory = None) -> None:
+    """Delete all that is kept of prompts on disk."""
+    from .commands import cache as command
+
+    command.shrink(directory or ctx.obj, 0)
 
 
 def main() -> None:

@@ -1,5 +1,8 @@
 """The errors a user may see: one line each, saying what was found, what was expected and what to do."""
 
+# How MLX begins its messages when the device or its memory gives out.
+_DEVICE_TROUBLE = ("[METAL]", "[metal", "[malloc", "[cuda", "[CUDA", "Unable to allocate")
+
 
 class AfmoeError(Exception):
     """Base of every error that afmoe_mlx raises on purpose."""
@@ -43,3 +46,8 @@ class SessionError(AfmoeError):
 
 class ConversionError(AfmoeError):
     """A model cannot be converted as asked."""
+
+
+def is_device_trouble(error: RuntimeError) -> bool:
+    """Whether it is the device or its memory that gave out, rather than the program."""
+    return str(error).startswith(_DEVICE_TROUBLE)

@@ -1,8 +1,8 @@
 """The terminal chat, installed as afmoe_mlx.chat."""
 
-from .app import Request, run
-from .conversation import Conversation
-from .engine import EngineSource
+from .app import run
+from .conversation.conversation import Conversation
+from .conversation.engine import EngineSource
 from .loop import Chat, View
 
-__all__ = ["Chat", "Conversation", "EngineSource", "Request", "View", "run"]
+__all__ = ["Chat", "Conversation", "EngineSource", "View", "run"]

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from afmoe_mlx.commands.parsing import DEVICE_TROUBLE
-from afmoe_mlx.errors import AfmoeError, ContextFullError, SessionError
+from afmoe_mlx.errors import AfmoeError, ContextFullError, SessionError, is_device_trouble
 from afmoe_mlx.generation import GenerationChunk
+from afmoe_mlx.messages.reasoning import opens_thinking
 from afmoe_mlx.terminal import printable
 
-from . import commands, settings
-from .attachments import Attachment, with_attachments
-from .context import LITTLE_ROOM, turns_to_drop
-from .conversation import Chunks, Conversation
-from .display import AnswerDisplay
-from .engine import EngineSource, lasting_name
-from .reader import Reader
-from .session import Session
-from .sessions import SessionFolder
-from .thinking import opens_thinking
-from .transcript import show_transcript
+from .conversation import settings
+from .conversation.context import LITTLE_ROOM, turns_to_drop
+from .conversation.conversation import Chunks, Conversation
+from .conversation.engine import EngineSource, lasting_name
+from .keyboard.completion import Candidate
+from .keyboard.reader import Reader
+from .screen.display import AnswerDisplay
+from .screen.transcript import show_transcript
+from .sessions.attachments import Attachment, with_attachments
+from .sessions.folder import SessionFolder
+from .sessions.session import Session
 
 if TYPE_CHECKING:
     from afmoe_mlx.generation.loop import Progress
@@ -49,11 +49,22 @@ class Question:
     replaces: bool = False
 
 
+class Commands(Protocol):
+    """What can be typed with a slash before it."""
+
+    def take(self, chat: Chat, line: str) -> str | None:
+        """Obey a line that is a command; of any other, the message to send, "" for none."""
+
+    def complete(self, chat: Chat, text: str) -> Iterable[Candidate]:
+        """What a line may go on with; `text` is what stands before the cursor."""
+
+
 class Chat:
     """A conversation on a terminal.
 
-    model_name: what the user calls the model. source: loads another one for /model; None: there is no other.
-    folder: where sessions are. saves: whether this one is saved there without being told to.
+    commands: what obeys lines that begin with a slash. model_name: what the user calls the model. source: loads another
+    one for /model; None: there is no other. folder: where sessions are. saves: whether this one is saved there without
+    being told to.
     """
 
     def __init__(
@@ -61,6 +72,7 @@ class Chat:
         conversation: Conversation,
         console: Console,
         reader: Reader,
+        commands: Commands,
         *,
         model_name: str = "demo",
         source: EngineSource | None = None,
@@ -68,7 +80,7 @@ class Chat:
         saves: bool = False,
         view: View | None = None,
     ) -> None:
-        self.conversation, self.console, self.reader = conversation, console, reader
+        self.conversation, self.console, self.reader, self.commands = conversation, console, reader, commands
         self.model_name, self.source = model_name, source
         self.folder = folder or SessionFolder()
         self.saves = saves
@@ -109,15 +121,13 @@ class Chat:
         except KeyboardInterrupt:
             self.say("(stopped)")
         except (AfmoeError, OSError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not str(error).startswith(DEVICE_TROUBLE):
+            if isinstance(error, RuntimeError) and not is_device_trouble(error):
                 raise
             self.error(error)
 
     def take(self, line: str) -> None:
         """Obey a line that is a command, and answer any other. Raises what a command or an answer does."""
-        if (found := commands.parse(line)) is not None:
-            commands.obey(self, found)
-        elif text := commands.message(line):
+        if text := self.commands.take(self, line):
             self.answer(text)
 
     # --- answers
@@ -265,6 +275,6 @@ class Chat:
         """Text or a table; printable already."""
         self.console.print(renderable)
 
-    def complete(self, text: str) -> list[commands.Candidate]:
+    def complete(self, text: str) -> list[Candidate]:
         """What a line may go on with, for the editor."""
-        return list(commands.complete(self, text))
+        return list(self.commands.complete(self, text))

@@ -4,11 +4,11 @@ import json
 import sys
 from contextlib import closing
 
-from afmoe_mlx.commands.generate import Answer, summary
+from afmoe_mlx.command_line.answer import Answer, summary
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.terminal import read_stdin, write
 
-from .conversation import Conversation
+from .conversation.conversation import Conversation
 from .loop import View
 
 
@@ -55,8 +55,9 @@ def answer(conversation: Conversation, text: str, view: View, *, as_json: bool) 
 def _answer_on_terminal(conversation: Conversation, text: str, view: View) -> int:
     from rich.console import Console
 
-    from .display import AnswerDisplay
-    from .thinking import opens_thinking
+    from afmoe_mlx.messages.reasoning import opens_thinking
+
+    from .screen.display import AnswerDisplay
 
     shown: list[AnswerDisplay] = []
     chunks = conversation.reply(text, on_progress=lambda done, total: shown[0].progress(done, total))

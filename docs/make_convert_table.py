@@ -17,10 +17,10 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from afmoe_mlx.checkpoint.files import StoredTensor
-from afmoe_mlx.commands.dry_run import describe, show
+from afmoe_mlx.conversion.dry_run import as_text, describe
 from afmoe_mlx.conversion.hub_layout import hub_tensors
 from afmoe_mlx.conversion.job import Options, make_job
-from afmoe_mlx.conversion.recipe import BUILT_IN
+from afmoe_mlx.conversion.recipes import BUILT_IN
 from afmoe_mlx.footprint import MACS, Footprint
 from afmoe_mlx.models import make_model, read_config
 from afmoe_mlx.models.shapes import shape
@@ -53,7 +53,7 @@ def main() -> None:
         source: Any = Published.of_shape(Path(folder), shape(MODEL))
         if recipes := sys.argv[1:]:
             options = Options(recipe=recipes[0])
-            show(describe("trinity-mini", source, make_job(source, options), options))
+            print(as_text(describe("trinity-mini", source, make_job(source, options), options)), end="")
         else:
             print_table(source)
 

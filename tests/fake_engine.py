@@ -8,10 +8,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from afmoe_mlx.chat.conversation import Conversation
-from afmoe_mlx.chat.prompts import Prompt
+from afmoe_mlx.chat.conversation.conversation import Conversation
 from afmoe_mlx.generation import GenerationChunk
 from afmoe_mlx.generation.loop import Progress
+from afmoe_mlx.messages.prompts import Prompt
 
 Script = str | Sequence[str | BaseException]
 """An answer, cut into words, or its pieces as they are; an exception is raised where it stands."""

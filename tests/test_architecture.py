@@ -1,40 +1,29 @@
-"""Imports in the package go one way, and only device.py asks which device this is.
-
-The sources are parsed, never run: imports inside functions and `import_module("…")` with a constant name count too.
-"""
+"""Imports in the package go one way, without circles, and only device.py asks which device this is."""
 
 import ast
-from pathlib import Path
+import itertools
 
 import pytest
+from helpers.imports import Import, Module, circle, dotted, file_graph, imports_of, package_modules
 
-ROOT = Path(__file__).parents[1]
-
-# What each part of the package may import of the others. A new part is refused until it has its line here.
+# What each part of the package imports of the others. A new part is refused until it has its line here, and so is an
+# arrow that nobody uses.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "values": set(),
     "durable": set(),
-    "device": {"errors"},
+    "terminal": {"errors"},
+    "device": set(),
     "cache": {"errors", "device"},
     "models": {"cache", "errors", "device", "values"},
     "checkpoint": {"models", "errors", "device", "values"},
     "tokenizer": {"errors"},
+    "messages": {"cache", "tokenizer"},
     "generation": {"models", "cache", "tokenizer", "errors", "device"},
-    "conversion": {
-        "calibration",
-        "checkpoint",
-        "durable",
-        "models",
-        "tokenizer",
-        "errors",
-        "device",
-        "terminal",
-        "values",
-    },
-    "calibration": {"checkpoint", "conversion", "durable", "models", "tokenizer", "errors", "device", "values"},
-    "footprint": {"checkpoint", "conversion", "models", "cache", "errors", "device", "terminal"},
-    "api": {"cache", "checkpoint", "footprint", "models", "tokenizer", "errors", "device"},
+    "conversion": {"checkpoint", "durable", "models", "errors", "device", "terminal", "values"},
+    "calibration": {"conversion", "durable", "models", "tokenizer", "errors"},
+    "footprint": {"checkpoint", "models", "cache", "errors", "device", "terminal"},
+    "api": {"cache", "calibration", "checkpoint", "conversion", "footprint", "models", "tokenizer", "errors"},
     "evaluation": {
         "api",
         "checkpoint",
@@ -47,12 +36,32 @@ ARROWS: dict[str, set[str]] = {
         "terminal",
         "values",
     },
-    "terminal": {"errors"},
-    "demo": {"api", "generation", "errors"},
+    "demo": {"api", "generation"},
 }
-# These may import every part; "" is afmoe_mlx/__init__.py.
-TOP = {"", "__main__", "cli", "commands", "chat", "server"}
-INTERFACES = {"cli", "commands", "chat", "server"}
+# Inside the chat, from the program down. Its parts may import all of ARROWS, and what the commands share.
+CHAT_ARROWS: dict[str, set[str]] = {
+    "chat.paths": set(),
+    "chat.screen": set(),
+    "chat.conversation": set(),
+    "chat.keyboard": {"chat.paths"},
+    "chat.sessions": {"chat.paths", "chat.conversation"},
+    "chat.loop": {"chat.keyboard", "chat.sessions", "chat.screen", "chat.conversation"},
+    "chat.one_shot": {"chat.loop", "chat.screen", "chat.conversation"},
+    "chat.commands": {"chat.loop", "chat.keyboard", "chat.sessions", "chat.screen", "chat.conversation"},
+    "chat.app": set(),
+    "chat": set(),
+}
+# What stands in front of a person may import all of ARROWS, and of the others here these; "" is afmoe_mlx/__init__.py.
+FRONT: dict[str, set[str]] = {
+    "command_line": set(),
+    "chat": {"command_line"},
+    "server": {"command_line"},
+    "commands": {"command_line", "chat", "server"},
+    "cli": {"command_line", "commands", ""},
+    "__main__": {"cli"},
+    "": set(),
+}
+INTERFACES = FRONT.keys() - {"", "__main__"}
 INTERFACE_LIBRARIES = {"typer", "rich", "fastapi", "starlette", "uvicorn", "textual", "prompt_toolkit"}
 SLOW_LIBRARIES = {"mlx_lm", "transformers", "torch"}
 # Modules whose functions may import mlx_lm, for what it does and we do not.
@@ -72,127 +81,145 @@ DEVICE_QUESTIONS = {
 }
 
 
-def violations(module: str, source: str, is_package: bool = False) -> list[str]:
-    """Every rule that the source of a module such as `afmoe_mlx.models.afmoe` breaks, a line each."""
-    checker = Checker(module, module if is_package else module.rpartition(".")[0])
-    if checker.part not in ARROWS.keys() | TOP:
-        return [f"{module}: the part {checker.part} has no line in ARROWS"]
-    checker.visit(ast.parse(source))
-    return checker.problems + checker.device_problems()
-
-
 def part_of(name: str) -> str:
     """The part of the package that an absolute name lies in; what __init__.py exports lies in ""."""
     part = [*name.split("."), ""][1]
-    return part if part in ARROWS.keys() | TOP else ""
+    return part if part in ARROWS.keys() | FRONT.keys() else ""
 
 
-def dotted(node: ast.AST) -> str:
-    """`a.b.c` for such an expression, else ""."""
-    if isinstance(node, ast.Attribute):
-        base = dotted(node.value)
-        return base and f"{base}.{node.attr}"
-    return node.id if isinstance(node, ast.Name) else ""
+def wing_of(name: str) -> str:
+    """The part that an absolute name lies in, and if that is the chat, its wing."""
+    parts = name.split(".")[1:]
+    wing = ".".join(parts[:2])
+    return wing if wing in CHAT_ARROWS else part_of(name)
 
 
-class Checker(ast.NodeVisitor):
-    """Collects the problems of one module."""
-
-    def __init__(self, module: str, package: str) -> None:
-        self.module, self.package = module, package
-        self.part = [*module.split("."), ""][1]
-        self.depth = 0
-        self.problems: list[str] = []
-        self.names_of_core = {"mlx.core"}
-        self.attributes: list[ast.Attribute] = []
-
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self.depth += 1
-        self.generic_visit(node)
-        self.depth -= 1
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        self.visit_FunctionDef(node)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            self.imported(node, alias.name, alias.asname)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        base = self.absolute("." * node.level + (node.module or ""))
-        for alias in node.names:
-            self.imported(node, f"{base}.{alias.name}", alias.asname or alias.name)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        self.generic_visit(node)
-        if dotted(node.func).rpartition(".")[2] in {"import_module", "__import__"} and node.args:
-            match node.args[0]:
-                case ast.Constant(value=str(name)):
-                    self.imported(node, self.absolute(name), None)
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        self.generic_visit(node)
-        self.attributes.append(node)
-
-    def absolute(self, name: str) -> str:
-        bare = name.lstrip(".")
-        if bare == name:
-            return name
-        above = len(name) - len(bare) - 1
-        parents = self.package.split(".")
-        return ".".join(filter(None, [*parents[: len(parents) - above], bare]))
-
-    def imported(self, node: ast.stmt | ast.expr, name: str, local: str | None) -> None:
-        if name == "mlx.core" and local:
-            self.names_of_core.add(local)
-        root = name.split(".")[0]
-        if root == "afmoe_mlx":
-            target = part_of(name)
-            if self.part not in TOP and target != self.part and target not in ARROWS[self.part]:
-                self.report(node, f"{self.part} imports {name}")
-        elif root == "chat":
-            self.report(node, "chat is afmoe_mlx.chat")
-        elif root in INTERFACE_LIBRARIES and self.part not in INTERFACES:
-            self.report(node, f"{root} belongs to {', '.join(sorted(INTERFACES))}")
-        elif root in SLOW_LIBRARIES and not self.may_import(root):
-            self.report(node, f"{root} takes seconds to import")
-        elif name.startswith("mlx.core.") and name.split(".")[2] in DEVICE_QUESTIONS and self.part != "device":
-            self.report(node, f"only device.py uses {name}")
-
-    def may_import(self, slow_library: str) -> bool:
-        listed = slow_library == "mlx_lm" and self.module in MLX_LM_USERS and self.depth > 0
-        return listed or self.module in SCRIPTS
-
-    def device_problems(self) -> list[str]:
-        return [
-            f"{self.module}:{node.lineno}: only device.py uses mlx.core.{node.attr}"
-            for node in self.attributes
-            if node.attr in DEVICE_QUESTIONS and dotted(node.value) in self.names_of_core and self.part != "device"
-        ]
-
-    def report(self, node: ast.stmt | ast.expr, problem: str) -> None:
-        self.problems.append(f"{self.module}:{node.lineno}: {problem}")
+def allowed(part: str) -> set[str]:
+    """The other parts that a part may import."""
+    return ARROWS[part] if part in ARROWS else ARROWS.keys() | FRONT[part]
 
 
-def package_modules() -> list[tuple[str, Path]]:
-    """Every module of the package under the name it is installed as."""
-    modules = []
-    for folder, package in (("afmoe_mlx", "afmoe_mlx"), ("chat", "afmoe_mlx.chat")):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = path.relative_to(ROOT / folder).with_suffix("").parts
-            modules.append((".".join([package, *(part for part in parts if part != "__init__")]), path))
-    return modules
+def violations(module: str, source: str, is_package: bool = False) -> list[str]:
+    """Every rule that the source of a module such as `afmoe_mlx.models.afmoe` breaks, a line each."""
+    part = [*module.split("."), ""][1]
+    if part not in ARROWS.keys() | FRONT.keys():
+        return [f"{module}: the part {part} has no line in ARROWS"]
+    if part == "chat" and not is_package and wing_of(module) == "chat":
+        return [f"{module}: it has no line in CHAT_ARROWS"]
+    tree = ast.parse(source)
+    imports = imports_of(module, tree, is_package=is_package)
+    problems = [(found.line, problem) for found in imports if (problem := _problem(module, part, found))]
+    return [f"{module}:{line}: {problem}" for line, problem in problems + _device_problems(part, tree, imports)]
 
 
-def test_the_package_keeps_its_layers():
-    modules = package_modules()
-    assert {"afmoe_mlx.errors", "afmoe_mlx.chat"} <= {name for name, _ in modules}
-    found = [
-        problem
-        for name, path in modules
-        for problem in violations(name, path.read_text(encoding="utf-8"), path.name == "__init__.py")
+def _problem(module: str, part: str, found: Import) -> str | None:
+    name, root = found.name, found.name.split(".")[0]
+    if root == "afmoe_mlx":
+        return _arrow_problem(module, part, name)
+    if root == "chat":
+        return "chat is afmoe_mlx.chat"
+    if root in INTERFACE_LIBRARIES and part not in INTERFACES:
+        return f"{root} belongs to {', '.join(sorted(INTERFACES))}"
+    if root in SLOW_LIBRARIES and not _may_import(module, found):
+        return f"{root} takes seconds to import"
+    if name.startswith("mlx.core.") and name.split(".")[2] in DEVICE_QUESTIONS and part != "device":
+        return f"only device.py uses {name}"
+    return None
+
+
+def _arrow_problem(module: str, part: str, name: str) -> str | None:
+    target = part_of(name)
+    if target != part and target not in allowed(part):
+        return f"{part} imports {name}"
+    wing, other = wing_of(module), wing_of(name)
+    if part == target == "chat" and other != wing and wing not in ("chat.app", "chat"):
+        return f"{wing} imports {name}" if other not in CHAT_ARROWS[wing] else None
+    return None
+
+
+def _may_import(module: str, found: Import) -> bool:
+    listed = found.name.split(".")[0] == "mlx_lm" and module in MLX_LM_USERS and found.in_function
+    return listed or module in SCRIPTS
+
+
+def _device_problems(part: str, tree: ast.AST, imports: list[Import]) -> list[tuple[int, str]]:
+    if part == "device":
+        return []
+    names_of_core = {"mlx.core", *(found.local for found in imports if found.name == "mlx.core" and found.local)}
+    return [
+        (node.lineno, f"only device.py uses mlx.core.{node.attr}")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in DEVICE_QUESTIONS and dotted(node.value) in names_of_core
     ]
+
+
+@pytest.fixture(scope="module")
+def modules() -> list[Module]:
+    found = package_modules()
+    assert {"afmoe_mlx.errors", "afmoe_mlx.chat"} <= {module.name for module in found}
+    return found
+
+
+@pytest.fixture(scope="module")
+def graph(modules: list[Module]) -> dict[str, set[str]]:
+    return file_graph(modules)
+
+
+def test_the_package_keeps_its_layers(modules: list[Module]) -> None:
+    found = [problem for m in modules for problem in violations(m.name, m.source, m.is_package)]
     assert not found, "\n".join(found)
+
+
+def test_no_files_import_each_other(graph: dict[str, set[str]]) -> None:
+    assert not circle(graph), " -> ".join(circle(graph))
+
+
+@pytest.mark.parametrize("part", [part_of, wing_of])
+def test_no_parts_import_each_other(graph: dict[str, set[str]], part) -> None:
+    parts: dict[str, set[str]] = {}
+    for name, targets in graph.items():
+        parts.setdefault(part(name), set()).update(map(part, targets))
+    for name, targets in parts.items():
+        targets.discard(name)
+    # __init__.py of the chat and of the package are doors: what lies behind them does not come back through them
+    assert not circle(parts), " -> ".join(circle(parts))
+
+
+def test_every_arrow_is_used(graph: dict[str, set[str]]) -> None:
+    used = {(wing_of(name), wing_of(target)) for name, targets in graph.items() for target in targets}
+    drawn = {(part, target) for part, targets in (ARROWS | CHAT_ARROWS).items() for target in targets}
+    assert not drawn - used
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        {"a": {"b"}, "b": {"a"}},
+        {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}},
+    ],
+)
+def test_a_circle_is_found_whole(imports: dict[str, set[str]]) -> None:
+    found = circle(imports)
+    assert found[0] == found[-1]
+    assert all(target in imports[name] for name, target in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from .b import x",
+        "from . import b",
+        "import afmoe_mlx.models.b",
+        "def f():\n    from .b import x",
+        "if TYPE_CHECKING:\n    from .b import x",
+        "import_module('.b', __package__)",
+    ],
+)
+def test_every_way_to_import_counts(statement: str, tmp_path) -> None:
+    (tmp_path / "a.py").write_text(statement)
+    (tmp_path / "b.py").write_text("from .a import y")
+    files = [Module(f"afmoe_mlx.models.{name}", tmp_path / f"{name}.py", False) for name in "ab"]
+    assert len(circle(file_graph(files))) == 3
 
 
 @pytest.mark.parametrize(
@@ -211,6 +238,7 @@ def test_the_package_keeps_its_layers():
         ("afmoe_mlx.tokenizer.template", "from ..device import dtype"),
         ("afmoe_mlx.generation.loop", "from ..checkpoint import load"),
         ("afmoe_mlx.conversion.quantize", "from ..generation import generate"),
+        ("afmoe_mlx.conversion.job", "def f():\n    from ..calibration import Calibration"),
         ("afmoe_mlx.errors", "from .device import dtype"),
         ("afmoe_mlx.generation.loop", "from ..cli import app"),
         ("afmoe_mlx.generation.loop", "from ..terminal import note"),
@@ -218,7 +246,15 @@ def test_the_package_keeps_its_layers():
         ("afmoe_mlx.checkpoint.hub", "import typer"),
         ("afmoe_mlx", "import rich"),
         ("afmoe_mlx.cli", "def f():\n    import mlx_lm.utils"),
+        ("afmoe_mlx.command_line.draft", "from ..commands.generate import run"),
         ("afmoe_mlx.chat.app", "from transformers import AutoTokenizer"),
+        ("afmoe_mlx.chat.app", "from afmoe_mlx.commands.generate import run"),
+        ("afmoe_mlx.chat.loop", "from .commands.command import COMMANDS"),
+        ("afmoe_mlx.chat.screen.display", "from ..conversation.settings import MEANINGS"),
+        ("afmoe_mlx.chat.conversation.recall", "def f():\n    from ..screen import status"),
+        ("afmoe_mlx.chat.keyboard.reader", "from ..app import make_reader"),
+        ("afmoe_mlx.chat.paths", "from . import loop"),
+        ("afmoe_mlx.chat.loose", "import os"),
         ("afmoe_mlx.conversion.quantize", "import torch"),
         ("afmoe_mlx.cli", "from chat import main"),
         ("afmoe_mlx.cli", "import chat.app"),
@@ -230,7 +266,7 @@ def test_the_package_keeps_its_layers():
         ("afmoe_mlx.surprise.thing", "import os"),
     ],
 )
-def test_a_broken_rule_is_found_once(module, source):
+def test_a_broken_rule_is_found_once(module: str, source: str) -> None:
     assert len(violations(module, source)) == 1
 
 
@@ -242,21 +278,26 @@ def test_a_broken_rule_is_found_once(module, source):
         ("afmoe_mlx.device", "import mlx.core as mx\nmx.set_wired_limit(1)\nmx.metal.is_available()"),
         ("afmoe_mlx.models.moe", "from .. import device\ndevice.device_info()"),
         ("afmoe_mlx.models.moe", "import mlx.core as mx\nmx.get_peak_memory()"),
-        ("afmoe_mlx.cli", "import typer\nfrom .generation import generate\nfrom .chat.app import run"),
-        ("afmoe_mlx.chat.app", "from rich.live import Live\nfrom afmoe_mlx import load"),
+        ("afmoe_mlx.cli", "import typer\nfrom .generation import generate\nfrom .commands.chat import run"),
+        ("afmoe_mlx.commands.chat", "from ..chat.app import run"),
+        (
+            "afmoe_mlx.chat.app",
+            "from rich import live\nfrom afmoe_mlx.api import load\nfrom .commands import files",
+        ),
+        ("afmoe_mlx.chat.loop", "from .screen.display import AnswerDisplay\nfrom afmoe_mlx.messages import prompts"),
         ("afmoe_mlx", "from .generation import generate"),
     ],
 )
-def test_what_the_rules_allow_passes(module, source):
+def test_what_the_rules_allow_passes(module: str, source: str) -> None:
     assert violations(module, source) == []
 
 
-def test_relative_imports_of_a_package_start_at_itself():
+def test_relative_imports_of_a_package_start_at_itself() -> None:
     assert violations("afmoe_mlx.models", "from . import moe\nfrom ..cache import KVCache", is_package=True) == []
     assert len(violations("afmoe_mlx.models", "from ..generation import generate", is_package=True)) == 1
 
 
-def test_mlx_lm_is_allowed_in_functions_of_listed_modules_alone(monkeypatch):
+def test_mlx_lm_is_allowed_in_functions_of_listed_modules_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "MLX_LM_USERS", frozenset({"afmoe_mlx.conversion.tune"}))
     assert violations("afmoe_mlx.conversion.tune", "def f():\n    import mlx_lm") == []
     assert len(violations("afmoe_mlx.conversion.tune", "import mlx_lm")) == 1

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from afmoe_mlx.chat.attachments import Attachment, read_attachment, with_attachments
+from afmoe_mlx.chat.sessions.attachments import Attachment, read_attachment, with_attachments
 from afmoe_mlx.errors import InputError
 
 

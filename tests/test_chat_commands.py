@@ -13,12 +13,13 @@ import pytest
 from fake_engine import FakeConversation, FakeModel, FakeTokenizer
 from rich.console import Console
 
-from afmoe_mlx.chat import Chat, View, commands
-from afmoe_mlx.chat.commands import COMMANDS, parse
-from afmoe_mlx.chat.context import turns_to_drop
-from afmoe_mlx.chat.engine import Engine
-from afmoe_mlx.chat.file_commands import code_blocks
-from afmoe_mlx.chat.sessions import SessionFolder
+from afmoe_mlx.chat import Chat, View
+from afmoe_mlx.chat.commands import command as commands
+from afmoe_mlx.chat.commands.command import COMMANDS, parse
+from afmoe_mlx.chat.commands.files import code_blocks
+from afmoe_mlx.chat.conversation.context import turns_to_drop
+from afmoe_mlx.chat.conversation.engine import Engine
+from afmoe_mlx.chat.sessions.folder import SessionFolder
 from afmoe_mlx.errors import CheckpointError, FitError, InputError
 
 
@@ -56,6 +57,7 @@ class Talk:
             self.conversation,
             Console(file=self.out, width=200, highlight=False),
             self.reader,
+            commands,
             folder=SessionFolder(folder / "sessions"),
             **{"saves": True} | options,
         )

@@ -13,11 +13,12 @@ from prompt_toolkit.input.base import PipeInput
 from prompt_toolkit.output import DummyOutput
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from afmoe_mlx.chat import completion
-from afmoe_mlx.chat.completion import Candidate
-from afmoe_mlx.chat.history import KEPT, History
-from afmoe_mlx.chat.line_editor import LineEditor
-from afmoe_mlx.chat.reader import PlainReader, make_reader
+from afmoe_mlx.chat.app import make_reader
+from afmoe_mlx.chat.keyboard import completion
+from afmoe_mlx.chat.keyboard.completion import Candidate
+from afmoe_mlx.chat.keyboard.history import KEPT, History
+from afmoe_mlx.chat.keyboard.line_editor import LineEditor
+from afmoe_mlx.chat.keyboard.reader import PlainReader
 
 ENTER, CTRL_C, CTRL_D, CTRL_G, CTRL_J, CTRL_R = "\r", "\x03", "\x04", "\x07", "\n", "\x12"
 ALT_ENTER, UP, LEFT = "\x1b\r", "\x1b[A", "\x1b[D"

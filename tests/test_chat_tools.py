@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from afmoe_mlx.chat import clipboard, settings
-from afmoe_mlx.chat.editor import edit_text
-from afmoe_mlx.chat.engine import lasting_name
-from afmoe_mlx.chat.signals import orderly_end
+from afmoe_mlx.chat.conversation import settings
+from afmoe_mlx.chat.conversation.engine import lasting_name
+from afmoe_mlx.chat.keyboard.editor import edit_text
+from afmoe_mlx.chat.keyboard.signals import orderly_end
+from afmoe_mlx.chat.screen import clipboard
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import SamplingOptions
 

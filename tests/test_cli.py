@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cli import app
-from afmoe_mlx.commands.parsing import NOT_HERE, repeated
+from afmoe_mlx.command_line.parsing import NOT_HERE, repeated
 from afmoe_mlx.errors import HubError
 from afmoe_mlx.terminal import printable, write
 

@@ -19,7 +19,7 @@ from tiny import ARCHITECTURES, TEMPLATE, tiny_folder
 from afmoe_mlx import generate, load
 from afmoe_mlx.cache import KVQuantization, PrefixStore, shared_prefix
 from afmoe_mlx.chat import Conversation
-from afmoe_mlx.chat.waypoints import Waypoints
+from afmoe_mlx.chat.conversation.waypoints import Waypoints
 from afmoe_mlx.errors import ContextFullError, InputError, TokenizerError
 
 # Small beside the answers, so that caches have dropped what came before them; the rest in proportion.

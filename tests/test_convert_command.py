@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from afmoe_mlx import convert, load_model
 from afmoe_mlx.cli import app
-from afmoe_mlx.commands import progress
-from afmoe_mlx.commands.dry_run import ranges
+from afmoe_mlx.command_line import progress
+from afmoe_mlx.conversion.dry_run import ranges
 from afmoe_mlx.conversion.pipeline import ConversionProgress
-from afmoe_mlx.conversion.recipe import BUILT_IN
+from afmoe_mlx.conversion.recipes import BUILT_IN
 from afmoe_mlx.models import make_model, read_config
 
 TARGET = "someone/tiny-4bit"

@@ -19,10 +19,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from screens import OWN_SEQUENCES, Screen
 
-from afmoe_mlx.chat.display import AnswerDisplay
-from afmoe_mlx.chat.keyboard import silent_keyboard
-from afmoe_mlx.chat.live_region import LiveRegion, does_reflow, region_of
-from afmoe_mlx.chat.markdown import markdown_lines
+from afmoe_mlx.chat.screen.display import AnswerDisplay
+from afmoe_mlx.chat.screen.live_region import LiveRegion, does_reflow, region_of
+from afmoe_mlx.chat.screen.markdown import markdown_lines
+from afmoe_mlx.chat.screen.silence import silent_keyboard
 
 LAST = SimpleNamespace(generation_tokens=12, generation_tps=40.0, cached_tokens=1024, finish_reason="stop")
 
@@ -522,7 +522,7 @@ def test_markdown_and_lexers_are_imported_when_they_are_needed() -> None:
     code = """
 import sys, io
 from rich.console import Console
-from afmoe_mlx.chat.display import AnswerDisplay
+from afmoe_mlx.chat.screen.display import AnswerDisplay
 def libraries(): return {m for m in sys.modules if m.startswith(("markdown_it", "pygments", "rich.markdown"))}
 assert not libraries(), libraries()
 def show(text):

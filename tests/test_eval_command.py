@@ -11,7 +11,7 @@ from test_evaluation import LENGTH, Pair
 from typer.testing import CliRunner
 
 from afmoe_mlx.cli import app
-from afmoe_mlx.commands import tasks
+from afmoe_mlx.evaluation import tasks
 from afmoe_mlx.evaluation.subject import Subject
 
 KEYS = {

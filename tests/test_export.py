@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmoe_mlx.chat.export import as_json, as_markdown, export_conversation
+from afmoe_mlx.chat.sessions.export import as_json, as_markdown, export_conversation
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.terminal import printable
 

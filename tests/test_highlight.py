@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from afmoe_mlx.chat.highlight import CONTEXT, CodeHighlighter
+from afmoe_mlx.chat.screen.highlight import CONTEXT, CodeHighlighter
 
 CONSOLE = Console(file=io.StringIO())
 PYTHON = 'def f(x):\n    """A string of\n    two lines."""\n    return f"{x}" + \'y\'  # why\n\n'

@@ -10,7 +10,7 @@ import pytest
 from hub_server import REPO, FakeHub, use_hub
 from tiny import tiny_folder
 
-from afmoe_mlx.conversion import convert
+from afmoe_mlx import convert
 from afmoe_mlx.errors import ConversionError, HubError
 
 WIDE = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64}

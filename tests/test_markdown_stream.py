@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from markdown_texts import cuts, split, texts
 
-from afmoe_mlx.chat.markdown_pieces import Piece, document
-from afmoe_mlx.chat.markdown_stream import HELD_LINES, MarkdownStream
+from afmoe_mlx.chat.screen.markdown_pieces import Piece, document
+from afmoe_mlx.chat.screen.markdown_stream import HELD_LINES, MarkdownStream
 
 
 def streamed(parts: list[str], *, peek: bool = False) -> list[Piece]:

@@ -19,7 +19,7 @@ from afmoe_mlx.calibration import Calibration
 from afmoe_mlx.calibration.calibration import METHODS
 from afmoe_mlx.checkpoint import open_model
 from afmoe_mlx.checkpoint.files import read_config_json
-from afmoe_mlx.conversion.recipe import BUILT_IN, MIXED
+from afmoe_mlx.conversion.recipes import BUILT_IN, MIXED
 
 pytest.importorskip("mlx_lm")
 from mlx.utils import tree_flatten

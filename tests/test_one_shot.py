@@ -66,7 +66,7 @@ def test_json_is_one_object_with_the_keys_of_generate(model: str) -> None:
 
 def test_a_saved_conversation_goes_on_by_its_name_or_as_the_last_one(model: str, home: Path) -> None:
     from afmoe_mlx.chat import Conversation
-    from afmoe_mlx.chat.sessions import SessionFolder
+    from afmoe_mlx.chat.sessions.folder import SessionFolder
 
     loaded = load(model)
     conversation = Conversation(*loaded, options={"max_tokens": 6, "temperature": 0.0}, system_prompt="the world")
@@ -90,7 +90,7 @@ try: app(["chat", "hello", "--model", {model!r}, "-m", "2"])
 except SystemExit: print(*sys.modules, file=sys.stderr)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     found = set(done.stderr.split())
-    assert "afmoe_mlx.chat.conversation" in found
+    assert "afmoe_mlx.chat.conversation.conversation" in found
     assert found & {"prompt_toolkit", "markdown_it", "pygments", "huggingface_hub", "numpy", "transformers"} == set()
 
 

@@ -24,7 +24,7 @@ from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cache import PrefixStore, default_directory, disk, load_cache, save_cache
 from afmoe_mlx.cache.disk import trim
 from afmoe_mlx.cli import app
-from afmoe_mlx.commands.prompt_cache import disk_directory
+from afmoe_mlx.command_line.prompt_cache import disk_directory
 from afmoe_mlx.errors import CacheError, InputError
 from afmoe_mlx.models import CausalLM
 

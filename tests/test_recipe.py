@@ -12,7 +12,8 @@ from mlx.utils import tree_flatten
 from tiny import ARCHITECTURES, tiny
 
 from afmoe_mlx.checkpoint.quantized import MODES, is_quantizable, parameters
-from afmoe_mlx.conversion.recipe import BUILT_IN, MIXED, UNIFORM, Recipe, Rule, quantization_of, read_recipe
+from afmoe_mlx.conversion.recipe import Recipe, Rule, quantization_of
+from afmoe_mlx.conversion.recipes import BUILT_IN, MIXED, UNIFORM, read_recipe
 from afmoe_mlx.errors import ConversionError
 from afmoe_mlx.models import CausalLM, make_model, read_config
 from afmoe_mlx.models.moe import ExpertLinear

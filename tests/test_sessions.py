@@ -22,9 +22,9 @@ from tiny import tiny_folder
 from afmoe_mlx import load
 from afmoe_mlx.cache import PrefixStore, default_directory
 from afmoe_mlx.chat import Conversation, paths
-from afmoe_mlx.chat import session as session_file
-from afmoe_mlx.chat.session_log import SessionState, changes, encode, replay, whole
-from afmoe_mlx.chat.sessions import SessionFolder, prefix_directory, slug
+from afmoe_mlx.chat.sessions import session as session_file
+from afmoe_mlx.chat.sessions.folder import SessionFolder, prefix_directory, slug
+from afmoe_mlx.chat.sessions.log import SessionState, changes, encode, replay, whole
 from afmoe_mlx.errors import SessionError
 from afmoe_mlx.terminal import printable
 
@@ -306,7 +306,7 @@ import sys, itertools
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from fake_engine import FakeConversation
-from afmoe_mlx.chat.sessions import SessionFolder
+from afmoe_mlx.chat.sessions.folder import SessionFolder
 session = SessionFolder(Path(sys.argv[1])).create("one")
 conversation = FakeConversation(f"answer {i}" for i in range(100000))
 for i in itertools.count():

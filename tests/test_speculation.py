@@ -23,7 +23,7 @@ from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cache import Cache
 from afmoe_mlx.chat import Conversation
 from afmoe_mlx.cli import app
-from afmoe_mlx.commands.parsing import with_value
+from afmoe_mlx.command_line.parsing import with_value
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import (
     DraftModel,

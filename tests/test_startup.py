@@ -7,6 +7,7 @@ import pytest
 from tiny import tiny_folder
 
 FRAMEWORKS = {"mlx_lm", "transformers", "torch"}
+REQUESTS = ("answering", "conversion", "machine")
 HUB = {"huggingface_hub", "httpx", "httpx2", "requests", "tqdm"}
 
 
@@ -49,9 +50,9 @@ def test_help_needs_no_model_code(arguments: list[str]) -> None:
     assert found & FRAMEWORKS == found & HUB == set()
     assert found & {"mlx.core", "numpy", "tokenizers", "jinja2", "safetensors", "pydantic"} == set()
     ours = {name.removeprefix("afmoe_mlx.") for name in found if name.startswith("afmoe_mlx.")}
-    files = ("answer", "conversion", "machine", "storage")
-    read = {"commands.arguments", *(f"commands.arguments.{name}" for name in files)}
-    assert ours == {"cli", "commands", "commands.options", "commands.parsing", "device", "errors", "terminal"} | read
+    files = ("options", "parsing", "request", "requests", *(f"requests.{name}" for name in REQUESTS))
+    read = {"command_line", *(f"command_line.{name}" for name in files)}
+    assert ours == {"cli", "device", "errors", "terminal"} | read
 
 
 def test_an_answer_from_a_folder_needs_no_hub_no_numpy_and_off_a_terminal_no_rich(model: str) -> None:

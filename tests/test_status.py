@@ -3,7 +3,7 @@
 import pytest
 from fake_engine import chunk
 
-from afmoe_mlx.chat.status import context_meter, figures, in_lines, rate, reading, seconds, thought
+from afmoe_mlx.chat.screen.status import context_meter, figures, in_lines, rate, reading, seconds, thought
 
 
 def test_all_figures_stand_in_one_line_of_a_terminal() -> None:

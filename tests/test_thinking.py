@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_texts import cuts, split
 
-from afmoe_mlx.chat.thinking import ThinkingSplitter, opens_thinking, split_thinking
+from afmoe_mlx.messages.reasoning import ThinkingSplitter, opens_thinking, split_thinking
 
 CASES = [
     ("an answer", False, "", "an answer"),

@@ -7,7 +7,7 @@ from rich.console import Console
 from screens import Screen
 from test_display import HOSTILE
 
-from afmoe_mlx.chat.transcript import show_transcript
+from afmoe_mlx.chat.screen.transcript import show_transcript
 
 
 def turns(count: int) -> list[dict[str, str]]:

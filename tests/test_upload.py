@@ -20,7 +20,7 @@ from afmoe_mlx.calibration import Calibration
 from afmoe_mlx.checkpoint.files import find_weights, read_config_json, read_headers
 from afmoe_mlx.checkpoint.hub import resolve
 from afmoe_mlx.cli import app
-from afmoe_mlx.conversion import convert
+from afmoe_mlx import convert
 from afmoe_mlx.conversion.model_card import bits_per_weight, formats_of, read_metadata, write_model_card
 from afmoe_mlx.conversion.publication import check_upload
 from afmoe_mlx.conversion.source import open_source

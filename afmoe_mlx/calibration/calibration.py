@@ -32,6 +32,13 @@ class Calibration:
         if self.tokens < 1:
             raise ConversionError(f"calibration tokens is {self.tokens}: expected 1 or more")
 
+    @property
+    def in_words(self) -> str:
+        """For a model card; without the folder of the text."""
+        text = Path(self.text).name if self.text else "the built-in text"
+        experts = "all tokens for every expert" if self.all_experts else "routed tokens alone"
+        return f"{self.method}, {self.tokens:,} tokens of {text}, {experts}"
+
     @classmethod
     def of(cls, given: Any) -> "Calibration | None":
         """What `convert(calibrate=)` was given: one of these, a text's path, or True for the package's text; None for

@@ -9,7 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..conversion.encoder import PlainEncoder, join
+from ..conversion.job import Job
 from ..conversion.recipe import Format
+from ..conversion.source import Source
 from ..conversion.stored import StoredWeights
 from ..errors import ConversionError
 from ..models import ModelConfig, make_model
@@ -59,6 +61,12 @@ class CalibratedEncoder:
             raise ConversionError("the tokenizer has more tokens than the model: it is of another model")
         self._batches = batches(rows)
         self._activations = Activations(work_folder)
+
+    @classmethod
+    def for_job(cls, calibration: Calibration, job: Job, source: Source, work_folder: Path) -> "CalibratedEncoder":
+        """The encoder of a conversion's job; raises as the class does."""
+        tokenizer = Tokenizer.from_folder(source.folder)
+        return cls(calibration, job.config, tokenizer, job.formats, work_folder, plain=job.encoder)
 
     @property
     def identity(self) -> str:

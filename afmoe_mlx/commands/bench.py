@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 from typing import Any
 
@@ -16,13 +16,15 @@ from ..cache import Cache
 from ..checkpoint import load_model, resolve
 from ..checkpoint.random import random_model
 from ..checkpoint.verify import Headers
+from ..command_line.progress import progress_bar
+from ..command_line.requests.answering import or_demo
+from ..command_line.requests.machine import BenchRequest
 from ..errors import InputError
 from ..footprint import check_shape, fit_check
 from ..generation import SamplingOptions, decode, make_sampler, prefill
 from ..models import CausalLM, ModelConfig, read_config
 from ..models.shapes import shape
 from ..terminal import note, size, write
-from .progress import progress_bar
 
 # Tokens of the run before the first trial: they leave every kernel compiled.
 WARM_UP = 4
@@ -73,6 +75,16 @@ class Reads:
 
     weights: int
     cache: int
+
+
+def run(request: BenchRequest) -> None:
+    """Measure a model, or a shape, and print what came of it."""
+    settings = Settings(**{field.name: getattr(request, field.name) for field in fields(Settings)})
+    if request.shape is None:
+        bench_model(or_demo(request.model), settings, revision=request.revision, as_json=request.as_json)
+    else:
+        bits = 4 if request.bits is None else request.bits
+        bench_shape(request.shape, settings, layers=request.layers, bits=bits, as_json=request.as_json)
 
 
 def bench_model(name: str, settings: Settings, *, revision: str | None, as_json: bool) -> None:

@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,71 +12,54 @@ from ..api import DEMO
 from ..checkpoint.files import find_weights, read_config_json, read_headers
 from ..checkpoint.names import published
 from ..checkpoint.quantized import read_quantization
-from ..conversion import convert, upload
-from ..conversion.job import Options, calibrated, make_job
+from ..command_line.progress import conversion_progress, progress_bar
+from ..command_line.requests.conversion import ConvertRequest
+from ..conversion import Options, convert, dry_run, upload
+from ..conversion.job import Job, make_job
 from ..conversion.model_card import bits_per_weight, formats_of
 from ..conversion.publication import check_upload
 from ..conversion.source import Source, open_source
 from ..conversion.workspace import is_unfinished
 from ..errors import AfmoeError, InputError
 from ..terminal import note, size, write
-from .dry_run import describe, show
-from .progress import conversion_progress, progress_bar
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
+    from ..calibration import CalibratedEncoder, Calibration
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to convert and where to; as the arguments of `convert`."""
-
-    source: str
-    destination: str
-    options: Options
-    revision: str | None
-    overwrite: bool
-    low_disk: bool
-    calibrate: "Calibration | None"
-    upload_repo: str | None
-
-    @property
-    def is_local(self) -> bool:
-        return self.source == "demo" or os.path.isdir(os.path.expanduser(self.source))
+def run(request: ConvertRequest) -> None:
+    """Convert, or say what would be written."""
+    if request.dry_run:
+        _preview(request)
+    else:
+        _run(request)
 
 
-def calibration(text: str | None, **options: Any) -> "Calibration | None":
-    """What to calibrate with, None for not at all; an empty text is the built-in one, options of None the defaults."""
-    if text is None:
-        return None
-    from ..calibration import Calibration
-
-    given = {name: value for name, value in options.items() if value is not None}
-    return Calibration(text=Path(os.path.expanduser(text)) if text else None, **given)
-
-
-def preview(request: Request, *, verbose: bool, as_json: bool) -> None:
+def _preview(request: ConvertRequest) -> None:
     """Print what a conversion would write, from the source's headers, and from the text to calibrate with."""
+    options, calibration = _options(request), _calibration(request)
     source = _open(request)
     try:
-        job = make_job(source, request.options)
+        job = make_job(source, options)
         tokens = None
-        if request.calibrate is not None:
-            tokens = calibrated(request.calibrate, job, source, Path(request.destination)).tokens
-        show(describe(request.source, source, job, request.options, tokens), verbose=verbose, as_json=as_json)
+        if calibration is not None:
+            tokens = _encoder(calibration)(job, source, Path(request.mlx_path)).tokens
+        found = dry_run.describe(request.hf_path, source, job, options, tokens)
     finally:
         source.close()
+    write(dry_run.as_json(found) if request.as_json else dry_run.as_text(found, verbose=request.verbose))
 
 
-def run(request: Request, *, as_json: bool) -> None:
+def _run(request: ConvertRequest) -> None:
     """Convert with progress on stderr, and say where the result is and how large; upload it if asked."""
+    options, calibration = _options(request), _calibration(request)
     if request.upload_repo is not None:
         check_upload(request.upload_repo)
     source = _open(request)
     if request.upload_repo is not None:
         source.card()  # fetched now, while the Hub is known to answer
     source.close()
-    target = _convert(request, source)
+    target = _convert(request, options, calibration, source)
     headers = read_headers(find_weights(target))
     formats = formats_of(headers, read_quantization(read_config_json(target)) or {})
     written = sum(path.stat().st_size for path in target.glob("*.safetensors"))
@@ -84,35 +67,63 @@ def run(request: Request, *, as_json: bool) -> None:
     found["bits_per_weight"] = bits_per_weight(headers, formats)
     note(f"Wrote {target} ({size(written)}). Try it: afmoe-mlx generate --model {target} --prompt hello")
     if request.upload_repo is not None:
-        found["uploaded_to"] = _upload(request, request.upload_repo, source, target)
-    if as_json:
+        found["uploaded_to"] = _upload(request, request.upload_repo, calibration, source, target)
+    if request.as_json:
         write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 
-def _open(request: Request) -> Source:
-    if request.source == "demo" and request.revision is not None:
+def _options(request: ConvertRequest) -> Options:
+    return Options(
+        quantize=request.quantize,
+        bits=request.q_bits,
+        group_size=request.q_group_size,
+        mode=request.q_mode.value,
+        recipe=request.recipe,
+        dtype=request.dtype.value if request.dtype else None,
+        dequantize=request.dequantize,
+    )
+
+
+def _calibration(request: ConvertRequest) -> "Calibration | None":
+    """What to calibrate with, None for not at all; an empty text is the built-in one."""
+    if request.calibrate is None:
+        return None
+    from ..calibration import Calibration
+
+    given: dict[str, Any] = {"tokens": request.calibration_tokens}
+    given["method"] = request.calibration_method.value if request.calibration_method else None
+    chosen = {name: value for name, value in given.items() if value is not None}
+    text = Path(os.path.expanduser(request.calibrate)) if request.calibrate else None
+    return Calibration(text=text, all_experts=not request.calibrate_routed, **chosen)
+
+
+def _encoder(calibration: "Calibration") -> "Callable[[Job, Source, Path], CalibratedEncoder]":
+    from ..calibration import CalibratedEncoder
+
+    return partial(CalibratedEncoder.for_job, calibration)
+
+
+def _is_local(request: ConvertRequest) -> bool:
+    return request.hf_path == "demo" or os.path.isdir(os.path.expanduser(request.hf_path))
+
+
+def _open(request: ConvertRequest) -> Source:
+    if request.hf_path == "demo" and request.revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
-    origin = DEMO if request.source == "demo" else published(request.source)
+    origin = DEMO if request.hf_path == "demo" else published(request.hf_path)
     return open_source(origin, revision=request.revision)
 
 
-def _convert(request: Request, source: Source) -> Path:
+def _convert(request: ConvertRequest, options: Options, calibration: "Calibration | None", source: Source) -> Path:
     """Convert the very commit that was opened."""
-    options = request.options
-    with _interruptible(Path(request.destination)), conversion_progress() as progress:
+    with _interruptible(Path(request.mlx_path)), conversion_progress() as progress:
         return convert(
-            DEMO if request.source == "demo" else request.source,
-            request.destination,
-            quantize=options.quantize,
-            bits=options.bits,
-            group_size=options.group_size,
-            mode=options.mode,
-            recipe=options.recipe,
-            dtype=options.dtype,
-            dequantize=options.dequantize,
-            revision=None if request.is_local else source.commit,
+            DEMO if request.hf_path == "demo" else request.hf_path,
+            request.mlx_path,
+            options,
+            encoder=_encoder(calibration) if calibration else None,
+            revision=None if _is_local(request) else source.commit,
             overwrite=request.overwrite,
-            calibrate=request.calibrate,
             low_disk=request.low_disk,
             on_progress=progress.converted,
             on_fetched=progress.fetched,
@@ -130,15 +141,15 @@ def _interruptible(destination: Path) -> Iterator[None]:
         raise
 
 
-def _upload(request: Request, repo: str, source: Source, target: Path) -> str:
+def _upload(request: ConvertRequest, repo: str, calibration: "Calibration | None", source: Source, target: Path) -> str:
     """Upload a converted model with its card; its address."""
-    reference = None if request.low_disk and not request.is_local else source.folder
+    reference = None if request.low_disk and not _is_local(request) else source.folder
     address = upload(
         target,
         repo,
         source=source,
-        recipe=request.options.recipe,
-        calibrate=request.calibrate,
+        recipe=request.recipe,
+        calibration=calibration.in_words if calibration else None,
         quality=_quality(target, reference),
     )
     note(f"Uploaded to {address}")

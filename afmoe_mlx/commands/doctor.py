@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import device
+from ..command_line.requests.machine import DoctorRequest
 from ..errors import AfmoeError
 from ..terminal import size, write
 
@@ -28,10 +29,10 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-def run(*, as_json: bool) -> None:
+def run(request: DoctorRequest) -> None:
     """Print the findings."""
     findings = examine()
-    if as_json:
+    if request.as_json:
         write(json.dumps(findings.sections | {"problems": findings.problems}, indent=2, ensure_ascii=False) + "\n")
         return
     lines = [f"{name:10} {text}" for name, text in _describe(findings.sections)]

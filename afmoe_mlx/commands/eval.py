@@ -2,37 +2,47 @@
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from ..command_line.progress import progress_bar
+from ..command_line.requests.conversion import EvalRequest
 from ..evaluation import Evaluation, evaluate
 from ..evaluation.plot import check_plot, plot
+from ..evaluation.tasks import run_tasks
+from ..evaluation.tasks import table as tasks_table
 from ..terminal import note, printable, write
-from .progress import progress_bar
 
 # Layers whose overlap stands in one line.
 COLUMNS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is to be measured, and on what; as the arguments of `evaluate`."""
+def run(request: EvalRequest) -> None:
+    """Evaluate with a progress bar on stderr, or run tasks, and print the figures as a table or as one object."""
+    if request.tasks is None:
+        _evaluate(request)
+        return
+    limits = {"num_shots": request.num_shots, "limit": request.limit}
+    results = run_tasks(request.model, request.tasks, revision=request.revision, force=request.force, **limits)
+    told = {"model": request.model, "tasks": results}
+    write(json.dumps(told, indent=2) + "\n" if request.as_json else tasks_table(results))
 
-    reference: str | None
-    text: str | None
-    sequence_length: int
-    max_tokens: int | None
-    revision: str | None
 
-
-def run(model: str, request: Request, *, plot_file: str | None, as_json: bool) -> None:
-    """Evaluate with a progress bar on stderr, and print the figures as a table or as one object."""
-    target = None if plot_file is None else Path(os.path.expanduser(plot_file))
+def _evaluate(request: EvalRequest) -> None:
+    target = None if request.plot is None else Path(os.path.expanduser(request.plot))
     if target is not None:
         check_plot(target)
     with progress_bar("evaluating") as show:
-        evaluation = evaluate(model, on_progress=show, **vars(request))
-    write(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n" if as_json else table(evaluation))
+        evaluation = evaluate(
+            request.model,
+            reference=request.reference,
+            text=request.text,
+            sequence_length=request.sequence_length,
+            max_tokens=request.max_tokens,
+            revision=request.revision,
+            on_progress=show,
+        )
+    found = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
+    write(found if request.as_json else table(evaluation))
     if target is not None:
         plot(evaluation, target)
         note(f"Wrote {target}")

@@ -10,6 +10,7 @@ from ..cache import KVQuantization
 from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.hub import resolve_headers
 from ..checkpoint.quantized import parameters, read_quantization
+from ..command_line.requests.machine import InfoRequest
 from ..errors import InputError
 from ..footprint import MACS, Footprint, count_parameters, stated_bandwidth
 from ..models import AfmoeConfig, ModelConfig, read_config
@@ -44,22 +45,23 @@ class Machine:
         return self.footprint.tokens_per_second(self.bandwidth)
 
 
-def run(source: str, *, context: int | None, kv_bits: int | None, revision: str | None, as_json: bool) -> None:
-    """Print what the model `source` is and needs, with a cache of `context` tokens, its keys in `kv_bits` bits.
+def run(request: InfoRequest) -> None:
+    """Print what a model is and needs, with a cache of so many tokens.
 
     The JSON's own sizes are those on a GPU, which computes in the dtype that is stored; a machine has its own.
     """
-    kept = None if kv_bits is None else KVQuantization(kv_bits)
-    folder, headers = resolve_headers(DEMO if source == "demo" else source, revision=revision)
+    source = request.model
+    kept = None if request.kv_bits is None else KVQuantization(request.kv_bits)
+    folder, headers = resolve_headers(DEMO if source == "demo" else source, revision=request.revision)
     raw = read_config_json(folder)
     config = read_config(raw)
-    tokens = _context(config, context)
+    tokens = _context(config, request.context)
     stored = Footprint.of_checkpoint(config, headers, context=tokens, dtype=stored_dtype(headers))
     stored = stored.with_kv(config, kept)
     here = _this_machine(Footprint.of_checkpoint(config, headers, context=tokens).with_kv(config, kept))
     macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, stored) for mac in MACS]
     model = _describe(source, raw, config, stored)
-    if as_json:
+    if request.as_json:
         sizes = _sizes(stored)
         machines = {"this_machine": _machine_json(here), "macs": [_machine_json(mac) for mac in macs]}
         write(json.dumps(model | sizes | machines, indent=2, ensure_ascii=False) + "\n")

@@ -1,11 +1,11 @@
 """What a conversion will do, known from a source's config and headers alone."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -18,15 +18,13 @@ from ..checkpoint.save import SHARD_BYTES
 from ..errors import ConfigError, ConversionError
 from ..models import CausalLM, ModelConfig, make_model, read_config
 from .config_json import config_json
-from .encoder import PlainEncoder
+from .encoder import Encoder, PlainEncoder
 from .hub_layout import hub_tensors
 from .plan import Plan, make_plan
-from .recipe import Format, Recipe, quantization_of, read_recipe, uniform
+from .recipe import Format, Recipe, quantization_of, uniform
+from .recipes import read_recipe
 from .source import Source
 from .stored import Parameter, SourceReader, StoredWeights, parameters_of
-
-if TYPE_CHECKING:
-    from ..calibration import CalibratedEncoder, Calibration
 
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -36,7 +34,7 @@ COMPARED_ROWS = 4096
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for; see `convert`. Raises ConversionError for what makes no sense."""
+    """What a user asks for; see `afmoe_mlx.convert`. Raises ConversionError for what makes no sense."""
 
     quantize: bool = True
     bits: int | None = None
@@ -92,6 +90,10 @@ class Job:
     """What `config.json` will hold."""
 
 
+MakeEncoder = Callable[[Job, Source, Path], Encoder]
+"""What makes another encoder for a job and its source, with a folder for files of its own."""
+
+
 def make_job(source: Source, options: Options) -> Job:
     """The job that a source and options make; no weights are read, but those of a head that may be tied.
 
@@ -123,18 +125,6 @@ def make_job(source: Source, options: Options) -> Job:
     dtype = str(norm.dtype).removeprefix("mlx.core.")
     written = config_json(raw, config, quantization, dtype, for_hub=options.dequantize)
     return Job(config, parameters, formats, encoder, plan, written)
-
-
-def calibrated(calibrate: "Calibration", job: Job, source: Source, folder: Path) -> "CalibratedEncoder":
-    """The encoder of a job whose weights are chosen by a text, which is read; folder: for files of its own, later.
-
-    Raises ConversionError if the job has no format that can be calibrated, InputError for a text that cannot be read.
-    """
-    from ..calibration import CalibratedEncoder
-    from ..tokenizer import Tokenizer
-
-    tokenizer = Tokenizer.from_folder(source.folder)
-    return CalibratedEncoder(calibrate, job.config, tokenizer, job.formats, folder, plain=job.encoder)
 
 
 def stored_config(source: Source, raw: Mapping[str, Any]) -> ModelConfig:

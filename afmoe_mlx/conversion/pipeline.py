@@ -12,29 +12,24 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from .. import device
 from ..checkpoint.files import INDEX
 from ..checkpoint.names import published
-from ..checkpoint.save import SHARD_BYTES, copy_companions, write_json
+from ..checkpoint.save import copy_companions, write_json
 from ..errors import ConversionError
 from .encoder import Encoder, join
 from .finite import INFINITY, NotFiniteError, is_finite
-from .job import Job, Options, calibrated, make_job
+from .job import Job, MakeEncoder, Options, make_job
 from .journal import Journal
 from .plan import Group
-from .recipe import Recipe
 from .source import Source, SourceChangedError, open_source
 from .space import check_space
 from .stored import SourceReader, StoredWeights
 from .workspace import Workspace, workspace
 from .writer import Writer, trusted
-
-if TYPE_CHECKING:
-    from ..calibration import Calibration
 
 # What a user cannot go back to with the same command.
 VERSIONS = "version of afmoe-mlx or MLX, or device"
@@ -57,43 +52,21 @@ class ConversionProgress:
 
 def convert(
     source: str | Path,
-    destination: str | Path = "mlx_model",
+    destination: str | Path,
+    options: Options,
     *,
-    quantize: bool = True,
-    bits: int | None = None,
-    group_size: int | None = None,
-    mode: str = "affine",
-    recipe: str | Recipe | None = None,
-    dtype: str | None = None,
-    dequantize: bool = False,
+    encoder: MakeEncoder | None = None,
     revision: str | None = None,
     overwrite: bool = False,
-    calibrate: "Calibration | str | Path | bool | None" = None,
     low_disk: bool = False,
-    shard_bytes: int = SHARD_BYTES,
     on_progress: Callable[[ConversionProgress], None] | None = None,
     on_fetched: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the model of a folder, short name or Hub id as MLX files, and return their folder.
+    """Write a model as MLX files; see `afmoe_mlx.convert`.
 
-    bits and group_size default to what `mode` (affine, mxfp4, nvfp4, mxfp8) has: 4 and 64 for affine. recipe: in their
-    place, a built-in recipe's name or a TOML file. dtype: of what is not quantized, by default as stored. dequantize:
-    write plain weights from quantized ones instead, in the Hub's layout. Routers and `expert_bias` are never quantized
-    unless a recipe file says so. calibrate: choose what the quantized weights are by a text: its path, True for the
-    package's, or a `Calibration`. low_disk: remove each file that was fetched from the Hub once it is converted.
-    on_fetched: called with bytes fetched and to fetch.
-
-    The model appears under its name once it is whole. Until then it is made beside it, in `.NAME.partial`: killed and
-    run again with the same arguments, a conversion continues there, and gives the same bytes. overwrite replaces a
-    model that is there already, and gives up an unfinished conversion with other arguments.
-
-    Raises ConversionError, InputError for a text that cannot be read, and the errors of reading a checkpoint.
+    encoder: makes what decides the quantized weights; None for the one that rounds each to the nearest.
     """
-    from ..calibration import Calibration
-
-    options = Options(quantize, bits, group_size, mode, recipe, dtype, dequantize, shard_bytes)
-    calibration = Calibration.of(calibrate)
-    if calibration is not None and not options.quantizes:
+    if encoder is not None and not options.quantizes:
         raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")
     with workspace(Path(destination), overwrite=overwrite) as space:
         downloads = space.downloads if low_disk else None
@@ -102,8 +75,8 @@ def convert(
             if space.destination.exists():
                 space.check_apart([origin.folder / "config.json", *{t.file for t in origin.headers.values()}])
             job = make_job(origin, options)
-            encoder = job.encoder if calibration is None else calibrated(calibration, job, origin, space.calibration)
-            _Run(origin, job, encoder, space, on_progress).run(overwrite=overwrite)
+            chosen = job.encoder if encoder is None else encoder(job, origin, space.calibration)
+            _Run(origin, job, chosen, space, on_progress).run(overwrite=overwrite)
         return space.destination
 
 

@@ -5,17 +5,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checkpoint.hub_errors import is_full_disk, one_line
-from ..checkpoint.names import published
 from ..errors import HubError
 from .model_card import read_metadata, write_model_card
-from .recipe import Recipe
-from .source import Source, open_source
-
-if TYPE_CHECKING:
-    from ..calibration import Calibration
+from .source import Source
 
 
 def check_name(repo: str) -> None:
@@ -59,46 +54,26 @@ def upload(
     folder: str | Path,
     repo: str,
     *,
-    source: str | Path | Source | None = None,
-    revision: str | None = None,
-    recipe: str | Recipe | None = None,
-    calibrate: "Calibration | str | Path | bool | None" = None,
+    source: Source | None = None,
+    recipe: str | None = None,
+    calibration: str | None = None,
     quality: Mapping[str, Any] | None = None,
 ) -> str:
-    """Upload a converted model as `owner/name` on the Hub, made if it is not there, and return its address.
-
-    A model card is written into the folder first, in place of one that is there. It says what the model was made of and
-    how: source, revision, recipe, calibrate, as they were given to `convert`; and how good it is: quality, what
-    `evaluate(…).to_json()` gives. What the Hub holds already is not sent again. The folder stays.
-
-    Raises HubError, which says how to go on, CheckpointError and ConfigError for a folder that is no model's, and the
-    errors of opening the source.
-    """
-    from ..calibration import Calibration
-
+    """Upload a converted model with a card; see `afmoe_mlx.upload`. calibration: how it was done, in words."""
     check_name(repo)
-    calibration = Calibration.of(calibrate)
     folder = Path(os.path.expanduser(folder))
-    origin = open_source(published(source), revision=revision) if isinstance(source, str | Path) else source
-    card = origin.card() if origin else None
+    card = source.card() if source else None
     write_model_card(
         folder,
         repo,
-        source=origin.origin if origin and origin.commit else None,
-        commit=origin.commit if origin else None,
+        source=source.origin if source and source.commit else None,
+        commit=source.commit if source else None,
         inherited=read_metadata(card) if card else None,
-        recipe=recipe.name if isinstance(recipe, Recipe) else recipe,
-        calibration=_in_words(calibration) if calibration else None,
+        recipe=recipe,
+        calibration=calibration,
         quality=quality,
     )
     return _send(folder, repo)
-
-
-def _in_words(calibration: "Calibration") -> str:
-    """A calibration for the model card, without the folder of its text."""
-    text = Path(calibration.text).name if calibration.text else "the built-in text"
-    experts = "all tokens for every expert" if calibration.all_experts else "routed tokens alone"
-    return f"{calibration.method}, {calibration.tokens:,} tokens of {text}, {experts}"
 
 
 def _send(folder: Path, repo: str) -> str:

@@ -1,0 +1,95 @@
+"""How the command line is read, and how its errors reach a user: one line each, and an exit status."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ..errors import AfmoeError, is_device_trouble
+from ..terminal import note
+
+# Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
+NOT_HERE = {
+    "--adapter-path": "adapters are not supported: fuse them into the model with mlx_lm.fuse first",
+    "--max-kv-size": "sliding layers are bounded by their window already, and full layers must not forget",
+    "--trust-remote-code": "code from a checkpoint is never run",
+    "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",
+    "--image": "these models read text alone",
+    "--quantize-activations": "activations are not quantized",
+    "-qa": "activations are not quantized",
+}
+
+
+class Group(TyperGroup):
+    """Turns the errors a user may see into one line on stderr and an exit status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with _one_line_warnings():
+                return super().invoke(ctx)
+        except AfmoeError as error:
+            note(f"error: {error}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # whoever read our output has left: nothing more to say, not even at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
+        except (OSError, MemoryError) as error:
+            note(f"error: {error or 'out of memory'}")
+            raise typer.Exit(1) from None
+        except RuntimeError as error:
+            if not is_device_trouble(error):
+                raise
+            first = str(error).splitlines()[0]
+            note(f"error: {first}: try a smaller model, or a smaller --prefill-step-size")
+            raise typer.Exit(1) from None
+
+
+class Command(TyperCommand):
+    """A command that says of mlx_lm's other options why they are not here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            args = with_value(repeated(args, "--extra-eos-token"), "--prompt-lookup", "7")
+            for option in ("--calibrate", "--resume"):
+                args = with_value(args, option, "", lambda word: not word.startswith("-"))
+            return super().parse_args(ctx, list(args))  # it takes the list apart
+        except Exception as error:
+            name = getattr(error, "option_name", None)
+            name = "-qa" if "-qa" in args else name
+            if name in NOT_HERE:
+                ctx.fail(f"{name}: {NOT_HERE[name]}")
+            raise
+
+
+def repeated(args: list[str], option: str) -> list[str]:
+    """Arguments with `option a b` written as `option a option b`: mlx_lm's takes several values."""
+    result: list[str] = []
+    for i, arg in enumerate(args):
+        is_value = not arg.startswith("-") and i > 0
+        follows = is_value and len(result) >= 2 and result[-2] == option and not args[i - 1].startswith("-")
+        result += [option, arg] if follows else [arg]
+    return result
+
+
+def with_value(args: list[str], option: str, value: str, is_own: Callable[[str], bool] = str.isdecimal) -> list[str]:
+    """Arguments in which an `option` that no value of its own follows has `value`."""
+    result: list[str] = []
+    for i, arg in enumerate(args):
+        has_own = args[i + 1 : i + 2] != [] and is_own(args[i + 1])
+        result += [arg, value] if arg == option and not has_own else [arg]
+    return result
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: note(f"warning: {message}")
+        yield

@@ -1,0 +1,55 @@
+"""What can be asked of the commands that say what this machine can do."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from ..options import MODEL_HELP, KVBits, Model, PrefillStepSize, Revision
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoRequest:
+    """Say what a model needs, and where it fits, without downloading its weights."""
+
+    model: Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")]
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens of conversation to count; 32768 if not given, or the model's most."),
+    ] = None
+    kv_bits: KVBits = None
+    revision: Revision = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRequest:
+    """Measure a model's speed here, or that of a shape with random weights, before a download."""
+
+    model: Model = None
+    shape: Annotated[
+        str | None, typer.Option(help="Random weights in the shape of trinity-nano, -mini, -large or lfm2-8b-a1b.")
+    ] = None
+    layers: Annotated[int | None, typer.Option(help="The first layers of --shape alone.")] = None
+    bits: Annotated[int | None, typer.Option(help="Bits a weight of --shape, 4 by default; 16 is bfloat16.")] = None
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", "-p", help="Length of each prompt.")] = 512
+    generation_tokens: Annotated[int, typer.Option("--generation-tokens", "-g", help="Tokens after it.")] = 128
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts at a time.")] = 1
+    num_trials: Annotated[int, typer.Option("--num-trials", "-n", help="Runs, of which the median counts.")] = 5
+    prefill_step_size: PrefillStepSize = 512
+    revision: Revision = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+    def __post_init__(self) -> None:
+        """BadParameter for options that contradict each other, or do nothing without another."""
+        if self.shape is None and not (self.layers is None and self.bits is None):
+            raise typer.BadParameter("--layers and --bits need --shape")
+        if self.shape is not None and not (self.model is None and self.revision is None):
+            raise typer.BadParameter("choose --model or --shape, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorRequest:
+    """Look at this machine: device, memory, libraries, the Hub and its cache, and what to do about each problem."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False

@@ -1,0 +1,1 @@
+"""The commands that are typed with a slash before them."""

@@ -1,0 +1,73 @@
+"""A model that is ready to talk, and how another is made ready in its place."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from afmoe_mlx.api import load
+from afmoe_mlx.cache import PrefixStore
+from afmoe_mlx.checkpoint.names import caution
+from afmoe_mlx.command_line.draft import with_draft_model
+from afmoe_mlx.command_line.kv_bits import KVOptions, tell_kv_bits
+from afmoe_mlx.errors import TokenizerError
+from afmoe_mlx.models import CausalLM
+from afmoe_mlx.terminal import note
+from afmoe_mlx.tokenizer import Tokenizer
+
+
+def lasting_name(name: str) -> str:
+    """A model's name that means the same in another folder."""
+    folder = os.path.expanduser(name)
+    return os.path.abspath(folder) if name != "demo" and os.path.isdir(folder) else name
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model by its name, its tokenizer, the options of its answers, and what it has computed."""
+
+    name: str
+    model: CausalLM
+    tokenizer: Tokenizer
+    options: Mapping[str, Any]
+    store: PrefixStore | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSource:
+    """How models are loaded in one run of the chat; see `load` for context and force."""
+
+    revision: str | None = None
+    """Of the first model."""
+    draft_model: str | None = None
+    """Of the first model."""
+    kv: KVOptions
+    context: int | None = None
+    force: bool = False
+    directory: str | None = None
+    """Where what is computed is kept on disk; None for memory alone."""
+    keeps: bool = True
+    """Whether it is kept in memory, for more than one answer."""
+
+    def first(self, name: str, options: Mapping[str, Any]) -> Engine:
+        """The model that the chat begins with; TokenizerError if it cannot chat, else the errors of `load`."""
+        return self._engine(name, options, revision=self.revision, draft_model=self.draft_model)
+
+    def another(self, name: str, options: Mapping[str, Any]) -> Engine:
+        """A model to go on with, with the same options; errors as of `first`."""
+        if words := caution(name):
+            note(words, dim=True)
+        options = {key: value for key, value in options.items() if key != "draft_model"}
+        return self._engine(name, options, revision=None, draft_model=None)
+
+    def _engine(
+        self, name: str, options: Mapping[str, Any], *, revision: str | None, draft_model: str | None
+    ) -> Engine:
+        kept = self.kv.quantization
+        model, tokenizer = load(name, revision=revision, context=self.context, kv_quantization=kept, force=self.force)
+        if tokenizer.chat_template is None:
+            raise TokenizerError(f"{name} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
+        tell_kv_bits(model)
+        options = with_draft_model(options, draft_model, tokenizer, force=self.force)
+        store = PrefixStore(model, directory=self.directory) if self.keeps or self.directory else None
+        return Engine(name, model, tokenizer, options, store)

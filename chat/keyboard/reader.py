@@ -1,0 +1,69 @@
+"""Where a chat's lines come from: what the chat asks of a reader, and the one that reads plain lines."""
+
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+PROMPT = "> "
+LEAVE_WORD = "Ctrl-C again leaves, and so does Ctrl-D."
+
+
+class Reader(Protocol):
+    """What the chat asks of it."""
+
+    def read(self) -> str:
+        """The next message or command; EOFError when the user leaves."""
+
+    def edit(self, text: str) -> str | None:
+        """`text` as the user has changed it; None if they gave it up."""
+
+    def confirm(self, question: str) -> bool:
+        """Whether the user says yes; Ctrl-C, Ctrl-D and a bare Enter say no."""
+
+
+class PlainReader:
+    """Reads whole lines, for dumb terminals and tests; nothing is completed or remembered.
+
+    ask: shows a prompt and reads a line, as `input` does.
+    """
+
+    def __init__(self, ask: Callable[[str], str] | None = None) -> None:
+        self._ask = ask or _ask
+
+    def read(self) -> str:
+        was_interrupted = False
+        while True:
+            try:
+                return self._ask(PROMPT)
+            except KeyboardInterrupt:
+                if was_interrupted:
+                    raise EOFError from None
+                was_interrupted = True
+                sys.stderr.write(f"\n{LEAVE_WORD}\n")
+
+    def edit(self, text: str) -> str | None:
+        try:
+            return self._ask("Instead of the last message: ")
+        except (KeyboardInterrupt, EOFError):
+            sys.stderr.write("\n")
+            return None
+
+    def confirm(self, question: str) -> bool:
+        try:
+            return is_yes(self._ask(f"{question} [y/N] "))
+        except (KeyboardInterrupt, EOFError):
+            sys.stderr.write("\n")
+            return False
+
+
+def is_yes(text: str) -> bool:
+    return text.strip().casefold() in ("y", "yes")
+
+
+def _ask(prompt: str) -> str:
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")

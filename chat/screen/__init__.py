@@ -1,0 +1,1 @@
+"""What the user sees: answers as they come, Markdown, figures; and the clipboard."""
