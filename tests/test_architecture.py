@@ -4,6 +4,7 @@ import ast
 import itertools
 
 import pytest
+
 from helpers.imports import Import, Module, circle, dotted, file_graph, imports_of, package_modules
 
 # What each part of the package imports of the others. A new part is refused until it has its line here, and so is an

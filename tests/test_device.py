@@ -1,6 +1,5 @@
 """The device file: a fast BLAS is found in time, or nothing is touched."""
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -10,14 +9,7 @@ import mlx.core as mx
 import pytest
 
 from afmoe_mlx import device
-
-
-def has_openblas() -> bool:
-    try:
-        ctypes.CDLL("libopenblas.so.0")
-    except OSError:
-        return False
-    return sys.platform.startswith("linux")
+from helpers.blas import has_openblas
 
 
 def python(code: str) -> str:

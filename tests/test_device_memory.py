@@ -7,9 +7,9 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from tiny import tiny_folder
 
 from afmoe_mlx import device, load, stream_generate
+from helpers.tiny import tiny_folder
 
 GPU_LIMIT = 10_000
 MAC = {"device_name": "Apple M2 Pro", "memory_size": 16_000, "max_recommended_working_set_size": GPU_LIMIT}

@@ -2,14 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from afmoe_mlx.models import make_model, read_config
 from afmoe_mlx.models.shapes import shape
-
-ROOT = Path(__file__).parents[1]
+from helpers import ROOT
 
 
 def test_the_readmes_table_of_macs_is_what_its_script_prints() -> None:

@@ -11,8 +11,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import golden, packed, recast, write, write_golden
-from tiny import ARCHITECTURES, tiny_folder, tokens
 
 from afmoe_mlx import convert, load_model
 from afmoe_mlx.calibration import Calibration
@@ -20,6 +18,8 @@ from afmoe_mlx.calibration.calibration import METHODS
 from afmoe_mlx.checkpoint import open_model
 from afmoe_mlx.checkpoint.files import read_config_json
 from afmoe_mlx.conversion.recipes import BUILT_IN, MIXED
+from helpers.checkpoints import golden, packed, recast, write, write_golden
+from helpers.tiny import ARCHITECTURES, tiny_folder, tokens
 
 pytest.importorskip("mlx_lm")
 from mlx.utils import tree_flatten

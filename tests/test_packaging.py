@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import afmoe_mlx
+from helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 SOURCES = {"afmoe_mlx": "afmoe_mlx", "chat": "afmoe_mlx/chat"}

@@ -4,16 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from tiny import tiny_folder
 
 FRAMEWORKS = {"mlx_lm", "transformers", "torch"}
 REQUESTS = ("answering", "conversion", "machine")
 HUB = {"huggingface_hub", "httpx", "httpx2", "requests", "tqdm"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tiny_folder(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def modules_after(code: str) -> set[str]:

@@ -1,0 +1,161 @@
+"""What is known of a conversation is not computed again, however it is gone back in."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from afmoe_mlx.cache import KVQuantization, PrefixStore, shared_prefix
+from afmoe_mlx.chat import Conversation
+from afmoe_mlx.chat.conversation.waypoints import Waypoints
+from helpers.conversations import ANSWER, CHUNK, checked, loaded_model
+from helpers.tiny import ARCHITECTURES
+
+THINKING_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content.split('</think>')[-1] if message.role == 'assistant' else message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{{ '<think>\n' if enable_thinking is not defined or enable_thinking }}{% endif %}"
+)
+
+
+def stores(model: Any, kind: str) -> PrefixStore | None:
+    return {"no store": None, "store": PrefixStore(model, block_size=16)}[kind]
+
+
+def a_long_talk(loaded: Any, kind: str) -> Conversation:
+    """Three turns, each far beyond what a cache can step back by itself."""
+    options = {"max_tokens": ANSWER, "prefill_step_size": CHUNK}
+    store = stores(loaded[0], kind)
+    conversation = Conversation(*loaded, system_prompt="the world", options=options, store=store)
+    for text in ("hello to the world", "the world " * 30, "hello " * 20):
+        list(conversation.reply(text))
+    assert conversation._recall.cache.rewindable < ANSWER
+    return conversation
+
+
+def size(loaded: Any, text: str) -> int:
+    """Tokens of a message, and those that the template puts around it."""
+    return len(loaded[1].apply_chat_template([{"role": "user", "content": text}]))
+
+
+KINDS = ("no store", "store")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_regenerate_computes_one_token_of_the_prompt(loaded: Any, kind: str) -> None:
+    conversation = a_long_talk(loaded, kind)
+    for _ in range(3):
+        checked(conversation, conversation.regenerate())
+        assert conversation.tokens_run == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_edit_computes_the_new_message_alone(loaded: Any, kind: str) -> None:
+    conversation = a_long_talk(loaded, kind)
+    for text in ("the world, the world", "hello", "to the world " * 20):
+        checked(conversation, conversation.edit(text))
+        assert conversation.last_user == text
+        assert conversation.tokens_run <= size(loaded, text)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_undo_costs_nothing_but_the_next_message(loaded: Any, kind: str, turns: int) -> None:
+    conversation = a_long_talk(loaded, kind)
+    assert conversation.undo(turns) == turns
+    checked(conversation, conversation.reply("says hello"))
+    assert conversation.tokens_run <= size(loaded, "says hello")
+    assert conversation.turns == 4 - turns
+
+
+def test_a_turn_runs_only_the_tokens_the_cache_does_not_hold(loaded: Any) -> None:
+    tokenizer = loaded[1]
+    conversation = Conversation(*loaded, options={"max_tokens": 12})
+    list(conversation.reply("hello"))
+    for text in ("hello to the world", "the", "world"):
+        held = conversation._recall.tokens
+        list(conversation.reply(text))
+        prompt = tokenizer.apply_chat_template(conversation.messages[:-1])
+        common = shared_prefix(held, prompt)
+        assert common > 0
+        assert conversation.tokens_run == len(prompt) - common
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_answer_is_gone_back_from_as_well(loaded: Any, kind: str) -> None:
+    conversation = a_long_talk(loaded, kind)
+    chunks = conversation.regenerate()
+    for _ in range(ANSWER - 3):
+        next(chunks)
+    chunks.close()
+    checked(conversation, conversation.regenerate())
+    assert conversation.tokens_run == 1
+
+
+def test_places_of_what_was_undone_are_not_gone_back_to(loaded: Any) -> None:
+    conversation = a_long_talk(loaded, "no store")
+    conversation.undo(3)
+    for text in ("says " * 20, "the world, hello " * 3):
+        checked(conversation, conversation.reply(text))
+        checked(conversation, conversation.regenerate())
+        assert conversation.tokens_run == 1
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_reasoning_that_the_template_strips_costs_the_answer_that_it_belongs_to(model_type: str) -> None:
+    model, tokenizer = loaded_model(model_type, THINKING_TEMPLATE)
+    options = {"max_tokens": ANSWER, "prefill_step_size": CHUNK}
+    conversation = Conversation(model, tokenizer, options=options)
+    list(conversation.reply("hello to the world " * 10))
+    assert conversation.opened == "<think>\n"
+    assert conversation.last_answer.startswith("<think>\n")  # type: ignore[union-attr]
+    conversation.messages[-1]["content"] += "</think>the world"
+    checked(conversation, conversation.reply("hello"))
+    assert conversation.tokens_run <= size((0, tokenizer), "the world") + size((0, tokenizer), "hello")
+    conversation.template_variables = {"enable_thinking": False, "unknown": 1}
+    assert conversation.knows_variable("enable_thinking")
+    assert not conversation.knows_variable("unknown")
+    list(conversation.regenerate())
+    assert conversation.opened == ""
+    assert not conversation.last_answer.startswith("<think>")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("start", "run"), [(0, 1), (5000, 1), (500, None)])
+def test_a_quantized_cache_is_gone_back_in_as_far_as_it_can(start: int, run: int | None) -> None:
+    model, tokenizer = loaded_model("afmoe", head_dim=32)
+    model.kv_quantization = KVQuantization(8, group_size=32, start=start)
+    conversation = Conversation(model, tokenizer, options={"max_tokens": ANSWER, "prefill_step_size": CHUNK})
+    list(conversation.reply("hello " * 450))
+    list(conversation.regenerate())
+    prompt = len(tokenizer.apply_chat_template(conversation.messages[:-1]))
+    assert prompt < 500 < prompt + ANSWER
+    assert conversation.tokens_run == (run or prompt)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bytes_kept_are_those_of_the_store_and_of_the_places_to_go_back_to(loaded: Any, kind: str) -> None:
+    conversation = a_long_talk(loaded, kind)
+    stored = 0 if conversation.store is None else conversation.store.nbytes
+    assert conversation.kept_bytes > stored
+    conversation.clear()
+    assert conversation.kept_bytes == (0 if conversation.store is None else conversation.store.nbytes)
+
+
+def test_places_beyond_their_memory_are_let_go_the_oldest_first() -> None:
+    model, _ = loaded_model("afmoe")
+    cache = model.make_cache()
+    tokens = [i % 40 for i in range(400)]
+    waypoints = Waypoints(max_bytes=1 << 40)
+    for start in range(0, 400, 20):
+        model(mx.array([tokens[start : start + 20]]), cache=cache)
+        waypoints.mark(cache, [start + 20])
+    assert [waypoints.nearest(cache, place) for place in (19, 20, 399, 400)] == [0, 20, 380, 400]
+    waypoints.max_bytes = waypoints.nbytes // 2
+    waypoints.mark(cache, [])
+    assert waypoints.nbytes <= waypoints.max_bytes
+    assert [waypoints.nearest(cache, place) for place in (200, 300, 400)] == [0, 300, 400]
+    waypoints.go_back(cache, 300)
+    again = model(mx.array([tokens[300:320]]), cache=cache)
+    assert np.abs(np.array(again) - np.array(model(mx.array([tokens[:320]])))[:, 300:]).max() < 1e-4

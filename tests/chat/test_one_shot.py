@@ -1,0 +1,144 @@
+"""`afmoe-mlx chat` that answers once: a question as an argument, on stdin, or both."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from afmoe_mlx import generate, load
+from afmoe_mlx.cli import app
+from helpers.pseudo_terminal import PseudoTerminal
+from helpers.tiny import tiny_folder
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def chat(*arguments: str, stdin: str = "") -> Any:
+    return CliRunner().invoke(app, ["chat", *arguments], input=stdin)
+
+
+def expected(model: str, text: str, **options: Any) -> str:
+    loaded = load(model)
+    return generate(*loaded, loaded[1].apply_chat_template([{"role": "user", "content": text}]), **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        ((), "hello\n", "hello"),
+        (("hello",), "", "hello"),
+        (("what is it?",), "a text\n", "a text\n\nwhat is it?"),
+        (("/exit",), "", "/exit"),
+    ],
+)
+def test_a_question_is_answered_plainly_and_nothing_is_saved(
+    model: str, home: Path, arguments: tuple[str, ...], stdin: str, message: str
+) -> None:
+    result = chat(*arguments, "--model", model, "-m", "8", "--temp", "0", stdin=stdin)
+    assert result.stdout == expected(model, message, max_tokens=8) + "\n"
+    assert (result.stderr, result.exit_code) == ("", 0)
+    assert not (home / "data").exists()
+    assert not (home / "cache").exists()
+
+
+def test_json_is_one_object_with_the_keys_of_generate(model: str) -> None:
+    options = ("--model", model, "-m", "8", "--temp", "0", "--json")
+    told = json.loads(chat("hello", *options).stdout)
+    other = json.loads(CliRunner().invoke(app, ["generate", "-p", "hello", *options]).stdout)
+    assert told.keys() == other.keys()
+    assert (told["text"], told["finish_reason"]) == (other["text"], "length")
+
+
+def test_a_saved_conversation_goes_on_by_its_name_or_as_the_last_one(model: str, home: Path) -> None:
+    from afmoe_mlx.chat import Conversation
+    from afmoe_mlx.chat.sessions.folder import SessionFolder
+
+    loaded = load(model)
+    conversation = Conversation(*loaded, options={"max_tokens": 6, "temperature": 0.0}, system_prompt="the world")
+    list(conversation.reply("hello"))
+    with SessionFolder().create("first", model=model) as session:
+        session.save(conversation)
+    for arguments in (("the", "--resume"), ("--resume", "fir", "world")):
+        result = chat(*arguments)  # with the session's own model and settings
+        assert result.exit_code == 0, result.output
+        list(conversation.reply("world" if "world" in arguments else "the"))
+        assert result.stdout == conversation.messages[-1]["content"] + "\n"
+    with SessionFolder().open("first") as session:
+        assert session.messages == conversation.messages
+    assert "no session frist: did you mean first?" in chat("x", "--resume", "frist").stderr
+
+
+def test_no_line_editor_is_imported_for_one_answer(model: str) -> None:
+    code = f"""import sys
+from afmoe_mlx.cli import app
+try: app(["chat", "hello", "--model", {model!r}, "-m", "2"])
+except SystemExit: print(*sys.modules, file=sys.stderr)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    found = set(done.stderr.split())
+    assert "afmoe_mlx.chat.conversation.conversation" in found
+    assert found & {"prompt_toolkit", "markdown_it", "pygments", "huggingface_hub", "numpy", "transformers"} == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code", "words"),
+    [
+        ((), "", 1, "stdin is empty: expected a message"),
+        (("  ",), "", 1, "the question is empty"),
+        (("x", "--resume"), "", 1, "no saved chats"),
+        (("x", "--temp", "-1"), "", 1, "temperature is -1.0"),
+        (("x", "--max-tokens", "0"), "", 1, "max_tokens is 0"),
+        (("x", "y"), "", 2, "unexpected extra argument"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_line(
+    model: str, arguments: tuple[str, ...], stdin: str, code: int, words: str
+) -> None:
+    result = chat(*arguments, "--model", model, stdin=stdin)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_message_longer_than_the_context_is_refused(model: str) -> None:
+    result = chat("hello " * 3000, "--model", model)
+    assert result.exit_code == 1
+    assert "error: the conversation would have" in result.stderr
+
+
+def test_json_on_a_terminal_needs_a_question(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    with pytest.raises(SystemExit) as caught:
+        app(["chat", "--model", model, "--json"])
+    assert caught.value.code == 2
+
+
+def test_no_think_reaches_the_template_or_says_that_it_cannot(model: str, tmp_path: Path) -> None:
+    assert "has no switch for its reasoning" in chat("hello", "--model", model, "-m", "1", "--no-think").stderr
+    thinker = tiny_folder(tmp_path / "thinker")
+    template = "{{ messages[-1].content }}{% if enable_thinking is defined and not enable_thinking %} the{% endif %}"
+    (thinker / "chat_template.jinja").write_text(template)
+    options = ("hello", "--model", str(thinker), "-m", "1", "--json")
+    plain, brief = (json.loads(chat(*options, *more).stdout)["prompt_tokens"] for more in ((), ("--no-think",)))
+    assert brief > plain
+
+
+def test_on_a_terminal_a_question_is_answered_as_markdown_and_the_program_ends(tmp_path: Path) -> None:
+    with PseudoTerminal(tmp_path, "What is a router?", "--temp", "0") as terminal:
+        assert terminal.end() == 0
+    assert "\nThe router is a small layer" in terminal.text
+    assert "tokens/s" not in terminal.text
+    assert b"\x1b[?2026h" in terminal.received

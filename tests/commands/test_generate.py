@@ -1,0 +1,175 @@
+"""`afmoe-mlx generate`: the answer on stdout, everything else on stderr, one line an error."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from afmoe_mlx import generate, load, stream_generate
+from helpers.command_line import run
+from helpers.tiny import tiny_folder
+
+
+def test_the_answer_alone_is_on_stdout(model: str) -> None:
+    result = run("generate", "--model", model, "--prompt", "hello", "-m", "12")
+    loaded = load(model)
+    ids = loaded[1].apply_chat_template([{"role": "user", "content": "hello"}])
+    assert result.code == 0
+    assert result.out == generate(*loaded, ids, max_tokens=12) + "\n"
+    assert "tokens/s" in result.err
+
+
+def test_verbose_false_prints_the_answer_alone(model: str) -> None:
+    assert run("generate", "--model", model, "--prompt", "hello", "-m", "3", "--verbose", "False").err == ""
+
+
+def test_json_holds_text_and_statistics(model: str) -> None:
+    result = run("generate", "--model", model, "-p", "hello", "-m", "5", "--json")
+    value = json.loads(result.out)
+    assert (value["finish_reason"], value["generation_tokens"]) == ("length", 5)
+    assert value.keys() == {
+        "text",
+        "finish_reason",
+        "prompt_tokens",
+        "generation_tokens",
+        "prompt_tps",
+        "generation_tps",
+        "peak_memory_gb",
+    }
+
+
+def test_a_dash_reads_the_prompt_from_stdin(model: str) -> None:
+    options = ("generate", "--model", model, "-m", "6", "--prompt")
+    assert run(*options, "-", stdin="hello").out == run(*options, "hello").out
+
+
+def test_system_prompt_prefill_and_raw_prompts_reach_the_template(model: str) -> None:
+    def prompt_tokens(*more: str) -> int:
+        return json.loads(run("generate", "--model", model, "-p", "hello", "-m", "1", "--json", *more).out)[
+            "prompt_tokens"
+        ]
+
+    plain = prompt_tokens()
+    assert prompt_tokens("--ignore-chat-template") < plain
+    assert prompt_tokens("--system-prompt", "the world") > plain
+    assert prompt_tokens("--prefill-response", "hello, hello") > plain
+
+
+def test_stop_seed_and_extra_eos_are_honoured(model: str) -> None:
+    options = ("generate", "--model", model, "-p", "hello", "-m", "30", "--temp", "2", "--seed", "3")
+    text = run(*options).out
+    assert run(*options).out == text
+    assert run(*options, "--stop", text[5:7]).out == text[: text.index(text[5:7])] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temp", "-1"], "temperature"),
+        (["--top-p", "1.5"], "top_p"),
+        (["--max-tokens", "0"], "max_tokens"),
+        (["--chat-template-config", "{"], "--chat-template-config"),
+        (["--chat-template-config", "[1]"], "JSON object"),
+        (["--chat-template-config", '{"messages": []}'], "messages"),
+        (["--extra-eos-token", "no such token"], "no such token"),
+        (["--ignore-chat-template", "--system-prompt", "x"], "--system-prompt"),
+        (["--stop", ""], "stop"),
+        (["--revision", "main"], "revision"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_1(arguments: list[str], words: str, model: str) -> None:
+    result = run("generate", "--model", model, "--prompt", "hello", *arguments)
+    assert result.code == 1
+    assert words in result.err
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+    assert result.out == ""
+
+
+def test_an_unknown_config_key_is_a_warning_of_one_line(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "m", some_new_key=3)
+    result = run("generate", "--model", str(folder), "-p", "hello", "-m", "1", "--verbose", "F")
+    assert result.code == 0
+    assert result.err == "warning: config: unknown keys ignored: some_new_key\n"
+
+
+def test_convert_writes_a_model_that_answers(model: str, tmp_path: Path) -> None:
+    target = str(tmp_path / "converted")
+    result = run("convert", "--hf-path", model, "--mlx-path", target, "-q", "--q-bits", "8", "--q-group-size", "32")
+    assert result.code == 0
+    assert result.out == ""
+    assert target in result.err
+    assert run("generate", "--model", target, "-p", "hello", "-m", "3").code == 0
+    again = run("convert", "--hf-path", model, "--mlx-path", target, "-q")
+    assert again.code == 1
+    assert "exists" in again.err
+
+
+def test_interrupting_an_answer_prints_what_there_is_and_exits_with_130(model: str) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "afmoe_mlx",
+        "generate",
+        "--model",
+        model,
+        "-p",
+        "hello",
+        "-m",
+        "480",
+        "--temp",
+        "0",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    first = process.stdout.read(1)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert (first + rest).endswith(b"\n")
+    assert b"Traceback" not in errors
+
+
+def test_a_reader_that_leaves_is_no_traceback(model: str) -> None:
+    command = f"{sys.executable} -m afmoe_mlx generate --model {model} -p hello -m 200 | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_quantized_keys_are_said_and_used(model: str) -> None:
+    options = ("--model", model, "-p", "hello", "-m", "4", "--kv-group-size", "32")
+    result = run("generate", *options, "--kv-bits", "8")
+    assert result.code == 1  # the tiny model's heads are narrower than any group
+    assert "heads have 8 dimensions" in result.err
+    result = run("generate", "-p", "hello", "-m", "4", "--kv-bits", "8", "--kv-group-size", "32")
+    assert result.code == 0
+    assert "2 full-attention layers in 8 bits; the 6 others are bounded" in result.err
+
+
+def test_bits_that_keys_cannot_have_are_refused() -> None:
+    result = run("generate", "-p", "hello", "--kv-bits", "5")
+    assert (result.code, result.err.splitlines()[-1]) == (1, "error: kv_bits is 5: expected one of 4, 8")
+
+
+def test_statistics_say_that_an_answer_was_interrupted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from afmoe_mlx.commands import generate as command
+
+    def interrupted(*arguments: object, **options: object) -> Iterator[object]:
+        yield next(stream_generate(*arguments, **options))  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "stream_generate", interrupted)
+    result = run("generate", "--model", model, "-p", "hello", "-m", "9")
+    assert result.code == 130
+    assert "(interrupted)" in result.err
+
+
+def test_groups_of_keys_are_as_large_as_fits() -> None:
+    assert run("generate", "-p", "hello", "-m", "2", "--kv-bits", "8").code == 0

@@ -1,0 +1,36 @@
+"""One thread for products in each test process, so that several run side by side; and fixtures that many folders use."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from helpers.hub_server import FakeHub
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports MLX
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny AFMoE with a tokenizer and a chat template, which no test changes."""
+    from helpers.tiny import tiny_folder
+
+    return str(tiny_folder(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["FakeHub"]:
+    """A Hub on loopback that the program takes for the real one, and an empty cache."""
+    from huggingface_hub import close_session
+
+    from helpers.hub_server import FakeHub, use_hub
+
+    with FakeHub(tmp_path / "served") as server:
+        use_hub(monkeypatch, server.url, tmp_path / "home")
+        yield server
+        close_session()

@@ -1,0 +1,44 @@
+"""Drafters that are right and wrong as told, and what a run with one has done."""
+
+import random
+from typing import Any
+
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from afmoe_mlx.cli import app
+from afmoe_mlx.generation import SamplingOptions
+from afmoe_mlx.generation.pace import Pace
+
+
+class Always(Pace):
+    """Drafts whatever it costs, so many tokens as a series of random numbers says."""
+
+    def __init__(self, most: int, seed: int = 0) -> None:
+        super().__init__(most)
+        self._random = random.Random(seed)
+
+    def length(self, most: int, behind: int = 0) -> int:
+        return self._random.randint(0, max(most, 0))
+
+    def drafted(self, length: int, accepted: int, seconds: float) -> None:
+        pass
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+
+OPTIONS = st.builds(
+    SamplingOptions,
+    temperature=st.sampled_from([0.0, 0.7, 1.5]),
+    top_p=st.sampled_from([1.0, 0.8]),
+    min_p=st.sampled_from([0.0, 0.05]),
+    top_k=st.sampled_from([0, 5]),
+    xtc_probability=st.sampled_from([0.0, 0.5]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    repetition_context_size=st.sampled_from([4, 20]),
+    seed=st.integers(0, 100),
+)

@@ -1,0 +1,97 @@
+"""Quantized products give the same whichever way they are computed."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from afmoe_mlx import device
+from afmoe_mlx.models import linear
+from afmoe_mlx.models.linear import Embedding, Linear, QuantizedLinear
+from afmoe_mlx.models.moe import ExpertLinear, route
+from helpers.tiny import tiny, tokens
+
+MODES = [("affine", 32, bits) for bits in (2, 3, 4, 5, 6, 8)] + [("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)]
+
+
+def kernel_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "DEQUANTIZE_FROM", 10**9)
+
+
+@pytest.mark.parametrize(("mode", "group_size", "bits"), MODES)
+@pytest.mark.parametrize("rows", [1, 3, 4, 40])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
+def test_few_rows_and_many_give_what_the_kernel_gives(
+    mode: str, group_size: int, bits: int, rows: int, bias: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "has_fast_blas", lambda: fast)
+    layer = Linear(64, 48, bias=bias).to_quantized(group_size, bits, mode)
+    layer.eval()
+    x = mx.random.normal((1, rows, 64), key=mx.random.key(rows))
+    found = layer(x)
+    kernel_only(monkeypatch)
+    assert isinstance(layer, QuantizedLinear)
+    assert found.shape == (1, rows, 48)
+    assert mx.allclose(found, layer(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_bias_is_added_to_the_product(rows: int) -> None:
+    layer = Linear(64, 48, bias=True)
+    layer.bias = mx.arange(48.0)
+    quantized = layer.to_quantized(32, 8)
+    quantized.eval()
+    x = mx.random.normal((1, rows, 64), key=mx.random.key(rows))
+    weight = mx.dequantize(quantized.weight, quantized.scales, quantized.biases, 32, 8)
+    assert mx.allclose(quantized(x), x @ weight.T + mx.arange(48.0), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("score_func", "scores"),
+    [("softmax", [1 / 8, 2 / 8, 4 / 8, 1 / 8]), ("sigmoid", [1 / 2, 2 / 3, 4 / 5, 1 / 2])],
+)
+def test_a_router_scores_as_it_is_told(score_func: str, scores: list[float]) -> None:
+    logits = mx.log(mx.array([[1.0, 2.0, 4.0, 1.0]]))
+    weights, experts = route(logits, None, k=2, score_func=score_func, normalize=False, eps=0.0, scale=3.0)
+    found = dict(zip(experts[0].tolist(), weights[0].tolist(), strict=True))
+    assert found == pytest.approx({1: 3 * scores[1], 2: 3 * scores[2]})
+
+
+def test_a_large_weight_is_dequantized_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = Embedding(100, 64).to_quantized(32, 4)
+    head.eval()
+    x = mx.random.normal((9, 64))
+    whole = head.as_linear(x)
+    monkeypatch.setattr(linear, "PIECE", 64 * 7)
+    assert mx.allclose(head.as_linear(x), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "group_size", "bits"), MODES)
+def test_rows_in_order_of_their_experts_give_what_the_kernel_gives(
+    mode: str, group_size: int, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacked = ExpertLinear(6, 64, 32)
+    stacked.weight = mx.random.normal(stacked.weight.shape) * 0.1
+    layer = stacked.to_quantized(group_size, bits, mode)
+    layer.eval()
+    experts = mx.array([0] * 5 + [2] * 1 + [3] * 9 + [5] * 2, mx.uint32)
+    x = mx.random.normal((17, 1, 64))
+    found = layer(x, experts, ordered=True)
+    kernel_only(monkeypatch)
+    assert mx.allclose(found, layer(x, experts, ordered=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["afmoe", "lfm2_moe"])
+def test_gradients_pass_through_quantized_layers_in_training(model_type: str) -> None:
+    model, ids = tiny(model_type, hidden_size=64, moe_intermediate_size=32, intermediate_size=64), tokens(2, 40)
+    nn.quantize(model, 32, 4, class_predicate=lambda _, m: hasattr(m, "to_quantized") and m.weight.shape[-1] % 32 == 0)
+    model.train()
+    norm = model.model.layers[0]
+    name = "input_layernorm" if model_type == "afmoe" else "operator_norm"
+
+    def loss(weight: mx.array) -> mx.array:
+        norm[name].weight = weight
+        return model(ids, labels=ids)[0]
+
+    gradient = mx.grad(loss)(norm[name].weight)
+    assert mx.abs(gradient).max() > 0
