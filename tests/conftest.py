@@ -1,4 +1,4 @@
-"""One thread for products in each test process, so that several run side by side; and fixtures that many folders use."""
+"""One thread for products in each test process, so that some run side by side; and fixtures that many folders use."""
 
 import os
 from collections.abc import Iterator

@@ -50,7 +50,7 @@ def filled(model: CausalLM, directory: Path, *sequences: list[int], **options: A
 def test_a_later_store_finds_what_an_earlier_one_wrote(model_type: str, dtype: str, tmp_path: Path) -> None:
     model = two_layers(model_type, 5)
     if dtype == "bfloat16":
-        model = two_layers.__wrapped__(model_type, 5)  # type: ignore[attr-defined]
+        model = two_layers(model_type, 5)
         model.dtype = mx.bfloat16
     filled(model, tmp_path)
     assert len(files(tmp_path)) == 8
@@ -127,7 +127,7 @@ def test_recent_columns_that_a_file_lacks_are_added(tmp_path: Path) -> None:
 
 def test_no_other_model_reads_them(tmp_path: Path) -> None:
     filled(two_layers("afmoe", 5), tmp_path)
-    other = two_layers.__wrapped__("afmoe", 5)  # type: ignore[attr-defined]
+    other = two_layers("afmoe", 5)
     other.lm_head.weight = other.lm_head.weight + 1e-3
     store = filled(other, tmp_path)
     assert store.counters["written"] == 8

@@ -21,10 +21,10 @@ def test_a_text_is_chosen_by_its_path_and_the_packages_by_true(
     source = source_folder(tmp_path, "afmoe")
     monkeypatch.setenv("HOME", str(tmp_path))
     options = {"group_size": 32}
-    expected = contents(convert(source, tmp_path / "expected", calibrate=Calibration(text=text), **options))
-    for name, given in {"path": text, "string": str(text), "home": f"~/{text.name}"}.items():
-        assert contents(convert(source, tmp_path / name, calibrate=given, **options)) == expected
-    assert contents(convert(source, tmp_path / "inside", calibrate=Calibration(text=str(text)), **options)) == expected
+    for given in (text, str(text), f"~/{text.name}"):
+        assert Calibration.of(given) == Calibration(text=text)
+    expected = contents(convert(source, tmp_path / "expected", calibrate=Calibration(text=str(text)), **options))
+    assert contents(convert(source, tmp_path / "given", calibrate=f"~/{text.name}", **options)) == expected
     plain = contents(convert(source, tmp_path / "plain", **options))
     assert contents(convert(source, tmp_path / "none", calibrate=False, **options)) == plain
     assert Calibration.of(True) == Calibration()

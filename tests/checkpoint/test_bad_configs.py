@@ -14,7 +14,8 @@ from helpers.damage import (
     WEIGHTS,
     YARN,
     Case,
-    check_commands,
+    check_convert,
+    check_generate,
     check_load,
     config,
     edit,
@@ -217,6 +218,11 @@ def test_it_is_one_line_that_says_what_is_wrong(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_from_the_command_line_too_with_exit_status_1(tmp_path: Path, name: str) -> None:
+def test_a_conversion_says_the_same_with_exit_status_1(tmp_path: Path, name: str) -> None:
     make, _, words = CASES[name]
-    check_commands(make, words, tmp_path / "model")
+    check_convert(make, words, tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", {name.partition(":")[0]: name for name in CASES}.values())
+def test_an_answer_is_refused_with_exit_status_1(tmp_path: Path, name: str) -> None:
+    check_generate(CASES[name][0], tmp_path / "model")

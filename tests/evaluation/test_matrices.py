@@ -21,7 +21,7 @@ from afmoe_mlx.evaluation.weight_error import CLASSES, weight_errors
 from afmoe_mlx.models import CausalLM
 from helpers.checkpoints import packed, stacked, write
 from helpers.pairs import quantized_folder
-from helpers.tiny import ARCHITECTURES, BASES, tiny, tiny_folder
+from helpers.tiny import BASES, tiny, tiny_folder
 
 SHAPES = {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32}
 
@@ -32,9 +32,16 @@ FORMATS = [{"bits": bits, "group_size": 32, "mode": "affine"} for bits in (2, 3,
 ]
 
 
-@pytest.mark.parametrize("piece", [1 << 22, 5 * 64])
-@pytest.mark.parametrize("parameters", FORMATS, ids=lambda p: f"{p['mode']}{p['bits']}")
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
+# Formats are read alike in both architectures, and in pieces of any size.
+@pytest.mark.parametrize(
+    ("model_type", "parameters", "piece"),
+    [
+        *(("afmoe", parameters, 5 * 64) for parameters in FORMATS),
+        ("afmoe", FORMATS[0], 1 << 22),
+        *(("lfm2_moe", parameters, 5 * 64) for parameters in FORMATS[-3:-1]),
+    ],
+    ids=lambda value: f"{value['mode']}{value['bits']}" if isinstance(value, dict) else str(value),
+)
 def test_weight_errors_are_those_of_whole_matrices(
     tmp_path: Path, model_type: str, parameters: dict[str, Any], piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,10 +99,12 @@ def chance_of(options: SamplingOptions, logits: mx.array, last: int) -> np.ndarr
     return (1 - share) * tempered(p) + share * tempered(excluded)
 
 
-@pytest.mark.parametrize("changes", SETTINGS, ids=str)
-@pytest.mark.parametrize("drafts", ["draft model", "prompt lookup"])
+# What a guess is compared with does not depend on who guessed: a draft model is tried with the plainest settings.
+@pytest.mark.parametrize(
+    ("drafts", "changes"), [("draft model", {}), *(("prompt lookup", changes) for changes in SETTINGS)], ids=str
+)
 def test_above_temperature_0_the_distribution_is_that_of_plain_decoding(drafts: str, changes: dict[str, Any]) -> None:
-    """A chi-square test of the transitions of 3000 tokens of a chain, at a level of one in ten thousand."""
+    """A chi-square test of the transitions of 2000 tokens of a chain, at a level of one in ten thousand."""
     options = SamplingOptions(**{"temperature": 1.0, "seed": 5, **changes})
     model: Any = Chain(1, SIZE)
     drafter: Any = DraftModel(Chain(2, SIZE, like=model), 3) if drafts == "draft model" else PromptLookup(3)
@@ -112,9 +114,9 @@ def test_above_temperature_0_the_distribution_is_that_of_plain_decoding(drafts: 
     drafter.begin(first)
     choose = Chooser(make_sampler(options), make_logits_processors(options), first)
     tally = Tally()
-    decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=3000, tally=tally, pace=Always(3, 4))
+    decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=2000, tally=tally, pace=Always(3, 4))
     answer = [1] + [token for token, _ in decoder.tokens(logits)]
-    assert tally.accepted > 300
+    assert tally.accepted > 200
     counts = Counter(pairwise(answer))
     statistic, freedom = 0.0, 0
     for last in range(SIZE):

@@ -12,8 +12,13 @@ CONFIGS = [("afmoe", name) for name in AFMOE_GRID] + [("lfm2_moe", name) for nam
 PROSE = "The wind fell before dawn, and hello, the world was still. Who heard it? Nobody did: 12 + 30 = 42.\n"
 
 
+# Half as wide as conversions need to be for every format: groups of 32 are enough here.
+NARROW = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 64}
+HEADS = {"afmoe": {"head_dim": 16}, "lfm2_moe": {}}
+
+
 def source_folder(folder: Path, model_type: str, **changes: Any) -> Path:
-    return tiny_folder(folder / "source", model_type, **WIDE[model_type] | changes)
+    return tiny_folder(folder / "source", model_type, **WIDE[model_type] | NARROW | HEADS[model_type] | changes)
 
 
 VARIANTS = {

@@ -179,22 +179,28 @@ def check_load(make: Break, error: type[AfmoeError], words: tuple[str, ...], fol
     assert_message(str(raised.value), folder, words)
 
 
-def check_commands(make: Break, words: tuple[str, ...], folder: Path) -> None:
-    """`convert` and `generate` say it in a line and exit with 1."""
+def check_convert(make: Break, words: tuple[str, ...], folder: Path) -> None:
+    """`convert`, which reads checkpoints in another way, says it in a line, exits with 1 and writes nothing."""
     make(folder)
     if folder.is_dir():
         save(folder)
     target = folder.parent / "out"
-    # reads the tokenizer first, whose words about the same config.json are its own
-    generate_with_it = ["generate", "--model", str(folder), "--prompt", "hello"]
-    for arguments, expected in (
-        (["convert", "--hf-path", str(folder), "--mlx-path", str(target)], words),
-        (generate_with_it, ()),
-    ):
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 1, result.output
-        assert result.stdout == ""
-        assert result.stderr.startswith("error: ")
-        assert result.stderr.count("\n") == 1
-        assert_message(result.stderr.strip(), folder, expected)
+    _check_command(["convert", "--hf-path", str(folder), "--mlx-path", str(target)], folder, words)
     assert not list(folder.parent.glob("*out*"))
+
+
+def check_generate(make: Break, folder: Path) -> None:
+    """`generate` says it in a line and exits with 1: of the tokenizer, which it reads first, if the config is bad."""
+    make(folder)
+    if folder.is_dir():
+        save(folder)
+    _check_command(["generate", "--model", str(folder), "--prompt", "hello"], folder, ())
+
+
+def _check_command(arguments: list[str], folder: Path, words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert_message(result.stderr.strip(), folder, words)

@@ -74,9 +74,11 @@ def split(text: str, cuts: list[int]) -> list[str]:
 cuts = st.lists(st.integers(0, 10_000), max_size=12)
 
 
+CONTROLS = [*range(9), *range(11, 32), *range(127, 160)]
+
 # What drives a terminal, or would if it were not shown as it is.
 HOSTILE = [
-    *map(chr, [*range(9), *range(11, 32), *range(127, 160)]),
+    *(" x".join(map(chr, CONTROLS[i : i + 8])) for i in range(0, len(CONTROLS), 8)),
     "\x1b]52;c;aGVsbG8=\x07",
     "\x1b]8;;https://example.com\x1b\\label\x1b]8;;\x1b\\",
     "\x1b]0;title\x07",

@@ -35,8 +35,22 @@ def test_one_shot(model: CausalLM, name: str) -> None:
     assert distance(model(mx.array(arrays["ids"])), arrays["logits"]) < TOLERANCE
 
 
-@pytest.mark.parametrize("slack", [None, 0, 3])
-def test_chunks_then_single_tokens(model: CausalLM, name: str, slack: int | None) -> None:
+@pytest.fixture(scope="module")
+def fused(name: str, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    return load_model(write_golden(tmp_path_factory.mktemp("m"), name))[0]
+
+
+@pytest.mark.parametrize("slack", [0, 3])
+def test_a_cache_of_any_slack(fused: CausalLM, name: str, slack: int) -> None:
+    """Caches know nothing of what is fused."""
+    check_chunks(fused, name, slack)
+
+
+def test_chunks_then_single_tokens(model: CausalLM, name: str) -> None:
+    check_chunks(model, name, None)
+
+
+def check_chunks(model: CausalLM, name: str, slack: int | None) -> None:
     arrays = golden(name).arrays
     ids, cache = mx.array(arrays["ids"]), model.make_cache(slack)
     edges = [0, 7, 14, 21, *range(22, ids.shape[1] + 1)]
@@ -55,7 +69,8 @@ def test_padded_in_one_shot(model: CausalLM, name: str, side: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padded_first_chunk_then_single_tokens_equal_each_row_alone(model: CausalLM, name: str, side: str) -> None:
+def test_padded_first_chunk_then_single_tokens_equal_each_row_alone(fused: CausalLM, name: str, side: str) -> None:
+    model = fused
     arrays = golden(name).arrays
     mask, ids = arrays[f"mask_{side}"], arrays["padded_ids"]
     if side == "left" and getattr(model.config, "conv_bias", False):
