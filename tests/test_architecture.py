@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from helpers.imports import Import, Module, circle, dotted, file_graph, imports_of, package_modules
+from helpers.imports import Import, Module, circle, dotted, file_graph, imports_of, package_modules, part_of
 
 # What each part of the package imports of the others. A new part is refused until it has its line here, and so is an
 # arrow that nobody uses.
@@ -56,8 +56,7 @@ CHAT_ARROWS: dict[str, set[str]] = {
 FRONT: dict[str, set[str]] = {
     "command_line": set(),
     "chat": {"command_line"},
-    "server": {"command_line"},
-    "commands": {"command_line", "chat", "server"},
+    "commands": {"command_line", "chat"},
     "cli": {"command_line", "commands", ""},
     "__main__": {"cli"},
     "": set(),
@@ -80,12 +79,6 @@ DEVICE_QUESTIONS = {
     "set_memory_limit",
     "set_wired_limit",
 }
-
-
-def part_of(name: str) -> str:
-    """The part of the package that an absolute name lies in; what __init__.py exports lies in ""."""
-    part = [*name.split("."), ""][1]
-    return part if part in ARROWS.keys() | FRONT.keys() else ""
 
 
 def wing_of(name: str) -> str:

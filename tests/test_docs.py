@@ -1,5 +1,7 @@
-"""What the documents show is what the scripts make."""
+"""What the documents show is what the scripts make, and what they name is there."""
 
+import importlib
+import re
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 from afmoe_mlx.models import make_model, read_config
 from afmoe_mlx.models.shapes import shape
 from helpers import ROOT
+from helpers.imports import file_graph, package_modules, part_of
 
 
 def test_the_readmes_table_of_macs_is_what_its_script_prints() -> None:
@@ -48,3 +51,32 @@ def test_the_prompt_caches_table_of_bytes_follows_from_the_shapes(name: str, tit
     most, least = 10_000 / 256 * block, 10_000 * full + bounded * recent
     row = f"| {title} | {block / 1e6:.1f} MB | {256 * full / 1e6:.1f} MB | {most / 1e9:.2g} GB | {least / 1e9:.2g} GB |"
     assert row in (ROOT / "docs" / "prompt-cache.md").read_text(encoding="utf-8")
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+MENTIONED = sorted(set(re.findall(r"`([\w/]+[./][\w./]*)`", ARCHITECTURE)))
+
+
+@pytest.mark.parametrize("name", MENTIONED)
+def test_every_name_on_the_page_of_the_architecture_exists(name: str) -> None:
+    name = name.removeprefix("afmoe_mlx.")
+    if name.endswith((".py", "/")):
+        assert any((folder / name).exists() for folder in (ROOT, ROOT / "afmoe_mlx", ROOT / "chat")), name
+        return
+    parts = f"afmoe_mlx.{name}".split(".")
+    modules = {module.name for module in package_modules()}
+    depth = max(i for i in range(1, len(parts) + 1) if ".".join(parts[:i]) in modules)
+    found = importlib.import_module(".".join(parts[:depth]))
+    for part in parts[depth:]:
+        found = getattr(found, part)
+
+
+def test_the_rooms_of_the_architecture_are_all_there_and_import_those_above_alone() -> None:
+    table = ARCHITECTURE.partition("| room |")[2].partition("\n\n")[0].splitlines()[2:]
+    rows = [re.findall(r"`(\w+)(?:/|\.py)`", line.split("|")[1]) for line in table]
+    place = {room: i for i, row in enumerate(rows) for room in row}
+    assert place.keys() == {part_of(module.name) for module in package_modules()} - {"", "__main__"}
+    for name, targets in file_graph(package_modules()).items():
+        room = part_of(name)
+        later = {part_of(target) for target in targets if place.get(part_of(target), -1) > place.get(room, len(rows))}
+        assert not later, f"{name} imports {later}"

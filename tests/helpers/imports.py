@@ -6,6 +6,7 @@ Imports inside functions, under `TYPE_CHECKING` and by `import_module("…")` wi
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def package_modules() -> list[Module]:
             name = ".".join([package, *(part for part in parts if part != "__init__")])
             modules.append(Module(name, path, parts[-1] == "__init__"))
     return modules
+
+
+@cache
+def part_of(name: str) -> str:
+    """The part of the package that an absolute name lies in; what __init__.py exports lies in ""."""
+    part = [*name.split("."), ""][1]
+    parts = {[*module.name.split("."), ""][1] for module in package_modules()}
+    return part if part in parts else ""
 
 
 def dotted(node: ast.AST) -> str:
