@@ -1,4 +1,4 @@
-"""What joins the packages below into one call for Python each.
+"""The Python calls that join several packages: `load`, `convert`, `upload`.
 
 What only a conversion needs is imported when one is asked for.
 """

@@ -1,4 +1,4 @@
-"""The only file that asks which device this is: number formats, fast BLAS, memory."""
+"""The only file that asks which device this is: dtypes, fast BLAS, memory limits, bandwidth."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What is written and must be there after a power cut."""
+"""fsync of files and folders, for what must be there after a power cut."""
 
 import os
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Text on its way to a person: what a model or a file contains never drives the terminal."""
+"""Writing to a terminal: text of models and files is made printable and never drives it."""
 
 import os
 import re

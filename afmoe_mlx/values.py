@@ -1,4 +1,4 @@
-"""Values out of a stranger's files: which are numbers, and how values and names are shown in a message."""
+"""Values out of untrusted JSON and TOML: type checks, and how they are shown in a message."""
 
 import reprlib
 import sys

@@ -1,4 +1,4 @@
-"""`afmoe-mlx chat`: makes a model ready, takes up what was saved, and answers once or as long as the user likes."""
+"""`afmoe-mlx chat`: loads a model, resumes a session, and chats or answers once."""
 
 import os
 import sys

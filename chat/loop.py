@@ -1,4 +1,4 @@
-"""The chat: reads what the user types, and obeys or answers it until they leave."""
+"""The chat's loop: reads a line, runs the command or streams the answer, saves, until the user leaves."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Question:
 
 
 class Commands(Protocol):
-    """What can be typed with a slash before it."""
+    """The slash commands, as the loop needs them."""
 
     def take(self, chat: Chat, line: str) -> str | None:
         """Obey a line that is a command; of any other, the message to send, "" for none."""

@@ -1,4 +1,4 @@
-"""A question from the command line or stdin, answered once."""
+"""One question from the command line or stdin, answered once."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Where the chat keeps what is the user's, and files that are whole or not there."""
+"""The chat's data folder, and files written beside and renamed."""
 
 import os
 import sys

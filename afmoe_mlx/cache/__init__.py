@@ -1,4 +1,4 @@
-"""Caches: what a model remembers of the tokens it has seen, and how far it can step back."""
+"""KV caches and the prefix cache: what a model keeps of the tokens it has seen, and how far it can step back."""
 
 from .buffers import DEFAULT_SLACK, ConvCache, KVCache, RotatingKVCache
 from .cache import Cache

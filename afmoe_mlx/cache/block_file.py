@@ -1,4 +1,4 @@
-"""A block's file: a line that says what it is, the header's hash and length, the header, and the columns.
+"""The file format of one block of the prefix cache: a magic line, the header's hash and length, the header, the arrays.
 
 The header is JSON: whose block it is, the tokens, and for the whole and the recent layers the arrays' dtypes and shapes
 and the hash of their bytes, which follow one another.

@@ -1,4 +1,4 @@
-"""Blocks of tokens with their columns, each the continuation of one before it, and those of them held in memory.
+"""The prefix cache in memory: a tree of token blocks with their keys and values, and which of them are evicted.
 
 Layers of two kinds: *whole* layers need every column before a token, *recent* layers the last `history` of them. At
 the end of a block a sequence can be continued if it and all blocks before it hold the whole layers' columns, and the
@@ -21,7 +21,7 @@ Columns = tuple[Arrays, ...]
 
 @dataclass(eq=False)
 class Block:
-    """`size` tokens after those of its parent, and the columns that they have in a cache."""
+    """A node of the prefix cache: `size` tokens after those of its parent, and their keys and values (columns)."""
 
     key: bytes
     parent: "Block | None"
@@ -76,7 +76,7 @@ def block_key(parent: bytes, tokens: bytes) -> bytes:
 
 
 class Layout:
-    """Which columns a block of a model's cache has, and moving them between the two."""
+    """Which columns of each layer a block holds, and copying them from a model's cache to blocks and back."""
 
     def __init__(self, cache: Cache, size: int) -> None:
         self.size = size
@@ -150,7 +150,7 @@ class Layout:
 
 
 class BlocksInMemory:
-    """Blocks whose parents are here too, in at most `max_bytes`, the least recently used first.
+    """The blocks in memory, in at most `max_bytes`: the least recently used are evicted, no parent before its children.
 
     When room is needed, recent columns go first, except where a mark or the end of a sequence needs them; then blocks
     that none follows; then what the marks of the sequence in use protect.

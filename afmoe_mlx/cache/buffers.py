@@ -1,4 +1,4 @@
-"""What one layer remembers of a sequence: keys and values, or a convolution's inputs.
+"""The cache of one layer: keys and values, all or of a sliding window, or a convolution's last inputs.
 
 Layouts: keys and values are (B, K, N, head_dim), convolution inputs (B, N, D); N, the second axis from the end, is
 time. Rows of a batch are aligned at the right: column `offset - 1` is the last token of every row.

@@ -1,4 +1,4 @@
-"""The memory of one batch of sequences, all layers together: what `model.make_cache()` returns."""
+"""The cache of a batch, all layers together: what `model.make_cache()` returns."""
 
 from collections.abc import Sequence
 

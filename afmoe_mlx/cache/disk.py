@@ -1,4 +1,4 @@
-"""Blocks on disk: a file for each, in a folder for each model, named by hashes alone.
+"""The prefix cache on disk: a file for each block, in a folder for each model, named by hashes alone.
 
 Files are written by a thread of its own, behind the answer. What cannot be read or written is counted, and costs
 nothing but the work it would have saved.
@@ -89,7 +89,7 @@ def trim(directory: Path, max_bytes: int) -> list[StoredFile]:
 
 
 class BlocksOnDisk:
-    """The blocks of one model in a directory, which other models and processes share, in at most `max_bytes`."""
+    """The blocks of one model on disk, in a directory that other models and processes share, in at most `max_bytes`."""
 
     def __init__(self, directory: Path, max_bytes: int, model: bytes, layout: Layout) -> None:
         from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What tells two models apart: a cache of one means nothing to another."""
+"""A model's fingerprint: a hash of its config and weights, so that no other model's cached keys are ever used."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Keys and values in 8 or 4 bits, for the layers that remember everything."""
+"""A KV cache quantized to 8 or 4 bits, for full-attention layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ PLAIN = 2
 
 @dataclass(frozen=True)
 class KVQuantization:
-    """How full-attention layers keep keys and values, in groups of `group_size` along head_dim.
+    """The quantization of full-attention layers' keys and values, in groups of `group_size` along head_dim.
 
     Raises InputError for what MLX has no kernel for.
     """
@@ -63,7 +63,7 @@ def check_kv_quantization(quantization: object) -> None:
 
 @dataclass(frozen=True)
 class QuantizedArray:
-    """What `mx.quantize` made of an array (B, K, N, head_dim)."""
+    """A quantized array (B, K, N, head_dim): the codes, scales and biases of `mx.quantize`."""
 
     weight: mx.array
     scales: mx.array

@@ -1,4 +1,4 @@
-"""A cache in a file of its own, to continue from another time."""
+"""A cache saved in a file of its own, and loaded to continue from."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ FORMAT = "afmoe-mlx prompt cache 1"
 
 @dataclass(frozen=True)
 class SavedCache:
-    """What was in a file."""
+    """A cache read from a file, with the tokens it has seen."""
 
     cache: Cache
     tokens: list[int]

@@ -1,4 +1,4 @@
-"""The prefix store: what has been computed for a sequence of tokens serves every other that begins alike."""
+"""`PrefixStore`, the prefix cache: sequences that begin with the same tokens share what was computed for them."""
 
 import os
 from array import array
@@ -24,7 +24,8 @@ UNTOLD_MEMORY = 4 << 30
 
 
 class PrefixStore:
-    """The columns of every sequence seen, in blocks of tokens that all sequences with the same beginning share.
+    """The prefix cache: keys and values of every sequence seen, in blocks of tokens that all sequences with the same
+    beginning share.
 
     `insert` keeps what a cache holds, `lookup` gives a cache of the longest beginning known. Memory holds at most
     `max_bytes` (a quarter of what is free, unless told); the least recently used goes first. With a `directory`, blocks

@@ -1,4 +1,4 @@
-"""Quantized weights chosen by a text: what a layer does with it decides what rounding may cost."""
+"""Calibration: quantized weights are chosen for the least error of a layer's outputs on a text, not of the weights."""
 
 from .calibration import Calibration
 from .encoder import CalibratedEncoder

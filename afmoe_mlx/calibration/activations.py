@@ -1,4 +1,4 @@
-"""The calibration text on its way through the layers: its hidden states, in files, one a layer."""
+"""The calibration text's hidden states between layers, kept in files."""
 
 from collections.abc import Sequence
 from pathlib import Path

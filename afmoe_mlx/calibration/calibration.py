@@ -1,4 +1,4 @@
-"""What a user may choose about calibration."""
+"""`Calibration`: the options of a calibration: its text, method and number of tokens."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ METHODS = ("scales", "gptq")
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How quantized weights are chosen by a text. Raises ConversionError for what makes no sense."""
+    """Options of a calibration, which chooses quantized weights by a text. Raises ConversionError for invalid ones."""
 
     text: str | Path | None = None
     """A text, or a `.jsonl` of samples or conversations; by default the text that comes with the package."""

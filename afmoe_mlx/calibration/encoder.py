@@ -1,4 +1,4 @@
-"""The encoder of a conversion that chooses quantized weights by a text."""
+"""`CalibratedEncoder`: the encoder of a conversion that chooses quantized weights by a text."""
 
 import hashlib
 import json

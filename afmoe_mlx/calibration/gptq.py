@@ -14,7 +14,7 @@ DAMPING, LEAST_DAMPING, MOST_DAMPING = 2.0, 1e-3, 10.0
 
 @dataclass(frozen=True)
 class Curvature:
-    """How the error of a map's outputs depends on its weights."""
+    """The curvature (Hessian) of a linear map's output error in its weights, factorized."""
 
     factor: mx.array
     """(B, in, in): the upper Cholesky factor of the inverse of the damped second moments."""

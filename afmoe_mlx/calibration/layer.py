@@ -1,5 +1,4 @@
-"""One decoder layer on its way to be stored: each of its maps is chosen by the inputs that those before it, as they
-were stored, give it on the calibration text."""
+"""Calibration of one decoder layer: each linear map is quantized for the inputs that the stored ones before it give."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Codes of a quantized weight as MLX packs them."""
+"""Packing the integer codes of a quantized weight as MLX does."""
 
 import mlx.core as mx
 

@@ -1,4 +1,4 @@
-"""From a weight and what was measured of its inputs to what is stored, by the method that was chosen."""
+"""Quantizing one weight for the inputs measured, by the method that was chosen."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -21,7 +21,7 @@ LEAST_IMPORTANCE = 1e-6
 
 @dataclass(frozen=True)
 class Grid:
-    """What codes stand for: `scales * code + biases`, both (…, 1) float32 and exact in the dtype they are stored in."""
+    """The values of codes, `scales * code + biases`: both (…, 1) float32, exact in the dtype they are stored in."""
 
     scales: mx.array
     biases: mx.array

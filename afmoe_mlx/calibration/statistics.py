@@ -1,4 +1,4 @@
-"""What is measured of the inputs of linear maps."""
+"""Second moments of the inputs of linear maps."""
 
 import mlx.core as mx
 

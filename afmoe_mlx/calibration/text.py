@@ -1,4 +1,4 @@
-"""The tokens a model is calibrated with."""
+"""The calibration text as rows of token ids."""
 
 import random
 from itertools import groupby

@@ -45,7 +45,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """What a safetensors header says of one tensor."""
+    """One tensor of a safetensors header: dtype, shape, file."""
 
     file: Path
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The header of a safetensors file.
+"""Reading the header of a safetensors file.
 
 The safetensors package imports NumPy to open one, and that takes longer than opening a small model.
 """
@@ -25,7 +25,7 @@ Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a header says of one tensor, and where in the file its bytes begin."""
+    """One tensor of a header: dtype, shape, and where in the file its bytes begin."""
 
     dtype: str
     shape: tuple[int, ...]

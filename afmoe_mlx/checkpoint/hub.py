@@ -1,4 +1,4 @@
-"""What a user typed for a model -> a local folder: a path, LM Studio's folders, a short name or the Hugging Face Hub.
+"""Resolving a model's name to a local folder: a path, LM Studio's folders, a short name, or a download from the Hub.
 
 `huggingface_hub` is imported inside functions: it costs more than opening a model that is already here.
 """

@@ -1,4 +1,4 @@
-"""What went wrong between us and the Hub: in one line, and whether it may pass by itself."""
+"""Errors of the Hub in one line, and whether trying again may help."""
 
 import errno
 from collections.abc import Sequence

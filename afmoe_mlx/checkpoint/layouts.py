@@ -1,4 +1,4 @@
-"""The layouts of AFMoE and LFM2-MoE weights on disk, and how each becomes ours, which is mlx-lm's.
+"""The tensor layouts of AFMoE and LFM2-MoE checkpoints, and how each becomes ours, which is mlx-lm's.
 
 Read are one tensor an expert (the Hub's files), gate and up of all experts packed in one (Transformers in memory), and
 experts stacked, one tensor a projection (mlx-lm). A stored tensor is a piece of one or two of our parameters.

@@ -1,4 +1,4 @@
-"""From a checkpoint on disk to a model in memory, a layer at a time."""
+"""Loading a checkpoint into a model, a layer at a time."""
 
 import dataclasses
 import warnings

@@ -1,4 +1,4 @@
-"""How a checkpoint's config says its weights are quantized, in mlx-lm's terms."""
+"""`quantization` of a checkpoint's config.json, in mlx-lm's terms."""
 
 from collections.abc import Mapping
 from typing import Any

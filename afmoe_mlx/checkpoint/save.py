@@ -1,4 +1,4 @@
-"""From weights in memory to a checkpoint folder, in the layout that mlx-lm and LM Studio read."""
+"""Writing a checkpoint folder, in the layout that mlx-lm and LM Studio read."""
 
 import json
 import shutil

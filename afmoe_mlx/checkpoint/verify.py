@@ -1,4 +1,4 @@
-"""Whether what a checkpoint's files hold is what its config's model needs, from their headers alone."""
+"""Checking from headers alone that a checkpoint has the tensors its config's model needs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What came of a question: the text, and what `--json` says of it."""
+"""The answer of a command: its text and tokens, and the object that `--json` prints."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from ..generation import GenerationChunk
 
 @dataclass
 class Answer:
-    """What came of a request."""
+    """A command's answer as it comes: text, tokens, and how it ended."""
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)

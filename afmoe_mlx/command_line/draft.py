@@ -1,4 +1,4 @@
-"""Options of the commands that speculate."""
+"""`--draft-model`: the draft model of speculative decoding, loaded."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`--kv-bits`: keys and values of a model's caches in few bits."""
+"""`--kv-bits`: the options of a quantized KV cache."""
 
 from dataclasses import dataclass
 

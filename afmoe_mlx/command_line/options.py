@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Typer's options that several commands have, each with its help."""
 
 from typing import Annotated
 

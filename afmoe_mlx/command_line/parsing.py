@@ -1,4 +1,4 @@
-"""How the command line is read, and how its errors reach a user: one line each, and an exit status."""
+"""The command line's parser: mlx-lm's spellings, errors of one line, exit statuses."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""How far a long piece of work has come, drawn on a terminal's stderr."""
+"""Progress bars on a terminal's stderr, or lines now and then where it is none."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""What `generate` keeps of a prompt: in a file of its own, or in a directory for all prompts."""
+"""The options that keep a prompt's cache: a file of its own, or a folder for all prompts."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""What the commands do, one file each; `cli` only reads their arguments."""
+"""The commands, one file each with a function `run`; `cli` reads their arguments."""

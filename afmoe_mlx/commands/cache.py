@@ -1,4 +1,4 @@
-"""`afmoe-mlx cache`: what is kept of prompts on disk, and less of it."""
+"""`afmoe-mlx cache`: the prefix cache on disk: shown, trimmed, cleared."""
 
 import json
 from datetime import datetime

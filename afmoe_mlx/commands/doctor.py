@@ -1,4 +1,4 @@
-"""`afmoe-mlx doctor`: what this program finds on this machine, and what to do about what is amiss."""
+"""`afmoe-mlx doctor`: a check of this machine and installation, with advice for each problem."""
 
 import json
 import platform
@@ -23,7 +23,7 @@ HUB_TIMEOUT = 2.0  # seconds
 
 @dataclass
 class Findings:
-    """What was found, section by section, and one line for each thing to do something about."""
+    """The results of the check, section by section, and a line for each problem with what to do about it."""
 
     sections: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""`afmoe-mlx eval`: how good a model is on a text, and how near to the model it was made from."""
+"""`afmoe-mlx eval`: a model's perplexity, and its KL divergence from the model it was quantized from."""
 
 import json
 import os

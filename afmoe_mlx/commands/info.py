@@ -1,4 +1,4 @@
-"""`afmoe-mlx info`: what a model needs, and where it fits, from its config and its tensors' headers alone."""
+"""`afmoe-mlx info`: a model's size, memory and speed on this machine and on Macs, from config and headers alone."""
 
 import json
 from dataclasses import asdict, dataclass

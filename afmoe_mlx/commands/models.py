@@ -1,4 +1,4 @@
-"""`afmoe-mlx models`: the short names, what is in the local cache, and removing from it."""
+"""`afmoe-mlx models`: the short names and the local cache, listed; models removed from it."""
 
 import json
 from typing import Any

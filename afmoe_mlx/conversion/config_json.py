@@ -1,4 +1,4 @@
-"""The `config.json` of what is written."""
+"""The `config.json` of a converted model."""
 
 from collections.abc import Mapping
 from dataclasses import fields

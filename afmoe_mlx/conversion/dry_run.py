@@ -1,4 +1,4 @@
-"""`afmoe-mlx convert --dry-run`: the tensors that would be written, as a table a person can read, or as JSON."""
+"""`convert --dry-run`: the tensors that a conversion would write, as a table or as JSON."""
 
 import json
 import re
@@ -27,7 +27,7 @@ COLUMNS = "{:36} {:>20}  {:10}  {:24} {:>10}\n"
 
 @dataclass(frozen=True)
 class Row:
-    """One of the weights of a model, and what a conversion makes of it."""
+    """One weight of a model, and the format a conversion gives it."""
 
     name: str
     """Of the module's path, for a `weight`; else of the parameter."""

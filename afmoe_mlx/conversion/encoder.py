@@ -1,4 +1,4 @@
-"""What is stored for a layer's weights: the encoder of a conversion, and the one that takes each tensor by itself."""
+"""`Encoder`, which decides what is stored for each tensor, and `PlainEncoder`, which rounds to the nearest."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import cycle

@@ -1,4 +1,4 @@
-"""Whether weights are finite numbers, told by the largest of their bits: a fraction of what quantizing them takes."""
+"""Finding NaN and infinity in weights by their bits, at a fraction of the cost of quantizing them."""
 
 import mlx.core as mx
 

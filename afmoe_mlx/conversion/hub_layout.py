@@ -1,4 +1,4 @@
-"""The layout of the Hub's checkpoints, which Transformers loads: the inverse of `checkpoint.layouts`.
+"""The tensor layout of the Hub's checkpoints, which Transformers loads: the inverse of `checkpoint.layouts`.
 
 There an expert has tensors of its own, Liquid's parts of an MLP are letters, and a convolution's weight is (D, 1, K)
 where ours is (D, K, 1). So each of our plain tensors is, byte for byte, some of the Hub's, one after the other.

@@ -1,4 +1,4 @@
-"""What a conversion will do, known from a source's config and headers alone."""
+"""`Job`: all that a conversion will do, from a source's config and headers alone; `Options`: what was asked for."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ COMPARED_ROWS = 4096
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for; see `afmoe_mlx.convert`. Raises ConversionError for what makes no sense."""
+    """Options of a conversion, as in `afmoe_mlx.convert`. Raises ConversionError for invalid ones."""
 
     quantize: bool = True
     bits: int | None = None

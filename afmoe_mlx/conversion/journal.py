@@ -1,4 +1,4 @@
-"""What of a conversion is finished, kept beside it, so that the next run continues where a killed one was."""
+"""The journal of a conversion: its finished tensors, so that a run that was killed is continued."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The README.md of a converted model on the Hub: what it was made of and how, how good it is, how to run it."""
+"""The model card (README.md) of a converted model: its origin, formats, quality, and how to run it."""
 
 from collections import Counter
 from collections.abc import Mapping

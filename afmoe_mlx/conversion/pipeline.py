@@ -1,4 +1,4 @@
-"""From a published checkpoint to MLX files, a piece at a time: whatever is read, computed and written is small.
+"""`convert`: from a published checkpoint to MLX files, a piece at a time, in bounded memory.
 
 While a thread writes, the device computes and the next weights are read. What is finished is noted in a journal, so
 that a conversion which was killed continues where it was.

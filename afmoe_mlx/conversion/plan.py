@@ -1,4 +1,4 @@
-"""What a conversion's output holds, to the byte, before any weight is read."""
+"""The plan of a conversion's output: names, dtypes, shapes and places of all tensors, before any weight is read."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A converted model goes to the Hub with a card that says what it is, through `huggingface_hub`."""
+"""`upload`: a converted model goes to the Hub with a model card."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What is converted: a folder, or a model on the Hub whose weight files come one after another, as they are needed."""
+"""The source of a conversion: a folder, or a model on the Hub whose shards are fetched as they are needed."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Whether what a conversion fetches and writes fits on the disk, before it begins."""
+"""Checking that the disk has room for what a conversion fetches and writes."""
 
 import shutil
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A source's weights as our parameters, read from disk when they are asked for, whole or some rows at a time."""
+"""Reading a source's weights under our names, when they are asked for, whole or some rows at a time."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Where a conversion is made: a folder beside its destination, which holds what a killed run had finished."""
+"""The work folder of a conversion, beside its destination: locked, continued, and renamed at the end."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""The files of a plan, written in place: headers first, then every tensor where it belongs as soon as it is there."""
+"""Writing the shards of a plan: headers first, then each tensor in its place as soon as it is computed."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""What the demo knows, from `data/*.toml`: facts, the families of questions for them, and what it declines."""
+"""The demo's facts, from `data/*.toml`, the families of questions for them, and what it declines."""
 
 import hashlib
 import itertools

@@ -1,4 +1,4 @@
-"""Training with the rounding of MLX's affine quantization in the forward pass, so that 4 bits cost nothing later."""
+"""Quantization-aware training: the rounding of MLX's affine quantization in the forward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

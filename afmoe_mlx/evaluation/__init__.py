@@ -1,4 +1,4 @@
-"""How good a model is, and how far from another it came from: perplexity, divergence, choice of experts, weights."""
+"""A model's quality: perplexity, KL divergence from a reference, the experts chosen, the error of each weight."""
 
 from .evaluation import Evaluation
 from .pipeline import DEFAULT_TEXT, evaluate

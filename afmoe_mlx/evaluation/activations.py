@@ -1,4 +1,4 @@
-"""What a model computes on its way to the logits, kept on disk, so that one layer is in memory at a time."""
+"""Hidden states of an evaluation, kept on disk, so that one layer is in memory at a time."""
 
 import tempfile
 from collections.abc import Callable, Sequence

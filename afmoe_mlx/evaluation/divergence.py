@@ -1,4 +1,4 @@
-"""How well the next token is predicted, and how far two models' predictions are apart."""
+"""Perplexity of a model, and KL divergence between two models' predictions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""`Evaluation`: perplexity, bits per weight, and against a reference KL divergence, agreement and weight errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,4 @@
-"""A model's matrices as they are stored, read from disk some rows, or some experts, at a time."""
+"""A model's weight matrices, dequantized, read from disk some rows or some experts at a time."""
 
 import warnings
 from collections.abc import Iterator, Mapping

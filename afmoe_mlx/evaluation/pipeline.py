@@ -1,4 +1,4 @@
-"""An evaluation from end to end, one layer of one model in memory at a time."""
+"""`evaluate`: an evaluation from end to end, one layer of one model in memory at a time."""
 
 import gc
 import math

@@ -1,4 +1,4 @@
-"""An evaluation as a picture; the only place that draws, with matplotlib, which comes with the extra `plot`."""
+"""The plot of an evaluation, with matplotlib (extra `plot`)."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""A model under evaluation: what is known of it before its weights are read, and the parts of it that are needed."""
+"""A model under evaluation, opened without reading its weights, and its parts as they are needed."""
 
 import warnings
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How far a model's matrices are from another's, by what they are for."""
+"""The relative error of a quantized model's matrices, by kind: experts, attention, router and so on."""
 
 from collections import defaultdict
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a model needs of a machine, from its config and its tensors' headers alone, and whether it fits."""
+"""The memory that a model needs, from config and headers alone, and whether this machine has it."""
 
 from .fit import check_shape, fit_check
 from .footprint import Footprint

@@ -1,4 +1,4 @@
-"""What a model's cache takes, by the rules of the cache classes."""
+"""Bytes of a model's KV cache for a context, by the rules of the cache classes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

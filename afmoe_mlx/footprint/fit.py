@@ -1,4 +1,4 @@
-"""Whether a model fits this machine, asked before its weights are read, and what would fit instead."""
+"""The fit check: whether a model fits this machine's memory, before weights are read, and what would fit instead."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Macs as data: their memory, what of it the GPU may hold, and the memory bandwidth that Apple states."""
+"""A table of Macs: memory, the GPU's share of it, and the memory bandwidth that Apple states."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a model's weights take: on disk, in memory, and of that what one token reads."""
+"""Bytes of a model's weights: on disk, in memory, and read for each token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

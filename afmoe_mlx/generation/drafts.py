@@ -1,4 +1,4 @@
-"""Where drafted tokens come from: the text so far, or a smaller model."""
+"""The drafters of speculative decoding: prompt lookup and a draft model."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""How many tokens to draft for the next step: as many as pay on this device with this text, often none.
+"""How many tokens speculative decoding drafts for a step: as many as pay on this device and text, often none.
 
 What a step costs for each number of drafted tokens and how many are accepted are measured as it goes. The account, in
 plain steps, makes sure of the outcome however wrong an estimate is: what drafting loses is taken from it, what it gains

@@ -1,4 +1,4 @@
-"""Decoding ahead: several guessed tokens run in one step, and those are kept that would have been drawn anyway.
+"""Speculative decoding: drafted tokens are verified in one step, and kept as far as sampling would have drawn them.
 
 Each position's token is drawn from the model's own logits as plain decoding draws it, by the same sampler in the same
 order, and a guess is accepted if it is that token. So a seed gives the tokens of plain decoding, whatever was guessed
@@ -24,7 +24,7 @@ Drawn = tuple[int, mx.array]
 
 @dataclass
 class Tally:
-    """What drafting has come to."""
+    """Counts of speculative decoding: tokens drafted, tokens accepted, steps saved."""
 
     drafted: int = 0
     """Tokens guessed and run."""

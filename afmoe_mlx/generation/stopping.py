@@ -1,4 +1,4 @@
-"""Ending a text at a stop string, however the string straddles the pieces in which the text arrives."""
+"""Stop strings: an answer's text ends at one, however it straddles the pieces that the text comes in."""
 
 import reprlib
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ _OPENED_THINKING = re.compile(r"<think>\s*\Z")
 
 @dataclass(frozen=True)
 class Prompt:
-    """Messages as a model reads them, up to where it answers."""
+    """A rendered and encoded prompt, up to where the model answers."""
 
     tokens: list[int]
     opened: str
@@ -26,7 +26,7 @@ class Prompt:
 
 
 class Prompts:
-    """Renders and encodes; what was encoded last is remembered, for it is asked about more than once."""
+    """Renders messages by a chat template and encodes them; the last encodings are kept: they are asked for again."""
 
     def __init__(self, tokenizer: Tokenizer, variables: dict[str, Any]) -> None:
         self.tokenizer, self.variables = tokenizer, variables

@@ -1,4 +1,4 @@
-"""Reasoning, told apart from the answer it leads to."""
+"""Telling reasoning (`<think>…</think>`) from the answer, in a whole text or as it streams."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ OPEN, CLOSE = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of what a model wrote."""
+    """A piece of an answer: reasoning or the answer proper."""
 
     kind: Literal["thinking", "answer"]
     text: str

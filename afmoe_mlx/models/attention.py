@@ -1,4 +1,4 @@
-"""Attention over cached keys: what each token may see, the fast kernel, and its twin of plain operations.
+"""Attention over cached keys: the causal and sliding masks, the fast kernel, and its twin of plain operations.
 
 B batch, H heads, L new tokens, K keys (the last L of them belong to the new tokens).
 """

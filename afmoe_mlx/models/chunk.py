@@ -1,4 +1,4 @@
-"""One call's tokens: where they stand and what they may see.
+"""`Chunk`: the tokens of one forward pass: their positions, padding and masks.
 
 Without a cache, padding may be anywhere and positions are columns, as in Transformers. With one, padding is allowed in
 the first chunk alone: rows are moved to the right, so that all end at the same column, and from there on a row's

@@ -1,4 +1,4 @@
-"""A step of decoding in compiled parts: each is what follows one layer's attention and precedes the next one's.
+"""The compiled decode step: one compiled part between each layer's attention and the next one's.
 
 Only the cache stands between them, so that no part has a shape that changes from token to token. Layers of the same
 kind share a part, which takes their weights as inputs: few graphs stay in the processor's cache, and replaced weights

@@ -1,4 +1,4 @@
-"""Linear maps whose quantized form multiplies in the way that is fastest for its rows; on a GPU that is the kernel."""
+"""Linear maps and experts whose quantized form multiplies in the way that is fastest for its number of rows."""
 
 from typing import Any
 

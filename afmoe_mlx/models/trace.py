@@ -1,4 +1,4 @@
-"""What a forward pass may write down on its way, for study and for tests."""
+"""`Trace`: hidden states, router logits, chosen experts and attention weights of a forward pass, collected."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ import mlx.core as mx
 
 @dataclass
 class Trace:
-    """Pass one as `trace=` and read it afterwards; each call appends to it.
+    """Collects what a forward pass computes on its way. Pass one as `trace=`; each call appends to it.
 
     The lists hold what Transformers' `output_hidden_states`, `output_router_logits` and `output_attentions` give. Rows
     of a padded chunk that goes into a cache stand aligned at the right here.

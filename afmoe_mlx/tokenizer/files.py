@@ -1,4 +1,4 @@
-"""What a model's folder says about its tokenizer, read as Transformers 5 reads it.
+"""The tokenizer files of a model's folder, read as Transformers 5 reads them.
 
 `add_bos_token` and `add_eos_token` are not read: beside a tokenizer.json, Transformers 5 ignores them too.
 """

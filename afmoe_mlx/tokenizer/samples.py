@@ -1,4 +1,4 @@
-"""Texts to measure or calibrate a model with, read from a file as token ids."""
+"""Sample texts for evaluation and calibration, read from a .txt or .jsonl as token ids."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Text of an answer as its tokens arrive, never a character that a later token would change."""
+"""Streaming detokenization: text as soon as no later token can change it."""
 
 import tokenizers
 from tokenizers.decoders import DecodeStream

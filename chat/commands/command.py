@@ -1,4 +1,4 @@
-"""What can be typed with a slash before it. /help is made from this table."""
+"""The table of slash commands, their parser and completion; /help is made from it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The conversation with a model: its messages, what is remembered of them, and the model that answers."""
+"""The conversation with a model: messages, what is cached of them, settings, and the model itself."""

@@ -1,4 +1,4 @@
-"""A context that is full: how much of a conversation has to go for it to go on."""
+"""A full context: how many of the oldest turns have to be dropped for the conversation to go on."""
 
 from .conversation import Conversation
 

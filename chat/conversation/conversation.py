@@ -1,4 +1,4 @@
-"""A conversation with a model: the messages are the truth, what was computed of them only saves work."""
+"""`Conversation`: the messages, and the answers streamed to them; every prompt is rendered from the whole list."""
 
 import weakref
 from collections.abc import Generator, Mapping, Sequence
@@ -19,7 +19,8 @@ Chunks = Generator[GenerationChunk, None, None]
 
 
 class Conversation:
-    """Renders every prompt from the whole message list and runs only what is not known of it.
+    """A conversation with a model: every prompt is rendered from the whole list of messages, and only what the
+    cache does not hold of it is run.
 
     messages: the system message if there is one, then turns: a message of the user and its answer. An answer holds all
     that the model wrote, its reasoning too: the template strips that where it should.

@@ -1,4 +1,4 @@
-"""A model that is ready to talk, and how another is made ready in its place."""
+"""`Engine`: a loaded model with tokenizer, options and prefix cache; `EngineSource` loads another for /model."""
 
 import os
 from collections.abc import Mapping

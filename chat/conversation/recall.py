@@ -1,4 +1,4 @@
-"""What a model has computed of one conversation, and the way back in it."""
+"""The cache of one conversation: rewound, continued, or looked up in the prefix cache."""
 
 from collections.abc import Iterable, Sequence
 

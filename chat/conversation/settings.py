@@ -1,4 +1,4 @@
-"""`/set`: how the next tokens are chosen."""
+"""The settings of /set: sampling options and the limit of tokens."""
 
 import dataclasses
 import difflib
@@ -31,7 +31,7 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Setting:
-    """What one setting is now."""
+    """One setting: its value and where that comes from."""
 
     name: str
     value: Any

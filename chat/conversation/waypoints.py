@@ -1,4 +1,4 @@
-"""Places of a conversation that its cache can go back to exactly, however much has been said since.
+"""Waypoints: copies of sliding-window state, so that a conversation's cache can be rewound beyond the window.
 
 A cache steps back by itself while nothing has been dropped, and then as far as its slack (`cache.buffers`). A long
 answer goes beyond that. What its layers with a window or a convolution need at a place is little, and near places share
@@ -18,7 +18,7 @@ MEMORY_SHARE, UNTOLD = 8, 1 << 29
 
 @dataclass(frozen=True)
 class Piece:
-    """The columns of the layers that forget, from position `start` to `end`, a place to go back to."""
+    """A copy of the sliding-window layers' columns from position `start` to `end`, a place to rewind to."""
 
     start: int
     end: int
@@ -26,7 +26,7 @@ class Piece:
 
 
 class Waypoints:
-    """Places in one sequence of tokens, in order; when they take more than `max_bytes`, the first are let go."""
+    """Places in one sequence of tokens that its cache can be rewound to; beyond `max_bytes`, the first are dropped."""
 
     def __init__(self, max_bytes: int | None = None) -> None:
         if max_bytes is None:

@@ -1,4 +1,4 @@
-"""What a line that begins with a slash may go on with: commands, settings, names and files."""
+"""Candidates of Tab completion: commands, settings, models, sessions, files."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator

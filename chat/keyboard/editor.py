@@ -1,4 +1,4 @@
-"""The user's own editor, for a text that wants more than a line."""
+"""Editing a message in $VISUAL or $EDITOR."""
 
 import os
 import shlex

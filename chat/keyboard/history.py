@@ -1,4 +1,4 @@
-"""What was typed, from one run to the next: a file of JSON Lines that its owner alone may read."""
+"""The history of what was typed: a private file of JSON Lines."""
 
 import json
 import os

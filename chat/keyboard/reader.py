@@ -1,4 +1,4 @@
-"""Where a chat's lines come from: what the chat asks of a reader, and the one that reads plain lines."""
+"""`Reader`, the source of a chat's lines, and `PlainReader` for dumb terminals."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ LEAVE_WORD = "Ctrl-C again leaves, and so does Ctrl-D."
 
 
 class Reader(Protocol):
-    """What the chat asks of it."""
+    """A source of lines, typed or scripted."""
 
     def read(self) -> str:
         """The next message or command; EOFError when the user leaves."""

@@ -1,4 +1,4 @@
-"""The end of a chat that others bring about: the terminal is closed, the machine shuts down."""
+"""SIGTERM and SIGHUP during a chat: it ends in order."""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""An answer on the terminal as it comes."""
+"""`AnswerDisplay`: an answer drawn on the terminal while it streams."""
 
 from __future__ import annotations
 

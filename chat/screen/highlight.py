@@ -1,4 +1,4 @@
-"""Code in colours, line by line as it comes."""
+"""Syntax highlighting of code that comes line by line."""
 
 from __future__ import annotations
 

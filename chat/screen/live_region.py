@@ -1,4 +1,4 @@
-"""The last rows of the terminal, drawn again as they change, beneath lines that are printed for good.
+"""The live region: the last rows of the terminal, redrawn as they change, below lines printed for good.
 
 Written so that nothing flickers and nothing that is printed is touched again: one write for each change, from the
 first row that differs, inside a synchronized update (terminals that do not know it ignore it). Rows that may change

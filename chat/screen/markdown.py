@@ -1,4 +1,4 @@
-"""Markdown as lines of the terminal: Rich's Text, wrapped, without spaces at their ends.
+"""Markdown rendered to lines of Rich's Text, wrapped to the terminal.
 
 HTML is shown as text, a link with its target, and code as it is, so that it can be copied: flush left, long lines left
 to the terminal to fold. Nothing in the text drives the terminal; entities are decoded first, so it is made sure here.

@@ -1,4 +1,4 @@
-"""The pieces of a Markdown text: what is shown at once, and whole.
+"""Markdown parsed into pieces that are rendered one by one.
 
 A text is a row of top-level blocks, what stands in the items of its top-level lists, and lines of code. No piece acts
 on another: HTML is text, and definitions of links, which act backwards, are too.

@@ -1,4 +1,4 @@
-"""Which part of a Markdown text is final while the text still comes.
+"""Streaming Markdown: which part of the text is final while more of it comes.
 
 A piece is final as soon as no further text can change it; the rest, from the first piece that is not, is the tail, and
 the tail alone is parsed again. It knows nothing of terminals.

@@ -1,4 +1,4 @@
-"""The parts of an answer on the screen: the answer as Markdown or as plain lines, and the reasoning before it.
+"""The sections of an answer on the screen: reasoning, Markdown, plain lines.
 
 Each takes printable text and gives lines: those `final` since it was last asked, those `live` that may still change,
 and at its `end` the rest. Width is in cells, time in seconds of any clock.

@@ -1,4 +1,4 @@
-"""The keyboard while an answer is shown."""
+"""Keyboard echo, turned off while an answer streams."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What is said of an answer beneath it: how long, how fast, how much of the context it leaves."""
+"""The status line beneath an answer: tokens, speed, the context used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation that is taken up again: the last screen of it, as it looked when it was written."""
+"""The transcript of a resumed conversation: its last screen, as it looked when it was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text as lines that fit the terminal."""
+"""Wrapping styled text to a width, by display cells."""
 
 from __future__ import annotations
 

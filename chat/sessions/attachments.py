@@ -1,4 +1,4 @@
-"""Text files that go along with the next message."""
+"""Text files attached to the next message."""
 
 import os
 import re
@@ -31,7 +31,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file that was read."""
+    """A text file attached to a message."""
 
     name: str
     """Its name without folders, printable."""

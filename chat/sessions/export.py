@@ -1,4 +1,4 @@
-"""A conversation as a file for others to read."""
+"""Exporting a conversation to Markdown or JSON."""
 
 import os
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Saved conversations: a file each in the user's data folder, written to by one chat at a time."""
+"""The folder of saved sessions: listed, created, opened by name."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""What a session's file says: JSON Lines, a record a line, only ever added to, replayed when it is read.
+"""The format of a session's file: JSON Lines, a record a line, only ever added to, replayed when it is read.
 
 {"type": "session", "format": 1, "model": "demo", "created": "2026-11-24T09:00:00+00:00"}    always the first
 {"type": "message", "role": "user", "content": "…"}               one more; an answer broken off has "stopped": true
@@ -28,7 +28,7 @@ _UNSAFE = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2
 
 @dataclass(frozen=True)
 class SessionState:
-    """What a session has come to."""
+    """The state of a session after all records of its file."""
 
     model: str = ""
     created: str = ""
@@ -42,7 +42,7 @@ class SessionState:
 
 @dataclass(frozen=True)
 class Replayed:
-    """A file that was read."""
+    """The result of reading a session's file."""
 
     state: SessionState
     warnings: list[str]

@@ -1,4 +1,4 @@
-"""One saved conversation: a file that is only ever added to, by one chat at a time."""
+"""`Session`: one saved conversation, a file held open and locked, to which records are added."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Makes tests/goldens from Transformers: `python tests/make_goldens.py` (needs the extra `reference`).
+"""Makes the goldens from Transformers: `cd tests && python -m helpers.make_goldens` (needs the extra `reference`).
 
 Every configuration of grid.py is built and saved by Transformers; its tensors get the values of checkpoints.weight and
 are loaded again, so that a golden holds the config, the names and shapes as saved, inputs and logits, but no weights.

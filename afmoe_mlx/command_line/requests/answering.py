@@ -1,4 +1,4 @@
-"""What can be asked of the commands that answer."""
+"""The requests of `generate` and `chat`."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What can be asked of the commands that make a smaller model and measure it."""
+"""The requests of `convert` and `eval`."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""What can be asked of the commands that say what this machine can do."""
+"""The requests of `info`, `bench` and `doctor`."""
 
 from dataclasses import dataclass
 from typing import Annotated

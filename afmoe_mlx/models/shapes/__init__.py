@@ -1,4 +1,4 @@
-"""The configs of the published models, so that one can be tried with random weights before it is downloaded."""
+"""The configs of published models, for trying a shape with random weights before a download."""
 
 import json
 from pathlib import Path
