@@ -24,7 +24,7 @@ class ModelName:
 
 
 # Parameters follow from each config. A 4-bit download holds affine quantization in groups of 64: 4.5 bits for a weight
-# of a projection or embedding, and 16 for norms, routers and convolutions. tests/checkpoint/test_names.py derives every number.
+# of a projection or embedding, and 16 for norms, routers and convolutions; derived in tests/checkpoint/test_names.py.
 MODEL_NAMES = (
     ModelName(
         "trinity-nano",
