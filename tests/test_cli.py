@@ -25,11 +25,9 @@ def test_convert_py_at_the_top_is_the_same_command(model: str, tmp_path: Path) -
 SLOW = ("mlx_lm", "transformers", "torch")
 
 
-@pytest.mark.parametrize("command", ["--help", "generate", "convert", "models", "chat"])
+@pytest.mark.parametrize("command", ["convert", "models", "chat"])  # of others tests/test_startup.py knows more
 def test_no_command_imports_a_slow_framework(command: str, model: str, tmp_path: Path) -> None:
     arguments = {
-        "--help": ["--help"],
-        "generate": ["generate", "--model", model, "-p", "hello", "-m", "2"],
         "convert": ["convert", "--hf-path", model, "--mlx-path", str(tmp_path / "out"), "-q", "--q-group-size", "32"],
         "models": ["models"],
         "chat": ["chat", "--model", model, "-m", "4"],

@@ -35,7 +35,7 @@ def test_importing_the_package_imports_no_other() -> None:
     [
         ["--help"],
         ["--version"],
-        *([command, "--help"] for command in ("generate", "chat", "convert", "models", "bench", "doctor")),
+        ["generate", "--help"],  # what is imported does not depend on the command
     ],
     ids=" ".join,
 )

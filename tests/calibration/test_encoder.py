@@ -38,7 +38,7 @@ def logits_on(folder: Path, rows: list[list[int]]) -> np.ndarray:
 def test_logits_come_closer_to_the_originals_than_plain_rounding(
     tmp_path: Path, text: Path, model_type: str, changes: dict[str, Any], method: str
 ) -> None:
-    source = source_folder(tmp_path, model_type, **changes)
+    source = source_folder(tmp_path, model_type, width=64, **changes)
     recipe = Recipe("test", THREE, (Rule(("model.embed_tokens",), None),))
     plain = convert(source, tmp_path / "plain", recipe=recipe)
     chosen = Calibration(text=text, method=method, tokens=800)
@@ -154,10 +154,10 @@ def test_room_for_hidden_states_is_counted_before_anything_is_written(
     options = {"group_size": 32, "calibrate": Calibration(text=text, tokens=500)}
     written = sum(path.stat().st_size for path in convert(source, tmp_path / "plain", group_size=32).iterdir())
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=written))
-    with pytest.raises(ConversionError, match=r"for what is written and 0\.3 MB for the calibration's hidden states"):
+    with pytest.raises(ConversionError, match=r"for what is written and 0\.1 MB for the calibration's hidden states"):
         convert(source, tmp_path / "out", **options)
     assert not (tmp_path / ".out.partial").exists()
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=written + 2 * 500 * 64 * 4 + 20_000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=written + 2 * 500 * 32 * 4 + 20_000))
     most = 0
 
     def look(_: object) -> None:
@@ -165,7 +165,7 @@ def test_room_for_hidden_states_is_counted_before_anything_is_written(
         most = max(most, sum(path.stat().st_size for path in (tmp_path / ".out.partial" / "calibration").glob("*")))
 
     convert(source, tmp_path / "out", on_progress=look, **options)
-    assert 500 * 64 * 4 < most <= 2 * 500 * 64 * 4 + 20_000
+    assert 500 * 32 * 4 < most <= 2 * 500 * 32 * 4 + 20_000
 
 
 def test_a_conversion_is_not_continued_with_another_calibration(tmp_path: Path, text: Path) -> None:

@@ -45,7 +45,7 @@ def test_the_next_shard_expected_is_fetched_while_one_is_in_use_and_no_other(hub
         assert shards_fetched(hub) == NAMES[::-1][: asked + 1]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(NAMES), asked=st.lists(st.sampled_from(NAMES), min_size=1, max_size=8))
 def test_whatever_is_expected_and_asked_for_comes_once(
     hub: FakeHub, tmp_path_factory: pytest.TempPathFactory, order: list[str], asked: list[str]

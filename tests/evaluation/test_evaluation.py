@@ -39,7 +39,7 @@ def test_figures_are_those_of_float64_on_the_logits_of_both_models_in_memory(pai
     log_q, log_p = (np.concatenate([log_probabilities(m, tokens) for tokens in pair.sequences]) for m in models)
     targets = np.concatenate([tokens[1:] for tokens in pair.sequences])
     kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-    found = pair.evaluate()
+    found = pair.evaluation
     assert found.tokens == len(targets) == len(found.divergences)
     assert found.sequences == len(pair.sequences) > 2
     rows = np.arange(len(targets))
@@ -66,7 +66,7 @@ def test_the_overlap_of_experts_is_that_of_the_sets_chosen_layer_by_layer(pair: 
         for layer, choices in enumerate(zip(*(trace.selected_experts for trace in traces), strict=True)):
             ours, theirs = (choice.tolist() for choice in choices)
             shared[layer] += sum(len(set(a) & set(b)) / 2 for a, b in zip(ours, theirs, strict=True))
-    found = pair.evaluate()
+    found = pair.evaluation
     assert found.expert_overlap_by_layer is not None
     assert list(found.expert_overlap_by_layer) == [1, 2, 3]
     assert list(found.expert_overlap_by_layer.values()) == pytest.approx((shared / count).tolist(), abs=1e-6)
@@ -84,7 +84,7 @@ def test_a_model_is_no_distance_from_itself(pair: Pair) -> None:
 
 
 def test_how_much_is_done_at_a_time_changes_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pair.evaluate()
+    whole = pair.evaluation
     monkeypatch.setattr(divergence, "PIECE", 3 * 280)
     monkeypatch.setattr(matrices, "PIECE", 7 * 32)
     parts = pair.evaluate()
@@ -106,7 +106,7 @@ def test_without_a_reference_there_are_perplexity_and_bits_alone(pair: Pair) -> 
 
 
 def test_bits_are_those_of_all_that_is_stored_for_each_weight_unquantized(pair: Pair) -> None:
-    found = pair.evaluate()
+    found = pair.evaluation
     weights = mx.load(str(next(pair.plain.glob("*.safetensors"))))
     stored = mx.load(str(next(pair.quantized.glob("*.safetensors"))))
     count = sum(array.size for array in weights.values())

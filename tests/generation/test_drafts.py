@@ -28,7 +28,7 @@ from helpers.tiny_tokenizers import byte_fallback, save
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(window=st.integers(1, 9), slack=st.integers(0, 8), options=OPTIONS, seed=st.integers(0, 1000))
 def test_a_draft_models_cache_follows_the_text(
     model_type: str, window: int, slack: int, options: SamplingOptions, seed: int
@@ -41,11 +41,11 @@ def test_a_draft_models_cache_follows_the_text(
     walk = random.Random(seed)
     text = PROMPT[: walk.randint(1, len(PROMPT))]
     drafter.begin(text)
+    alone = two_layers(model_type, window)
     for _ in range(6):
         choose = Chooser(make_sampler(options), make_logits_processors(options), text)
         assert drafter.is_ready()
         guesses = drafter.propose(4, choose)
-        alone = two_layers(model_type, window)
         cache = alone.make_cache()
         logits = prefill(alone, text, cache, step_size=100)
         sampler, processors = make_sampler(options), make_logits_processors(options)

@@ -53,11 +53,11 @@ def ways(loaded: Loaded) -> list[dict[str, Any]]:
     ids=str,
 )
 def test_an_answer_is_the_same_chunk_by_chunk(loaded: Loaded, options: dict[str, Any]) -> None:
-    plain = list(stream_generate(*loaded, REPETITIVE, max_tokens=60, **options))
+    plain = list(stream_generate(*loaded, REPETITIVE, max_tokens=40, **options))
     text = "".join(chunk.text for chunk in plain)
     for more in ({}, {"stop": [text[len(text) // 2 :][:2] or "never"]}, {"max_tokens": 7}):
-        chosen: dict[str, Any] = {"max_tokens": 60, **options, **more}
-        expected = list(stream_generate(*loaded, REPETITIVE, **chosen))
+        chosen: dict[str, Any] = {"max_tokens": 40, **options, **more}
+        expected = list(stream_generate(*loaded, REPETITIVE, **chosen)) if more else plain
         for way in ways(loaded):
             cache = loaded[0].make_cache()
             found = list(stream_generate(*loaded, REPETITIVE, cache=cache, **chosen, **way))

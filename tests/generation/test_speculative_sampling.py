@@ -104,7 +104,7 @@ def chance_of(options: SamplingOptions, logits: mx.array, last: int) -> np.ndarr
     ("drafts", "changes"), [("draft model", {}), *(("prompt lookup", changes) for changes in SETTINGS)], ids=str
 )
 def test_above_temperature_0_the_distribution_is_that_of_plain_decoding(drafts: str, changes: dict[str, Any]) -> None:
-    """A chi-square test of the transitions of 2000 tokens of a chain, at a level of one in ten thousand."""
+    """A chi-square test of the transitions of 1500 tokens of a chain, at a level of one in ten thousand."""
     options = SamplingOptions(**{"temperature": 1.0, "seed": 5, **changes})
     model: Any = Chain(1, SIZE)
     drafter: Any = DraftModel(Chain(2, SIZE, like=model), 3) if drafts == "draft model" else PromptLookup(3)
@@ -114,9 +114,9 @@ def test_above_temperature_0_the_distribution_is_that_of_plain_decoding(drafts: 
     drafter.begin(first)
     choose = Chooser(make_sampler(options), make_logits_processors(options), first)
     tally = Tally()
-    decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=2000, tally=tally, pace=Always(3, 4))
+    decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=1500, tally=tally, pace=Always(3, 4))
     answer = [1] + [token for token, _ in decoder.tokens(logits)]
-    assert tally.accepted > 200
+    assert tally.accepted > 150
     counts = Counter(pairwise(answer))
     statistic, freedom = 0.0, 0
     for last in range(SIZE):

@@ -3,9 +3,9 @@
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,19 @@ def golden(name: str) -> Golden:
     return Golden(described["config"], described["shapes"], arrays)
 
 
-def weight(name: str, shape: list[int]) -> np.ndarray:
+def weight(name: str, shape: Sequence[int]) -> np.ndarray:
     """The values of tensor `name`: a function of its name and shape, so that goldens need no weights stored."""
+    return _weight(name, tuple(shape))
+
+
+@lru_cache(maxsize=20_000)
+def _weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    made = _drawn(name, shape)
+    made.flags.writeable = False  # many tests share it
+    return made
+
+
+def _drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
     values = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     if name.endswith("norm.weight"):
         return (1 + 0.2 * values).astype(np.float32)

@@ -1,5 +1,6 @@
 """Tiny models and what was quantized from them, as folders."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ class Pair:
         self.text.write_text(TEXT)
         ids = Tokenizer.from_folder(self.plain).encode(TEXT)
         self.sequences = [ids[i : i + LENGTH] for i in range(0, len(ids), LENGTH)]
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """What `evaluate` gives without options."""
+        return self.evaluate()
 
     def evaluate(self, **options: Any) -> Evaluation:
         options = {"reference": self.plain, "text": self.text, "sequence_length": LENGTH} | options

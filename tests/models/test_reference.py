@@ -40,17 +40,10 @@ def fused(name: str, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     return load_model(write_golden(tmp_path_factory.mktemp("m"), name))[0]
 
 
-def test_without_slack(fused: CausalLM, name: str) -> None:
+@pytest.mark.parametrize("slack", [None, 0])
+def test_chunks_then_single_tokens(fused: CausalLM, name: str, slack: int | None) -> None:
     """Caches know nothing of what is fused; tests/cache tries every slack."""
-    check_chunks(fused, name, 0)
-
-
-def test_chunks_then_single_tokens(model: CausalLM, name: str) -> None:
-    check_chunks(model, name, None)
-
-
-def check_chunks(model: CausalLM, name: str, slack: int | None) -> None:
-    arrays = golden(name).arrays
+    arrays, model = golden(name).arrays, fused
     ids, cache = mx.array(arrays["ids"]), model.make_cache(slack)
     edges = [0, 7, 14, 21, *range(22, ids.shape[1] + 1)]
     parts = [model(ids[:, a:b], cache=cache) for a, b in pairwise(edges)]
