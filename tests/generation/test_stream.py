@@ -10,7 +10,7 @@ import pytest
 
 from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.errors import CheckpointError, InputError
-from afmoe_mlx.generation import decode, prefill
+from afmoe_mlx.generation import prefill
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers.tiny import ARCHITECTURES, tiny_folder
@@ -175,41 +175,6 @@ def test_an_answer_ends_at_the_models_context(loaded: Loaded) -> None:
     chunks = list(stream_generate(*loaded, [5] * (context - 3), max_tokens=50))
     assert len(chunks) == 3
     assert chunks[-1].finish_reason == "length"
-
-
-def test_the_next_step_is_launched_before_a_token_is_read(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two launches the host reads nothing of the device."""
-    model, tokenizer = loaded
-    events: list[str] = []
-    launch = mx.async_eval
-    monkeypatch.setattr(mx, "async_eval", lambda *arrays: (events.append("launch"), launch(*arrays))[1])
-    monkeypatch.setattr(
-        "afmoe_mlx.generation.loop.token_id", lambda token: (events.append("read"), int(token.item()))[1]
-    )
-    cache = model.make_cache()
-    logits = prefill(model, tokenizer.encode("hello"), cache, step_size=16)
-    list(decode(model, logits, cache, lambda logprobs: logprobs.argmax(axis=-1), limit=4))
-    assert events == ["launch", "launch", "read", "launch", "read", "launch", "read", "read"]
-
-
-def test_prefill_computes_the_last_positions_logits_alone(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = loaded
-    shapes: list[int] = []
-    head = type(model).logits
-    monkeypatch.setattr(type(model), "logits", lambda self, h: (shapes.append(h.shape[1]), head(self, h))[1])
-    prefill(model, tokenizer.encode("hello to the world " * 4), model.make_cache(), step_size=8)
-    assert set(shapes) == {1}
-
-
-def test_progress_reaches_the_total(loaded: Loaded) -> None:
-    seen: list[tuple[int, int]] = []
-    ids = loaded[1].encode("hello to the world " * 4)
-    tokens_of(
-        loaded, ids, max_tokens=1, prefill_step_size=10, on_progress=lambda done, total: seen.append((done, total))
-    )
-    assert seen[0] == (0, len(ids))
-    assert seen[-1] == (len(ids), len(ids))
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
