@@ -93,3 +93,8 @@ def test_a_closed_stream_is_no_traceback(model: str, closed: str, code: int) -> 
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("Traceback")) == (code, 0)
     assert done.stdout or "stdout is closed" in done.stderr
+
+
+def test_every_file_of_the_commands_is_a_command() -> None:
+    files = {path.stem for path in (ROOT / "afmoe_mlx" / "commands").glob("*.py")} - {"__init__"}
+    assert files == {path[0] for path in _commands(typer.main.get_command(app)) if len(path) == 1}
