@@ -1,6 +1,7 @@
 """Caches: any way of feeding tokens and stepping back gives what a forward from scratch gives, in bounded memory."""
 
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -253,3 +254,10 @@ def test_a_state_of_another_architecture_is_refused() -> None:
     model(tokens(1, 3), cache=cache)
     with pytest.raises(CacheError, match="another"):
         tiny("lfm2_moe").make_cache().state = cache.state
+
+
+@pytest.mark.parametrize(("history", "slack"), [(-1, 4), (4, -1), (2.0, 4), (4, None)])
+def test_sizes_that_make_no_sense_are_refused(history: Any, slack: Any) -> None:
+    with pytest.raises(CacheError):
+        RotatingKVCache(history, slack)
+    RotatingKVCache(0, 0)

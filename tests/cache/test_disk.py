@@ -215,6 +215,17 @@ def test_the_disk_keeps_to_its_budget_and_the_least_recently_used_goes(tmp_path:
     assert found[1] == 0 or len(files(tmp_path / "kept")) == 16 + found[1] // SIZE
 
 
+def test_a_budget_of_a_few_blocks_is_kept_to_with_every_block(tmp_path: Path) -> None:
+    model = two_layers("afmoe", 5)
+    nbytes = max(path.stat().st_size for path in files(filled(model, tmp_path / "one").directory or tmp_path))
+    room, store = nbytes * 5 // 2, store_of(model, tmp_path / "kept", max_disk_bytes=nbytes * 5 // 2, max_bytes=0)
+    for seed in range(4):
+        sequence = ids(SIZE, seed=seed)
+        store.insert(sequence, seen(model, sequence))
+        store.flush()
+        assert 0 < sum(path.stat().st_size for path in files(tmp_path / "kept")) <= room
+
+
 def test_what_a_killed_process_left_half_written_is_removed_in_time(tmp_path: Path) -> None:
     model = two_layers("afmoe", 5)
     folder = files(filled(model, tmp_path).directory or tmp_path)[0].parent

@@ -123,3 +123,11 @@ def test_progress_counts_the_layers() -> None:
     seen: list[tuple[int, int]] = []
     random_model(read_config(RAWS["afmoe"]), on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 4) for i in range(5)]
+
+
+@pytest.mark.parametrize("model_type", RAWS)
+def test_stored_biases_of_routers_are_float32_and_all_else_in_the_dtype(model_type: str, tmp_path: Path) -> None:
+    save_random(tmp_path, RAWS[model_type], dtype=mx.bfloat16)
+    dtypes = {name: array.dtype for name, array in mx.load(str(tmp_path / "model.safetensors")).items()}
+    assert {dtype for name, dtype in dtypes.items() if name.endswith("expert_bias")} == {mx.float32}
+    assert {dtype for name, dtype in dtypes.items() if not name.endswith("expert_bias")} == {mx.bfloat16}

@@ -182,4 +182,11 @@ def test_a_model_whose_logits_are_no_numbers_is_damaged(tmp_path: Path, temperat
     model, tokenizer = load(tiny_folder(tmp_path / "model"))
     model.model.layers[1].post_mlp_layernorm.weight[3] = math.nan
     with pytest.raises(CheckpointError, match="its weights are damaged"):
-        generate(model, tokenizer, "hello", temperature=temperature)
+        next(stream_generate(model, tokenizer, "hello", temperature=temperature))
+
+
+def test_the_prompts_speed_is_known_with_the_first_token_and_stays(loaded: Loaded) -> None:
+    chunks = list(stream_generate(*loaded, "hello to the world", max_tokens=5))
+    assert len({chunk.prompt_tps for chunk in chunks}) == 1
+    assert 0 < chunks[0].prompt_tps < 1e8
+    assert [chunk.generation_tps > 0 for chunk in chunks] == [False, True, True, True, True]
