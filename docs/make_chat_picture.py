@@ -17,7 +17,7 @@ from rich.text import Text
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))
 
-from pseudo_terminal import ENTER, PseudoTerminal  # noqa: E402
+from helpers.pseudo_terminal import ENTER, PseudoTerminal  # noqa: E402
 
 WIDTH, HEIGHT = 96, 26
 QUESTIONS = ("What is AFMoE?", "whats a router", "how big is trinity mini?", "and how do i convert it?")

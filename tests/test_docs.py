@@ -1,16 +1,19 @@
 """What the documents show is what the scripts make, and what they name is there."""
 
+import ast
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from afmoe_mlx.models import make_model, read_config
 from afmoe_mlx.models.shapes import shape
 from helpers import ROOT
-from helpers.imports import file_graph, package_modules, part_of
+from helpers.imports import file_graph, imports_of, package_modules, part_of
 
 
 def test_the_readmes_table_of_macs_is_what_its_script_prints() -> None:
@@ -80,3 +83,15 @@ def test_the_rooms_of_the_architecture_are_all_there_and_import_those_above_alon
         room = part_of(name)
         later = {part_of(target) for target in targets if place.get(part_of(target), -1) > place.get(room, len(rows))}
         assert not later, f"{name} imports {later}"
+
+
+SCRIPTS = [path for folder in ("docs", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_what_a_script_imports_of_ours_is_there(script: Path) -> None:
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    for found in imports_of(script.stem, tree):
+        module, _, name = found.name.rpartition(".")
+        if found.name.startswith(("afmoe_mlx.", "helpers.")):
+            assert hasattr(importlib.import_module(module), name) or importlib.util.find_spec(found.name), found

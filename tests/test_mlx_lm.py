@@ -73,7 +73,7 @@ def test_quantized_files_of_ours_load_there(source: Path, tmp_path: Path, chosen
     assert_equal_logits(convert(source, tmp_path / "out", **FORMATS[chosen]))
 
 
-@pytest.mark.parametrize("recipe", ["4bit", *MIXED])  # the others of one format are FORMATS by another name
+@pytest.mark.parametrize("recipe", ["4bit", *MIXED])  # other widths of one format are packed alike
 def test_every_built_in_recipe_of_ours_loads_there(source: Path, tmp_path: Path, recipe: str) -> None:
     folder = convert(source, tmp_path / "out", recipe=recipe)
     assert_equal_logits(folder)

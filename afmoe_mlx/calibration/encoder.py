@@ -64,7 +64,7 @@ class CalibratedEncoder:
 
     @classmethod
     def for_job(cls, calibration: Calibration, job: Job, source: Source, work_folder: Path) -> "CalibratedEncoder":
-        """The encoder of a conversion's job; raises as the class does."""
+        """The encoder of a conversion's job. Raises as `__init__` does, and TokenizerError."""
         tokenizer = Tokenizer.from_folder(source.folder)
         return cls(calibration, job.config, tokenizer, job.formats, work_folder, plain=job.encoder)
 

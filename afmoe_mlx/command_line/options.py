@@ -1,4 +1,4 @@
-"""Typer's options that several commands have, each with its help."""
+"""The options that several commands have, as Typer's annotations with their help."""
 
 from typing import Annotated
 

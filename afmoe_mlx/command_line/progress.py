@@ -1,4 +1,4 @@
-"""Progress bars on a terminal's stderr, or lines now and then where it is none."""
+"""Progress bars where stderr is a terminal, else a line now and then."""
 
 import sys
 import time

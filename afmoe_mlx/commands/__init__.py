@@ -1,1 +1,1 @@
-"""The commands, one file each with a function `run`; `cli` reads their arguments."""
+"""The commands, one file each; `cli` reads their arguments and calls them."""

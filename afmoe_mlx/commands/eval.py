@@ -41,8 +41,8 @@ def _evaluate(request: EvalRequest) -> None:
             revision=request.revision,
             on_progress=show,
         )
-    found = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n"
-    write(found if request.as_json else table(evaluation))
+    as_json = request.as_json
+    write(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n" if as_json else table(evaluation))
     if target is not None:
         plot(evaluation, target)
         note(f"Wrote {target}")

@@ -26,12 +26,13 @@ RESERVED = {"messages", "tools", "add_generation_prompt", "continue_final_messag
 
 def run(request: GenerateRequest) -> int:
     """Answer and print; the exit status, 130 if the answer was interrupted."""
+    name = or_demo(request.model)
     template_variables = _template_variables(request.chat_template_config)
     options: dict[str, Any] = {**request.stream_options, "stop": request.stop or ()}
     check_options(**options)
     text = read_stdin() if request.prompt == "-" else request.prompt
     model, tokenizer = load(
-        or_demo(request.model),
+        name,
         revision=request.revision,
         context=request.context,
         kv_quantization=request.kv.quantization,

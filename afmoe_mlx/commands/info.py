@@ -46,7 +46,7 @@ class Machine:
 
 
 def run(request: InfoRequest) -> None:
-    """Print what a model is and needs, with a cache of so many tokens.
+    """Print what a model is and needs, with a cache of `context` tokens, its keys in `kv_bits` bits.
 
     The JSON's own sizes are those on a GPU, which computes in the dtype that is stored; a machine has its own.
     """

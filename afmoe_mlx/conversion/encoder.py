@@ -1,4 +1,4 @@
-"""`Encoder`, which decides what is stored for each tensor, and `PlainEncoder`, which rounds to the nearest."""
+"""`Encoder`, which decides what is stored for each tensor, and `PlainEncoder`, which takes each by itself."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import cycle

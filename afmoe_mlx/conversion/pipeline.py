@@ -64,7 +64,7 @@ def convert(
 ) -> Path:
     """Write a model as MLX files; see `afmoe_mlx.convert`.
 
-    encoder: makes what decides the quantized weights; None for the one that rounds each to the nearest.
+    encoder: makes the `Encoder` that decides what is stored; None for a `PlainEncoder`.
     """
     if encoder is not None and not options.quantizes:
         raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")

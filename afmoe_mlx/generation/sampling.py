@@ -1,4 +1,4 @@
-"""Sampling on the device: filters over log-probabilities, penalties, then one draw.
+"""Sampling on the device: penalties of logits, filters over log-probabilities, then one draw.
 
 Filters, their order and their meanings are those of `mlx_lm.sample_utils`. Unlike there, each sampler owns its random
 key, so that a seed gives the same tokens whatever else draws in the process.

@@ -24,7 +24,7 @@ Drawn = tuple[int, mx.array]
 
 @dataclass
 class Tally:
-    """Counts of speculative decoding: tokens drafted, tokens accepted, steps saved."""
+    """Counts of speculative decoding: tokens drafted and accepted, and steps taken."""
 
     drafted: int = 0
     """Tokens guessed and run."""

@@ -1,4 +1,4 @@
-"""Messages and answers as the chat, the commands and a server share them.
+"""Messages and answers, apart from any one interface.
 
 prompts: messages become a prompt's tokens; reasoning: what a model wrote becomes reasoning and answer.
 """

@@ -1,4 +1,4 @@
-"""Waypoints: copies of sliding-window state, so that a conversation's cache can be rewound beyond the window.
+"""Waypoints: copies of what sliding and convolution layers hold, so that a cache can be rewound beyond their windows.
 
 A cache steps back by itself while nothing has been dropped, and then as far as its slack (`cache.buffers`). A long
 answer goes beyond that. What its layers with a window or a convolution need at a place is little, and near places share
@@ -18,7 +18,7 @@ MEMORY_SHARE, UNTOLD = 8, 1 << 29
 
 @dataclass(frozen=True)
 class Piece:
-    """A copy of the sliding-window layers' columns from position `start` to `end`, a place to rewind to."""
+    """A copy of the columns of layers that forget, sliding and convolution, from position `start` to `end`."""
 
     start: int
     end: int

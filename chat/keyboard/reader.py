@@ -1,4 +1,4 @@
-"""`Reader`, the source of a chat's lines, and `PlainReader` for dumb terminals."""
+"""`Reader`, the source of a chat's lines, and `PlainReader` where there can be no line editor."""
 
 import sys
 from collections.abc import Callable

@@ -50,7 +50,6 @@ def filled(model: CausalLM, directory: Path, *sequences: list[int], **options: A
 def test_a_later_store_finds_what_an_earlier_one_wrote(model_type: str, dtype: str, tmp_path: Path) -> None:
     model = two_layers(model_type, 5)
     if dtype == "bfloat16":
-        model = two_layers(model_type, 5)
         model.dtype = mx.bfloat16
     filled(model, tmp_path)
     assert len(files(tmp_path)) == 8

@@ -1,4 +1,4 @@
-"""A line editor that is typed into."""
+"""Lines that are given as if they were typed."""
 
 from collections.abc import Callable
 

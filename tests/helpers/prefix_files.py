@@ -1,4 +1,4 @@
-"""Prefix stores with files, and what lies there."""
+"""The files of a prefix store."""
 
 from pathlib import Path
 

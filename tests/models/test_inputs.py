@@ -116,6 +116,15 @@ def test_a_forward_can_be_compiled(model_type: str) -> None:
     assert compiled(ids, mask).shape == (2, 9, 40)
 
 
+def test_a_compiled_forward_takes_ids_and_masks_as_they_are_given() -> None:
+    """None is a constant of the trace. One layer, for every kernel is compiled."""
+    model = tiny("lfm2_moe", num_hidden_layers=1, num_dense_layers=1, layer_types=["full_attention"])
+    compiled = mx.compile(lambda ids, mask: model(ids, attention_mask=mask))
+    for seed, padding in enumerate(([3, 0], [0, 5])):
+        ids, mask = tokens(2, 9, seed=seed), mx.array([[0] * n + [1] * (9 - n) for n in padding])
+        assert mx.allclose(compiled(ids, mask), model(ids, attention_mask=mask), atol=TOLERANCE)
+
+
 def test_columns_to_keep_may_differ_by_row() -> None:
     model, ids = tiny(), tokens(2, 9)
     logits = model(ids)

@@ -173,6 +173,7 @@ class ChatRequest(AnswerRequest):
         str | None,
         typer.Option(metavar="[NAME]", help="Go on with a saved conversation; the last one if no name follows."),
     ] = None
+    """"": the last one, as the command line's parser makes of the bare option; None: a new one."""
     no_save: Annotated[bool, typer.Option("--no-save", help="Do not save the conversation.")] = False
     no_history: Annotated[bool, typer.Option("--no-history", help="Do not keep what is typed for the next run.")] = (
         False
