@@ -289,3 +289,10 @@ def test_removing_what_is_not_there_is_an_error(hub: FakeHub) -> None:
 
 def test_without_a_cache_there_are_no_models(hub: FakeHub) -> None:
     assert cached_models() == []
+
+
+@pytest.mark.parametrize("index", ["{", "[]", '"text"', "{}", '{"weight_map": []}', '{"weight_map": {"a": ["b"]}}'])
+def test_an_index_that_makes_no_sense_is_damaged(hub: FakeHub, index: str) -> None:
+    hub.add(REPO, MODEL | {INDEX: index.encode()})
+    with refused(INDEX, "damaged", kind=CheckpointError):
+        resolve(REPO)
