@@ -4,7 +4,6 @@ What only a conversion needs is imported when one is asked for.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from .checkpoint import load_model, resolve
 from .checkpoint.load import parse_dtype
 from .checkpoint.names import published
 from .checkpoint.save import SHARD_BYTES
-from .errors import InputError
+from .errors import ConversionError, InputError
 from .footprint import fit_check
 from .models import CausalLM
 from .tokenizer import Tokenizer
@@ -99,9 +98,11 @@ def convert(
     options = conversion.Options(quantize, bits, group_size, mode, recipe, dtype, dequantize, shard_bytes)
     encoder = None
     if (calibration := _calibration(calibrate)) is not None:
-        from .calibration import CalibratedEncoder
+        from .calibration import encoder_of
 
-        encoder = partial(CalibratedEncoder.for_job, calibration)
+        if not options.quantizes:
+            raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")
+        encoder = encoder_of(calibration)
     return conversion.convert(
         source,
         destination,

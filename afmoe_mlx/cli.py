@@ -3,13 +3,13 @@
 import io
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from .command_line.options import CacheDirectory
+from .command_line.options import AsJson, CacheDirectory
 from .command_line.parsing import Command, Group
 from .command_line.request import command_of
 from .command_line.requests.answering import ChatRequest, GenerateRequest
@@ -26,8 +26,6 @@ REQUESTS = {
     "eval": EvalRequest,
     "doctor": DoctorRequest,
 }
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
 models_app = typer.Typer(help="List the models with a short name and those in the local cache.")
@@ -53,17 +51,13 @@ def root(
     """Run Arcee's Trinity (AFMoE) and Liquid's LFM2-MoE models on this machine."""
 
 
-def _runner(name: str) -> Callable[[Any], None]:
-    """What runs a command; its module is imported only then."""
-
-    def run(request: Any) -> None:
-        raise typer.Exit(import_module(f".commands.{name}", __package__).run(request) or 0)
-
-    return run
+def _run(name: str, request: Any) -> None:
+    """Run a command, whose module is imported only now."""
+    raise typer.Exit(import_module(f".commands.{name}", __package__).run(request) or 0)
 
 
 for _name, _request in REQUESTS.items():
-    app.command(_name, cls=Command)(command_of(_request, _runner(_name)))
+    app.command(_name, cls=Command)(command_of(_request, partial(_run, _name)))
 
 
 @models_app.callback()

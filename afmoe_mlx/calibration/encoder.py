@@ -62,12 +62,6 @@ class CalibratedEncoder:
         self._batches = batches(rows)
         self._activations = Activations(work_folder)
 
-    @classmethod
-    def for_job(cls, calibration: Calibration, job: Job, source: Source, work_folder: Path) -> "CalibratedEncoder":
-        """The encoder of a conversion's job. Raises as `__init__` does, and TokenizerError."""
-        tokenizer = Tokenizer.from_folder(source.folder)
-        return cls(calibration, job.config, tokenizer, job.formats, work_folder, plain=job.encoder)
-
     @property
     def identity(self) -> str:
         """Of the method, and of the tokens that the text gives."""
@@ -168,6 +162,16 @@ class CalibratedEncoder:
             quantized = self._quantizer.quantize(path, rows[None], measured)
             for kind in ("weight", "scales", "biases"):
                 yield join(path, kind), getattr(quantized, kind)[0]
+
+
+def encoder_of(calibration: Calibration) -> Callable[[Job, Source, Path], CalibratedEncoder]:
+    """What makes the encoder of a conversion's job; that raises as the class does, and TokenizerError."""
+
+    def make(job: Job, source: Source, work_folder: Path) -> CalibratedEncoder:
+        tokenizer = Tokenizer.from_folder(source.folder)
+        return CalibratedEncoder(calibration, job.config, tokenizer, job.formats, work_folder, plain=job.encoder)
+
+    return make
 
 
 def _kept(stored: Stored, parts: dict[str, list[mx.array]]) -> Stored:

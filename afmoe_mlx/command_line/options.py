@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
+ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Model = Annotated[str | None, typer.Option(help=MODEL_HELP + " The built-in demo if not given.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="Put before the conversation by the chat template.")]

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +97,9 @@ def _calibration(request: ConvertRequest) -> "Calibration | None":
 
 
 def _encoder(calibration: "Calibration") -> "Callable[[Job, Source, Path], CalibratedEncoder]":
-    from ..calibration import CalibratedEncoder
+    from ..calibration import encoder_of
 
-    return partial(CalibratedEncoder.for_job, calibration)
+    return encoder_of(calibration)
 
 
 def _is_local(request: ConvertRequest) -> bool:

@@ -21,8 +21,14 @@ def run(request: EvalRequest) -> None:
     if request.tasks is None:
         _evaluate(request)
         return
-    limits = {"num_shots": request.num_shots, "limit": request.limit}
-    results = run_tasks(request.model, request.tasks, revision=request.revision, force=request.force, **limits)
+    results = run_tasks(
+        request.model,
+        request.tasks,
+        num_shots=request.num_shots,
+        limit=request.limit,
+        revision=request.revision,
+        force=request.force,
+    )
     told = {"model": request.model, "tasks": results}
     write(json.dumps(told, indent=2) + "\n" if request.as_json else tasks_table(results))
 

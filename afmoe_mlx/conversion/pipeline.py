@@ -66,8 +66,6 @@ def convert(
 
     encoder: makes the `Encoder` that decides what is stored; None for a `PlainEncoder`.
     """
-    if encoder is not None and not options.quantizes:
-        raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")
     with workspace(Path(destination), overwrite=overwrite) as space:
         downloads = space.downloads if low_disk else None
         opened = open_source(published(source), revision=revision, downloads=downloads, on_fetched=on_fetched)

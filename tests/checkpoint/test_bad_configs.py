@@ -14,11 +14,13 @@ from helpers.damage import (
     WEIGHTS,
     YARN,
     Case,
+    cases,
     check_convert,
     check_generate,
     check_load,
     config,
     edit,
+    one_of_each,
     quantized,
     retype,
 )
@@ -204,11 +206,7 @@ QUANTIZED: dict[str, Case] = {
         (WEIGHTS, "lm_head.scales is 'F32'", "expected U8"),
     ),
 }
-CASES = {
-    f"{group}: {name}": case
-    for group, cases in {"number": NUMBERS, "meaning": MEANINGS, "quantized": QUANTIZED}.items()
-    for name, case in cases.items()
-}
+CASES = cases(number=NUMBERS, meaning=MEANINGS, quantized=QUANTIZED)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -223,10 +221,6 @@ def test_a_conversion_says_the_same_with_exit_status_1(tmp_path: Path, name: str
     check_convert(make, words, tmp_path / "model")
 
 
-# One for each kind of file and of error: `generate` does the same with all of a kind.
-ANSWERED = {(name.partition(":")[0], error): name for name, (_, error, _) in CASES.items()}
-
-
-@pytest.mark.parametrize("name", ANSWERED.values())
+@pytest.mark.parametrize("name", one_of_each(CASES))
 def test_an_answer_is_refused_with_exit_status_1(tmp_path: Path, name: str) -> None:
     check_generate(CASES[name][0], tmp_path / "model")

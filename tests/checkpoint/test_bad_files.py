@@ -18,6 +18,7 @@ from helpers.damage import (
     QUERY,
     WEIGHTS,
     Case,
+    cases,
     check_convert,
     check_generate,
     check_load,
@@ -30,6 +31,7 @@ from helpers.damage import (
     lying,
     nested,
     odd_packed,
+    one_of_each,
     only_bin,
     put,
     shard_gone,
@@ -211,11 +213,7 @@ TENSORS: dict[str, Case] = {
         (EXPERT, "U32"),
     ),
 }
-CASES = {
-    f"{group}: {name}": case
-    for group, cases in {"folder": FOLDERS, "json": JSON, "file": FILES, "tensor": TENSORS}.items()
-    for name, case in cases.items()
-}
+CASES = cases(folder=FOLDERS, json=JSON, file=FILES, tensor=TENSORS)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -230,11 +228,7 @@ def test_a_conversion_says_the_same_with_exit_status_1(tmp_path: Path, name: str
     check_convert(make, words, tmp_path / "model")
 
 
-# One for each kind of file and of error: `generate` does the same with all of a kind.
-ANSWERED = {(name.partition(":")[0], error): name for name, (_, error, _) in CASES.items()}
-
-
-@pytest.mark.parametrize("name", ANSWERED.values())
+@pytest.mark.parametrize("name", one_of_each(CASES))
 def test_an_answer_is_refused_with_exit_status_1(tmp_path: Path, name: str) -> None:
     check_generate(CASES[name][0], tmp_path / "model")
 

@@ -163,6 +163,16 @@ ROPE = {"rope_type": "default", "rope_theta": 1e4}
 TYPES = ["sliding_attention"] * 4
 
 
+def cases(**groups: dict[str, Case]) -> dict[str, Case]:
+    """All cases of some groups, named after both."""
+    return {f"{group}: {name}": case for group, of_group in groups.items() for name, case in of_group.items()}
+
+
+def one_of_each(cases: dict[str, Case]) -> list[str]:
+    """The name of one case for each group and class of error: `generate` does the same with all of a kind."""
+    return list({(name.partition(":")[0], error): name for name, (_, error, _) in cases.items()}.values())
+
+
 def assert_message(text: str, folder: Path, words: tuple[str, ...]) -> None:
     assert text.isprintable(), text
     assert len(text) < 400 + 2 * len(str(folder))

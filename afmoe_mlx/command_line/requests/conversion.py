@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import MODEL_HELP, Revision
+from ..options import MODEL_HELP, AsJson, ModelArgument, Revision
 
 
 class Dtype(StrEnum):
@@ -92,7 +92,7 @@ class ConvertRequest:
         bool, typer.Option("--dry-run", help="Print what would be written, from headers alone, and write nothing.")
     ] = False
     verbose: Annotated[bool, typer.Option("--verbose", help="With --dry-run: every tensor on a line.")] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    as_json: AsJson = False
 
     def __post_init__(self) -> None:
         """BadParameter for options that contradict each other, or do nothing without another."""
@@ -120,7 +120,7 @@ class ConvertRequest:
 class EvalRequest:
     """Measure a model's quality: perplexity, and its distance from a reference."""
 
-    model: Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")]
+    model: ModelArgument
     reference: Annotated[
         str | None, typer.Option(help="What it was quantized from, given likewise, to measure the distance from.")
     ] = None
@@ -138,7 +138,7 @@ class EvalRequest:
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each of --tasks.")] = None
     force: Annotated[bool, typer.Option("--force", help="Run --tasks on what does not fit in memory.")] = False
     revision: Revision = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    as_json: AsJson = False
 
     def __post_init__(self) -> None:
         """BadParameter for options that contradict each other, or do nothing without another."""

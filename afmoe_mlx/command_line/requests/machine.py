@@ -5,21 +5,21 @@ from typing import Annotated
 
 import typer
 
-from ..options import MODEL_HELP, KVBits, Model, PrefillStepSize, Revision
+from ..options import AsJson, KVBits, Model, ModelArgument, PrefillStepSize, Revision
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfoRequest:
     """Say what a model needs, and where it fits, without downloading its weights."""
 
-    model: Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")]
+    model: ModelArgument
     context: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens of conversation to count; 32768 if not given, or the model's most."),
     ] = None
     kv_bits: KVBits = None
     revision: Revision = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    as_json: AsJson = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class BenchRequest:
     num_trials: Annotated[int, typer.Option("--num-trials", "-n", help="Runs, of which the median counts.")] = 5
     prefill_step_size: PrefillStepSize = 512
     revision: Revision = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    as_json: AsJson = False
 
     def __post_init__(self) -> None:
         """BadParameter for options that contradict each other, or do nothing without another."""
@@ -52,4 +52,4 @@ class BenchRequest:
 class DoctorRequest:
     """Look at this machine: device, memory, libraries, the Hub and its cache, and what to do about each problem."""
 
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+    as_json: AsJson = False
