@@ -128,6 +128,8 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SSL_CERT_DIR", str(home.parent))  # where no certificate is: reading them all takes a while
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the library's retries
 

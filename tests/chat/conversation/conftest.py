@@ -8,6 +8,6 @@ from helpers.conversations import loaded_model
 from helpers.tiny import ARCHITECTURES
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def loaded(request: pytest.FixtureRequest) -> Any:
     return loaded_model(request.param)

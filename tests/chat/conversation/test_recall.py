@@ -1,5 +1,6 @@
 """What is known of a conversation is not computed again, however it is gone back in."""
 
+from copy import deepcopy
 from typing import Any
 
 import mlx.core as mx
@@ -20,14 +21,11 @@ THINKING_TEMPLATE = (
 )
 
 
-def stores(model: Any, kind: str) -> PrefixStore | None:
-    return {"no store": None, "store": PrefixStore(model, block_size=16)}[kind]
-
-
-def a_long_talk(loaded: Any, kind: str) -> Conversation:
+@pytest.fixture(scope="module", params=["no store", "store"])
+def said(loaded: Any, request: pytest.FixtureRequest) -> Conversation:
     """Three turns, each far beyond what a cache can step back by itself."""
     options = {"max_tokens": ANSWER, "prefill_step_size": CHUNK}
-    store = stores(loaded[0], kind)
+    store = PrefixStore(loaded[0], block_size=16) if request.param == "store" else None
     conversation = Conversation(*loaded, system_prompt="the world", options=options, store=store)
     for text in ("hello to the world", "the world " * 30, "hello " * 20):
         list(conversation.reply(text))
@@ -35,39 +33,36 @@ def a_long_talk(loaded: Any, kind: str) -> Conversation:
     return conversation
 
 
+@pytest.fixture
+def talk(loaded: Any, said: Conversation) -> Conversation:
+    """A copy of that conversation, with the same model."""
+    return deepcopy(said, {id(part): part for part in loaded})
+
+
 def size(loaded: Any, text: str) -> int:
     """Tokens of a message, and those that the template puts around it."""
     return len(loaded[1].apply_chat_template([{"role": "user", "content": text}]))
 
 
-KINDS = ("no store", "store")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_regenerate_computes_one_token_of_the_prompt(loaded: Any, kind: str) -> None:
-    conversation = a_long_talk(loaded, kind)
+def test_regenerate_computes_one_token_of_the_prompt(talk: Conversation) -> None:
     for _ in range(2):
-        checked(conversation, conversation.regenerate())
-        assert conversation.tokens_run == 1
+        checked(talk, talk.regenerate())
+        assert talk.tokens_run == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_edit_computes_the_new_message_alone(loaded: Any, kind: str) -> None:
-    conversation = a_long_talk(loaded, kind)
+def test_edit_computes_the_new_message_alone(loaded: Any, talk: Conversation) -> None:
     for text in ("the world, the world", "hello", "to the world " * 20):
-        checked(conversation, conversation.edit(text))
-        assert conversation.last_user == text
-        assert conversation.tokens_run <= size(loaded, text)
+        checked(talk, talk.edit(text))
+        assert talk.last_user == text
+        assert talk.tokens_run <= size(loaded, text)
 
 
 @pytest.mark.parametrize("turns", [1, 3])
-@pytest.mark.parametrize("kind", KINDS)
-def test_undo_costs_nothing_but_the_next_message(loaded: Any, kind: str, turns: int) -> None:
-    conversation = a_long_talk(loaded, kind)
-    assert conversation.undo(turns) == turns
-    checked(conversation, conversation.reply("says hello"))
-    assert conversation.tokens_run <= size(loaded, "says hello")
-    assert conversation.turns == 4 - turns
+def test_undo_costs_nothing_but_the_next_message(loaded: Any, talk: Conversation, turns: int) -> None:
+    assert talk.undo(turns) == turns
+    checked(talk, talk.reply("says hello"))
+    assert talk.tokens_run <= size(loaded, "says hello")
+    assert talk.turns == 4 - turns
 
 
 def test_a_turn_runs_only_the_tokens_the_cache_does_not_hold(loaded: Any) -> None:
@@ -83,24 +78,22 @@ def test_a_turn_runs_only_the_tokens_the_cache_does_not_hold(loaded: Any) -> Non
         assert conversation.tokens_run == len(prompt) - common
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_interrupted_answer_is_gone_back_from_as_well(loaded: Any, kind: str) -> None:
-    conversation = a_long_talk(loaded, kind)
-    chunks = conversation.regenerate()
+def test_an_interrupted_answer_is_gone_back_from_as_well(talk: Conversation) -> None:
+    chunks = talk.regenerate()
     for _ in range(ANSWER - 3):
         next(chunks)
     chunks.close()
-    checked(conversation, conversation.regenerate())
-    assert conversation.tokens_run == 1
+    checked(talk, talk.regenerate())
+    assert talk.tokens_run == 1
 
 
-def test_places_of_what_was_undone_are_not_gone_back_to(loaded: Any) -> None:
-    conversation = a_long_talk(loaded, "no store")
-    conversation.undo(3)
+@pytest.mark.parametrize("said", ["no store"], indirect=True)
+def test_places_of_what_was_undone_are_not_gone_back_to(talk: Conversation) -> None:
+    talk.undo(3)
     for text in ("says " * 20, "the world, hello " * 3):
-        checked(conversation, conversation.reply(text))
-        checked(conversation, conversation.regenerate())
-        assert conversation.tokens_run == 1
+        checked(talk, talk.reply(text))
+        checked(talk, talk.regenerate())
+        assert talk.tokens_run == 1
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
@@ -134,13 +127,11 @@ def test_a_quantized_cache_is_gone_back_in_as_far_as_it_can(start: int, run: int
     assert conversation.tokens_run == (run or prompt)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_bytes_kept_are_those_of_the_store_and_of_the_places_to_go_back_to(loaded: Any, kind: str) -> None:
-    conversation = a_long_talk(loaded, kind)
-    stored = 0 if conversation.store is None else conversation.store.nbytes
-    assert conversation.kept_bytes > stored
-    conversation.clear()
-    assert conversation.kept_bytes == (0 if conversation.store is None else conversation.store.nbytes)
+def test_the_bytes_kept_are_those_of_the_store_and_of_the_places_to_go_back_to(talk: Conversation) -> None:
+    stored = 0 if talk.store is None else talk.store.nbytes
+    assert talk.kept_bytes > stored
+    talk.clear()
+    assert talk.kept_bytes == (0 if talk.store is None else talk.store.nbytes)
 
 
 def test_places_beyond_their_memory_are_let_go_the_oldest_first() -> None:
