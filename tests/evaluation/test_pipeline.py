@@ -33,7 +33,7 @@ def test_models_without_routed_experts_have_no_overlap(tmp_path: Path) -> None:
 
 
 def test_one_layer_is_in_memory_at_a_time(tmp_path: Path) -> None:
-    shape = {"num_hidden_layers": 24, "hidden_size": 64, "moe_intermediate_size": 64}
+    shape = {"num_hidden_layers": 12, "num_experts": 16, "hidden_size": 64, "moe_intermediate_size": 64}
     folder = tiny_folder(tmp_path / "deep", **shape)
     (tmp_path / "a.txt").write_text(TEXT)
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -144,6 +144,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(Uploads, BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or a body waits for the client to acknowledge the head
 
     def setup(self) -> None:
         super().setup()

@@ -37,7 +37,8 @@ class Import:
     in_function: bool
 
 
-def package_modules() -> list[Module]:
+@cache
+def package_modules() -> tuple[Module, ...]:
     """Every module of the package."""
     modules = []
     for folder, package in (("afmoe_mlx", "afmoe_mlx"), ("chat", "afmoe_mlx.chat")):
@@ -45,15 +46,18 @@ def package_modules() -> list[Module]:
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
             name = ".".join([package, *(part for part in parts if part != "__init__")])
             modules.append(Module(name, path, parts[-1] == "__init__"))
-    return modules
+    return tuple(modules)
 
 
-@cache
 def part_of(name: str) -> str:
     """The part of the package that an absolute name lies in; what __init__.py exports lies in ""."""
     part = [*name.split("."), ""][1]
-    parts = {[*module.name.split("."), ""][1] for module in package_modules()}
-    return part if part in parts else ""
+    return part if part in _parts() else ""
+
+
+@cache
+def _parts() -> frozenset[str]:
+    return frozenset([*module.name.split("."), ""][1] for module in package_modules())
 
 
 def dotted(node: ast.AST) -> str:
