@@ -18,6 +18,10 @@ _BEFORE = {ndim: (slice(None),) * (ndim - 2) for ndim in (3, 4)}
 # Positions that a rotating cache holds beyond what the next token needs; half of them can always be taken back.
 DEFAULT_SLACK = 1024
 
+# MLX's CUDA backend takes a slice of a buffer with a multiple of these columns for one from the buffer's first column
+# on (`unslice_kv`), as mlx-lm's caches give them. A rotating cache's slices begin anywhere.
+_UNSLICED = 256
+
 
 class LayerState:
     """What `KVCache.state` gave, read back; KeyError or ValueError if it is none."""
@@ -116,24 +120,20 @@ class KVCache:
         """Forget everything, the number of rows included."""
         self.arrays, self.start, self.offset = (), 0, 0
 
+    def capacity(self, columns: int) -> int:
+        """Columns of a buffer that is made for `columns` of them."""
+        return -(-columns // self.step) * self.step
+
     @property
     def _capacity(self) -> int:
         return self.arrays[0].shape[-2] if self.arrays else 0
 
-    @property
-    def _limit(self) -> int | None:
-        """Columns that the buffer may have at most."""
-        return None
-
     def _reserve(self, columns: int, like: tuple[mx.array, ...]) -> None:
-        """Make room for `columns` columns, in steps, up to the limit."""
+        """Make room for `columns` columns."""
         if self.arrays and columns <= self._capacity:
             return
-        capacity = -(-columns // self.step) * self.step
-        if self._limit is not None:
-            capacity = min(capacity, self._limit)
         held = self._columns(self.start, self.offset) if self.arrays else ()
-        room = capacity - (self.offset - self.start)
+        room = self.capacity(columns) - (self.offset - self.start)
         empty = [mx.zeros((*a.shape[:-2], room, a.shape[-1]), a.dtype) for a in like]
         self.arrays = (
             tuple(mx.concatenate([h, e], axis=-2) for h, e in zip(held, empty, strict=True)) if held else tuple(empty)
@@ -162,6 +162,8 @@ class RotatingKVCache(KVCache):
     attention always reads one plain slice, and any position not older than the furthest reached less `slack // 2` can
     be returned to.
     """
+
+    step = 250  # no multiple of _UNSLICED until 32,000 columns
 
     def __init__(self, history: int, slack: int = DEFAULT_SLACK) -> None:
         if not (isinstance(history, int) and isinstance(slack, int) and history >= 0 and slack >= 0):
@@ -207,9 +209,25 @@ class RotatingKVCache(KVCache):
                 break
         super().fill(kept[::-1], end)
 
+    def restore(self, state: "LayerState") -> None:
+        super().restore(state)
+        self._pad()
+
+    def capacity(self, columns: int) -> int:
+        """The same, up to the limit, and one more where slices would be taken for others."""
+        capacity = min(super().capacity(columns), self._limit)
+        return capacity + (capacity % _UNSLICED == 0)
+
     @property
     def _limit(self) -> int:
+        """Columns held at most."""
         return self.history + self.slack
+
+    def _pad(self) -> None:
+        """One column more for a buffer as long as what it holds, where slices would be taken for others."""
+        if self._capacity % _UNSLICED == 0:
+            spare = (mx.zeros((*a.shape[:-2], 1, a.shape[-1]), a.dtype) for a in self.arrays)
+            self.arrays = tuple(mx.concatenate([a, s], axis=-2) for a, s in zip(self.arrays, spare, strict=True))
 
     def _drop(self, first: int) -> None:
         """Move the columns from position `first` on to the front of the buffer."""
@@ -234,6 +252,7 @@ class RotatingKVCache(KVCache):
         # contiguous: a view would keep the whole chunk alive
         self.arrays = tuple(mx.contiguous(a[..., start - self.start :, :]) for a in joined)
         self.start, self.offset = start, end
+        self._pad()
         return visible
 
 

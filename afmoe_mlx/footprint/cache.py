@@ -62,7 +62,5 @@ _CACHES: dict[str, Callable[[ModelConfig], KVCache]] = {
 
 def _columns(cache: KVCache, context: int) -> tuple[int, int]:
     """Columns that a layer's cache holds after `context` tokens, and those that attention reads of them."""
-    held = -(-context // cache.step) * cache.step
-    if isinstance(cache, RotatingKVCache):
-        return min(held, cache.history + cache.slack), min(context, cache.history + 1)
-    return held, context
+    read = min(context, cache.history + 1) if isinstance(cache, RotatingKVCache) else context
+    return cache.capacity(context), read

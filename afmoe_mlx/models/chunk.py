@@ -136,8 +136,9 @@ class Chunk:
             return y
         block = self.length if window is None or keys <= window else block_size(window)
         parts = []
-        for start in range(0, self.length, block):
-            end = min(start + block, self.length)
+        # no block of a single query: MLX's CUDA backend would mistake its slice of keys, see cache/buffers.py
+        for start in range(0, max(self.length - 1, 1), block):
+            end = start + block if start + block < self.length - 1 else self.length
             last = keys - self.length + end
             first = 0 if window is None else max(0, last - (end - start) - window + 1)
             mask = self._mask(window, keys - last, end - start, last - first)
