@@ -11,7 +11,7 @@ Names are resolved when first used, so that importing the package costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .device import preload_blas
+from .device import prepare
 
 if TYPE_CHECKING:
     from .api import convert, load, upload
@@ -29,8 +29,8 @@ _HOMES = {
     "stream_generate": "generation",
 }
 
-# The one thing done at import: MLX looks for a BLAS only while it is itself imported.
-preload_blas()
+# The one thing done at import: MLX looks for a BLAS, and at its environment, while it is itself imported.
+prepare()
 
 
 def __getattr__(name: str) -> Any:

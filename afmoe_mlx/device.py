@@ -1,4 +1,7 @@
-"""The only file that asks which device this is: dtypes, fast BLAS, memory limits, bandwidth."""
+"""The only file that asks which device this is: dtypes, fast BLAS, memory limits, bandwidth.
+
+What is said here of Metal and CUDA follows from MLX's source; nobody has run it there yet.
+"""
 
 import ctypes
 import os
@@ -36,8 +39,40 @@ MOST_STREAMS = 8
 # Each has every file open.
 MOST_READERS = 4
 
+# What MLX reads from the environment when it first needs it. Float32 products are to be such on Apple's M5 and on CUDA
+# as well, where they would be rounded to TF32's 10 bits. And on CUDA attention has a plan for each length of keys, more
+# of them in a long conversation than MLX's check, which then raises an error, has in mind.
+ENVIRONMENT = {"MLX_ENABLE_TF32": "0", "MLX_ENABLE_CACHE_THRASHING_CHECK": "0"}
+
+# Tokens of a prompt run at a time. Metal multiplies the rows of an expert in tiles of 16 to 64, which 512 tokens do not
+# fill. Beyond so many tokens of context one command of 2,048 may run into the GPU's watchdog.
+PREFILL_STEP, METAL_PREFILL_STEP = 512, 2048
+WATCHDOG_CONTEXT = 1 << 16
+# Bytes that must be free for the larger step: four times what `footprint` counts for the smaller.
+METAL_PREFILL_ROOM = 2_000_000_000
+
+# Rows of queries, those of the heads that share keys together, that Metal's attention kernel for few queries takes.
+METAL_FEW_QUERIES = 32
+
+# Positions from which Metal's rotary kernel, which reduces no angles, is off by more than bfloat16 rounds to (1e-3).
+METAL_ROPE_POSITIONS = 1 << 14
+
+# Rows, each of one expert, from which CUDA's quantized kernel, which does not sort them, is slower than dequantizing
+# all experts of a layer.
+CUDA_DEQUANTIZE_FROM = 1024
+
+# Bytes of freed buffers that MLX may keep on Metal whatever is free: each token's temporaries.
+LEAST_BUFFERS = 256 << 20
+
 # Bytes of a layer's experts. The demo has 0.3 MB of them, which are copied in no time; Trinity Nano in 4 bits has 50.
 FUSE_EXPERTS_UP_TO = 8 << 20
+
+
+def prepare() -> None:
+    """What must be done before MLX is imported: its environment, unless it is set already, and a fast BLAS on Linux."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    preload_blas()
 
 
 def preload_blas() -> str | None:
@@ -116,6 +151,33 @@ def compute_dtype(stored: "mx.Dtype") -> "mx.Dtype":
 def dequantizes(rows: int) -> bool:
     """Whether `rows` rows are multiplied faster by a quantized weight that is dequantized first."""
     return rows >= DEQUANTIZE_FROM and is_cpu()
+
+
+def dequantizes_experts(rows: int) -> bool:
+    """Whether so many rows, sorted by expert, are multiplied faster once all experts of the layer are dequantized."""
+    return rows >= CUDA_DEQUANTIZE_FROM and backend() == "CUDA"
+
+
+def multiplies_slices() -> bool:
+    """Whether a slice of a quantized array can be multiplied; CUDA's kernels take whole arrays alone."""
+    return backend() != "CUDA"
+
+
+def rotates_by_kernel(positions: int) -> bool:
+    """Whether MLX's rotary kernel is as exact as its dtypes at positions below `positions`; the CPU has none."""
+    name = backend()
+    return name == "CUDA" or (name == "Metal" and positions <= METAL_ROPE_POSITIONS)
+
+
+def few_queries(heads: int) -> int | None:
+    """Tokens of one step, each with `heads` query heads a key head, up to which attention costs as for one; or None."""
+    return max(METAL_FEW_QUERIES // heads, 1) if backend() == "Metal" else None
+
+
+def prefill_step(seen: int) -> int:
+    """Tokens of a prompt to run at a time, `seen` tokens into the context: more on Metal where memory is free."""
+    is_larger = backend() == "Metal" and seen < WATCHDOG_CONTEXT and (memory().usable or 0) >= METAL_PREFILL_ROOM
+    return METAL_PREFILL_STEP if is_larger else PREFILL_STEP
 
 
 def one_kernel(function: Callable[..., "mx.array"]) -> Callable[..., "mx.array"]:
@@ -232,8 +294,8 @@ def resident() -> Iterator[None]:
     """On Metal, keep what is loaded in memory while the block runs; elsewhere nothing is done.
 
     Otherwise macOS takes the pages of weights back whenever they rest. The wired limit is raised only for what fits.
-    Beside it, MLX may keep freed buffers for half of what is free; the rest is for caches to grow into. The old limits
-    come back with the end of the block, or of the block around it that raised them first.
+    Beside it, MLX may keep freed buffers for half of what is free, but at least LEAST_BUFFERS; the rest is for caches
+    to grow into. The old limits come back with the end of the block, or of the block around it that raised them first.
     """
     import mlx.core as mx
 
@@ -245,7 +307,7 @@ def resident() -> Iterator[None]:
     if old_wired == limit:
         yield
         return
-    old_cache = mx.set_cache_limit(free // 2)
+    old_cache = mx.set_cache_limit(max(free // 2, LEAST_BUFFERS))
     try:
         yield
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from afmoe_mlx import device
 from afmoe_mlx.command_line.requests.answering import ChatRequest, or_demo
 from afmoe_mlx.generation import check_options
 from afmoe_mlx.terminal import note
@@ -52,6 +53,8 @@ def run(request: ChatRequest) -> int:
         # what is typed meanwhile is for the line editor, which takes Enter for what it is
         with silent_keyboard() if question is None and can_edit_lines() else nullcontext():
             conversation = _conversation(name, source, request)
+        # from one answer to the next too: to bring back what macOS has taken takes a while
+        resources.enter_context(device.resident())
         resources.callback(_flush, conversation)
         if question is None:
             with orderly_end():

@@ -11,9 +11,10 @@ import pytest
 from afmoe_mlx import device, load, stream_generate
 from helpers.tiny import tiny_folder
 
-GPU_LIMIT = 10_000
+MB = 1 << 20
+GPU_LIMIT = 10_000 * MB
 MAC = {"device_name": "Apple M2 Pro", "memory_size": 16_000, "max_recommended_working_set_size": GPU_LIMIT}
-FIRST_WIRED, FIRST_CACHE = 0, 15_000
+FIRST_WIRED, FIRST_CACHE = 0, 15_000 * MB
 
 
 class FakeMetal:
@@ -53,8 +54,8 @@ FIRST = (FIRST_WIRED, FIRST_CACHE)
 
 
 def test_on_metal_a_model_may_have_what_the_gpu_may_hold_less_what_it_holds(metal: Callable[[int], FakeMetal]) -> None:
-    metal(2_000)
-    assert device.memory() == device.Memory(total=16_000, usable=8_000)
+    metal(2_000 * MB)
+    assert device.memory() == device.Memory(total=16_000, usable=8_000 * MB)
     assert device.device_name() == "Apple M2 Pro"
     metal(11_000)
     assert device.memory().usable == 0
@@ -94,22 +95,22 @@ def test_a_host_that_says_nothing_is_unknown(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_the_limits_are_those_of_what_fits_and_come_back(metal: Callable[[int], FakeMetal]) -> None:
-    fake = metal(4_000)
+    fake = metal(4_000 * MB)
     with device.resident():
-        assert fake.limits == (GPU_LIMIT, 3_000)
+        assert fake.limits == (GPU_LIMIT, 3_000 * MB)
     assert fake.limits == FIRST
     assert fake.calls == [f"wired {GPU_LIMIT}", "synchronize", f"wired {FIRST_WIRED}"]
 
 
 def test_the_limits_come_back_after_an_error(metal: Callable[[int], FakeMetal]) -> None:
-    fake = metal(4_000)
+    fake = metal(4_000 * MB)
     with pytest.raises(KeyboardInterrupt), device.resident():
         raise KeyboardInterrupt
     assert fake.limits == FIRST
 
 
 def test_a_limit_that_was_set_before_comes_back(metal: Callable[[int], FakeMetal]) -> None:
-    fake = metal(4_000)
+    fake = metal(4_000 * MB)
     fake.wired, fake.cache = 123, 456
     with device.resident():
         pass
@@ -117,25 +118,27 @@ def test_a_limit_that_was_set_before_comes_back(metal: Callable[[int], FakeMetal
 
 
 @pytest.mark.parametrize("active", [GPU_LIMIT, GPU_LIMIT + 1])
-def test_what_does_not_fit_is_not_wired_and_leaves_no_buffers(metal: Callable[[int], FakeMetal], active: int) -> None:
+def test_what_does_not_fit_is_not_wired_and_leaves_room_for_a_tokens_buffers(
+    metal: Callable[[int], FakeMetal], active: int
+) -> None:
     fake = metal(active)
     with device.resident():
-        assert fake.limits == (FIRST_WIRED, 0)
+        assert fake.limits == (FIRST_WIRED, device.LEAST_BUFFERS)
     assert fake.limits == FIRST
 
 
 def test_within_one_another_the_outermost_restores(metal: Callable[[int], FakeMetal]) -> None:
-    fake = metal(4_000)
+    fake = metal(4_000 * MB)
     with device.resident():
         with device.resident():
             pass
-        assert fake.limits == (GPU_LIMIT, 3_000)
+        assert fake.limits == (GPU_LIMIT, 3_000 * MB)
     assert fake.limits == FIRST
 
 
 def test_side_by_side_the_limits_come_back_in_either_order(metal: Callable[[int], FakeMetal]) -> None:
     for last in (0, 1):
-        fake = metal(4_000)
+        fake = metal(4_000 * MB)
         blocks = [device.resident(), device.resident()]
         for block in blocks:
             block.__enter__()

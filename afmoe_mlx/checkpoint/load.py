@@ -87,7 +87,7 @@ def open_model(
         check(config, headers)
     weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
     model.dtype = dtype or device.compute_dtype(files.stored_dtype(headers))
-    weights = {name: _cast(name, array, model.dtype) for name, array in weights.items()}
+    weights = {name: _cast(name, array, model.dtype, config) for name, array in weights.items()}
     model.update(tree_unflatten(list(weights.items())))
     model.eval()
     return model
@@ -130,11 +130,11 @@ def parse_dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
     raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(accepted)}")
 
 
-def _cast(name: str, array: mx.array, dtype: mx.Dtype) -> mx.array:
+def _cast(name: str, array: mx.array, dtype: mx.Dtype, config: ModelConfig) -> mx.array:
     """Floating weights in the model's dtype; norms lose no precision, what shifts a choice of experts has it all."""
     if not mx.issubdtype(array.dtype, mx.floating) or name.endswith("global_scale"):
         return array
-    if name.endswith("expert_bias"):
+    if config.is_float32(name):
         return array.astype(mx.float32)
     cast = array.astype(dtype)
     is_exact = dtype in (mx.float32, array.dtype)

@@ -64,6 +64,7 @@ def random_model(
         mx.clear_cache()
     if on_progress is not None:
         on_progress(len(layers), len(layers))
+    model.set_dtype(model.dtype)
     model.eval()
     return model
 
@@ -86,7 +87,8 @@ def save_random(
         written |= {"quantization": options, "quantization_config": options}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", written)
-    save_weights(folder, dict(tree_flatten(model.parameters())))
+    weights = dict(tree_flatten(model.parameters()))
+    save_weights(folder, {n: a.astype(dtype) if n.endswith("norm.weight") else a for n, a in weights.items()})
     return folder
 
 

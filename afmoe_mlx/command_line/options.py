@@ -1,8 +1,22 @@
 """The options that several commands have, as Typer's annotations with their help."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+# What --prompt-lookup stands for without a number.
+AUTO = "auto"
+
+
+def _guesses(text: str) -> int | bool:
+    """A number of tokens; True for as many as suit the device."""
+    if text == AUTO:
+        return True
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number of tokens") from None
+
 
 MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")]
@@ -26,7 +40,12 @@ Context = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Load even what does not fit in memory.")]
 PromptLookup = Annotated[
-    int | None, typer.Option(help="Guess up to so many tokens a step, 7 if no number follows, from the text so far.")
+    Any | None,
+    typer.Option(
+        parser=_guesses,
+        metavar="[N]",
+        help="Guess up to so many tokens a step, what suits the device if no number follows, from the text so far.",
+    ),
 ]
 DraftModel = Annotated[str | None, typer.Option(help="A smaller model with the same tokenizer, to guess tokens.")]
 KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 8 or 4 bits.")]
@@ -42,7 +61,9 @@ PromptCacheDir = Annotated[
 ]
 DiskCache = Annotated[bool, typer.Option("--disk-cache", help="Do so in the default folder (see `afmoe-mlx cache`).")]
 NoDiskCache = Annotated[bool, typer.Option("--no-disk-cache", help="Never do so, whatever else is given.")]
-PrefillStepSize = Annotated[int, typer.Option(help="Prompt tokens run at a time.")]
+PrefillStepSize = Annotated[
+    int | None, typer.Option(help="Prompt tokens run at a time; 512 if not given, 2048 on Metal where they fit.")
+]
 CacheDirectory = Annotated[
     str | None,
     typer.Option("--prompt-cache-dir", "--directory", metavar="DIR", help="Another folder than the default."),

@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..errors import AfmoeError, is_device_trouble
 from ..terminal import note
+from .options import AUTO
 
 # Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
 NOT_HERE = {
@@ -57,7 +58,8 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            args = with_value(repeated(args, "--extra-eos-token"), "--prompt-lookup", "7")
+            args = repeated(args, "--extra-eos-token")
+            args = with_value(args, "--prompt-lookup", AUTO, lambda word: word.isdecimal() or word == AUTO)
             for option in ("--calibrate", "--resume"):
                 args = with_value(args, option, "", lambda word: not word.startswith("-"))
             return super().parse_args(ctx, list(args))  # it takes the list apart
@@ -79,7 +81,7 @@ def repeated(args: list[str], option: str) -> list[str]:
     return result
 
 
-def with_value(args: list[str], option: str, value: str, is_own: Callable[[str], bool] = str.isdecimal) -> list[str]:
+def with_value(args: list[str], option: str, value: str, is_own: Callable[[str], bool]) -> list[str]:
     """Arguments in which an `option` that no value of its own follows has `value`."""
     result: list[str] = []
     for i, arg in enumerate(args):

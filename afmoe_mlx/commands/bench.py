@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from statistics import median
 from typing import Any
 
@@ -41,11 +41,11 @@ class Settings:
     generation_tokens: int
     batch_size: int
     num_trials: int
-    prefill_step_size: int
+    prefill_step_size: int | None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: expected 1 or more")
 
     def check_context(self, config: ModelConfig) -> None:
@@ -123,7 +123,8 @@ def _bench(subject: Mapping[str, Any], model: CausalLM, settings: Settings, copi
     """Run the trials and print what they gave; copied: bytes a second of a copy on this device."""
     shape = (settings.batch_size, settings.prompt_tokens)
     prompts = mx.random.randint(0, model.config.vocab_size, shape, key=mx.random.key(0))
-    step_size = settings.prefill_step_size
+    step_size = settings.prefill_step_size or device.prefill_step(0)
+    settings = replace(settings, prefill_step_size=step_size)
     trials = []
     device.reset_peak_memory()
     with device.resident():

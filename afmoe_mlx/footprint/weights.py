@@ -51,7 +51,7 @@ def stored_weights(config: ModelConfig, headers: Headers, dtype: mx.Dtype) -> We
     tied = config.tie_word_embeddings
     counts = {name: prod(tensor.shape) for name, tensor in headers.items()}
     held = {
-        name: counts[name] * _loaded(name, DTYPES[tensor.dtype], dtype).size
+        name: counts[name] * _loaded(name, DTYPES[tensor.dtype], dtype, config).size
         for name, tensor in headers.items()
         if not is_extra(name, tensor.shape, tied=tied)
     }
@@ -87,8 +87,8 @@ def _active(sizes: Mapping[str, int], config: ModelConfig) -> int:
     return sum(sizes.values()) - idle
 
 
-def _loaded(name: str, stored: mx.Dtype, dtype: mx.Dtype) -> mx.Dtype:
+def _loaded(name: str, stored: mx.Dtype, dtype: mx.Dtype, config: ModelConfig) -> mx.Dtype:
     """What the loader makes of a tensor."""
     if stored not in FLOATS or name.endswith("global_scale"):
         return stored
-    return mx.float32 if name.endswith("expert_bias") else dtype
+    return mx.float32 if config.is_float32(name) else dtype

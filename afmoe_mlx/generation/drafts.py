@@ -6,14 +6,14 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from .. import device
 from ..cache import Cache
 from ..errors import InputError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .loop import Chooser, prefill, token_ids
 
-# What a draft model guesses in a step at most, unless told; and prompt lookup, whose guesses and the token before them
-# are 8 rows, the most that Metal's kernel of few queries takes.
+# What a draft model guesses in a step at most, unless told; and prompt lookup.
 NUM_DRAFT_TOKENS = 3
 PROMPT_LOOKUP = 7
 
@@ -175,11 +175,17 @@ class DraftModel:
 
 
 def make_drafter(
-    model: CausalLM, *, prompt_lookup: int | None, draft_model: CausalLM | DraftModel | None, num_draft_tokens: int
+    model: CausalLM,
+    *,
+    prompt_lookup: int | bool | None,
+    draft_model: CausalLM | DraftModel | None,
+    num_draft_tokens: int,
 ) -> Drafter | None:
     """The drafter that `stream_generate` was asked for, if any; InputError if it cannot draft for `model`."""
     if draft_model is None:
-        return None if prompt_lookup is None else PromptLookup(prompt_lookup)
+        if prompt_lookup is None:
+            return None
+        return PromptLookup(most_guesses(model) if prompt_lookup is True else int(prompt_lookup))
     if prompt_lookup is not None:
         raise InputError("prompt_lookup and draft_model are two ways to guess: choose one")
     drafter = draft_model
@@ -191,6 +197,13 @@ def make_drafter(
     if ours != theirs:
         raise InputError(f"the draft model has {theirs} tokens, the model {ours}: they must share one tokenizer")
     return drafter
+
+
+def most_guesses(model: CausalLM) -> int:
+    """Tokens of prompt lookup that, with the one before them, cost the device's attention little more than one."""
+    config = model.config
+    tokens = device.few_queries(config.num_attention_heads // config.num_key_value_heads)
+    return PROMPT_LOOKUP if tokens is None else max(min(tokens - 1, PROMPT_LOOKUP), 1)
 
 
 def check_same_tokenizer(tokenizer: Tokenizer, draft: Tokenizer) -> None:

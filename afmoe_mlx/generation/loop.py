@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 
+from .. import device
 from ..cache import Cache
 from ..models import CausalLM
 from .sampling import LogitsProcessor, Sampler, keeps_no_count
 
 Progress = Callable[[int, int], None]
 
-# Tokens between two returns of freed buffers to the system.
+# Tokens between two returns of freed buffers to the system: of an answer, whose caches grow, and of a prompt, whose
+# next chunk takes the same ones again.
 CLEAR_EVERY = 256
+CLEAR_PROMPT_EVERY = 2048
 
 
 def prefill(
@@ -20,25 +23,28 @@ def prefill(
     tokens: Sequence[int],
     cache: Cache,
     *,
-    step_size: int,
+    step_size: int | None = None,
     on_progress: Progress | None = None,
     on_chunk: Callable[[], None] | None = None,
 ) -> mx.array:
     """Run the prompt's tokens through the model in chunks of `step_size`; the last position's logits (1, vocab).
 
-    on_chunk: called after each chunk, when the cache has its columns.
+    step_size: by default what suits the device. on_chunk: called after each chunk, when the cache has its columns.
     """
-    total = len(tokens)
-    for start in range(0, total, step_size):
+    done, cleared, total = 0, 0, len(tokens)
+    while done < total:
         if on_progress is not None:
-            on_progress(start, total)
-        chunk = mx.array([tokens[start : start + step_size]])
-        logits = model(chunk, cache=cache, logits_to_keep=1)
+            on_progress(done, total)
+        chunk = tokens[done : done + (step_size or device.prefill_step(cache.offset))]
+        logits = model(mx.array([chunk]), cache=cache, logits_to_keep=1)
         # evaluates the layers alone; the logits stay unused, and so uncomputed, until the last chunk's
         mx.eval(cache.arrays)
+        done += len(chunk)
         if on_chunk is not None:
             on_chunk()
-        mx.clear_cache()
+        if done - cleared >= CLEAR_PROMPT_EVERY or done == total:
+            mx.clear_cache()
+            cleared = done
     if on_progress is not None:
         on_progress(total, total)
     return logits[:, -1]
@@ -61,19 +67,22 @@ def decode(
     """
     choose = Chooser(sampler, processors, tokens)
     token, logprobs = choose(logits)
-    mx.async_eval(token, logprobs)
+    mx.async_eval(token, logprobs, choose.history)
     for step in range(1, limit):
         if step % CLEAR_EVERY == 0:
             mx.clear_cache()  # caches that grew have left buffers behind that are too small for anything
         following = choose(model(token[:, None], cache=cache)[:, -1])
-        mx.async_eval(*following, choose.history)  # the history too, or a chain of all its tokens stays
+        mx.async_eval(*following, choose.history)
         yield token_id(token), logprobs
         token, logprobs = following
     yield token_id(token), logprobs
 
 
 class Chooser:
-    """Draws one token after the other, and knows those before for the processors."""
+    """Draws one token after the other, and knows those before for the processors.
+
+    What it gives is to be evaluated along with `history`: another thread, which may ask for the next, could not.
+    """
 
     def __init__(self, sampler: Sampler, processors: Sequence[LogitsProcessor], tokens: Sequence[int]) -> None:
         self._sampler, self._processors = sampler, processors
@@ -105,6 +114,7 @@ class Chooser:
                 found.append((token_id(token), logprobs))
                 if found[-1][0] != guess:
                     break
+            mx.async_eval(self.history)
             return found
         drawn, states = [], []
         for row in rows:  # each as if the guesses before it were right; where one is not, the rest is not used
@@ -113,6 +123,7 @@ class Chooser:
         tokens = token_ids([token for token, _ in drawn], [logprobs for _, logprobs in drawn])
         right = next((i for i, guess in enumerate(draft) if tokens[i] != guess), len(draft))
         self._sampler, self.history = states[right]._sampler, states[right].history
+        mx.async_eval(self.history)
         return [(tokens[i], drawn[i][1]) for i in range(right + 1)]
 
     def twin(self) -> "Chooser":

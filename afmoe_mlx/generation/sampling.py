@@ -23,6 +23,8 @@ LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 _COLDEST = 1e-30
 # Gumbel noise from uniform float32 is above -4.5, but for a uniform draw of exactly 0, which gives -inf.
 _LEAST_NOISE = -5.0
+# SplitMix64 (Steele, Lea, Flood 2014), which numbers the random keys.
+_SPLITMIX_STEP = 0x9E3779B97F4A7C15
 
 
 class _Rule(NamedTuple):
@@ -131,12 +133,17 @@ class RandomSampler:
     def __init__(self, options: SamplingOptions, xtc_special_tokens: Sequence[int]) -> None:
         self._options = options
         self._xtc_special_tokens = xtc_special_tokens
-        self._key = mx.random.key(_fresh_seed() if options.seed is None else options.seed)
+        self._state = _mixed(_fresh_seed() if options.seed is None else int(options.seed))
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        self._key, xtc_key, draw_key = mx.random.split(self._key, 3)
+        draw_key, xtc_key = self._next_key(), self._next_key()
         filtered = self._filter(logprobs.astype(mx.float32), xtc_key)
         return _draw(filtered, max(self._options.temperature, _COLDEST), draw_key)
+
+    def _next_key(self) -> mx.array:
+        """SplitMix64, on the host: no operation of a step, and nothing that only one thread could evaluate."""
+        self._state = (self._state + _SPLITMIX_STEP) % 2**64
+        return mx.random.key(_mixed(self._state))
 
     def _filter(self, logprobs: mx.array, xtc_key: mx.array) -> mx.array:
         options = self._options
@@ -240,6 +247,13 @@ def _draw(logprobs: mx.array, temperature: float, key: mx.array) -> mx.array:
     scaled = (logprobs - mx.max(logprobs, axis=-1, keepdims=True)) / temperature
     noise = mx.maximum(mx.random.gumbel(logprobs.shape, key=key), _LEAST_NOISE)
     return mx.argmax(scaled + noise, axis=-1)
+
+
+def _mixed(number: int) -> int:
+    """SplitMix64's output for a state: 64 bits that look like any others."""
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    number = (number ^ number >> 27) * 0x94D049BB133111EB % 2**64
+    return number ^ number >> 31
 
 
 def _fresh_seed() -> int:

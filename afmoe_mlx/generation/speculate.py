@@ -64,7 +64,7 @@ class SpeculativeDecoder:
         When closed, it leaves no more in the cache than was yielded.
         """
         drawn = self._choose(logits)
-        mx.async_eval(*drawn)
+        mx.async_eval(*drawn, self._choose.history)
         is_read, left = False, self._limit
         self._catch_up()  # with the prompt, as was asked for: it is not on the account
         self._lap()
@@ -84,7 +84,7 @@ class SpeculativeDecoder:
                 drawn, left = (mx.array([found[-1][0]]), found[-1][1]), left - len(found)
                 continue
             following = self._choose(self._model(drawn[0][:, None], cache=self._cache)[:, -1])
-            mx.async_eval(*following)
+            mx.async_eval(*following, self._choose.history)
             if is_read:
                 self._pace.idle(self._lap())
             else:

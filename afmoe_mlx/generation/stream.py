@@ -67,9 +67,9 @@ def stream_generate(
     sampler: Sampler | None = None,
     logits_processors: Sequence[LogitsProcessor] | None = None,
     cache: Cache | None = None,
-    prefill_step_size: int = 512,
+    prefill_step_size: int | None = None,
     on_progress: Progress | None = None,
-    prompt_lookup: int | None = None,
+    prompt_lookup: int | bool | None = None,
     draft_model: CausalLM | DraftModel | None = None,
     num_draft_tokens: int = NUM_DRAFT_TOKENS,
     seen: Sequence[int] = (),
@@ -84,8 +84,10 @@ def stream_generate(
     sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
     the place of the options below.
     cache: what the model has already seen; the prompt continues it.
+    prefill_step_size: prompt tokens run at a time, by default what suits the device.
     on_progress: called with the prompt tokens done and their total.
-    prompt_lookup: guess up to so many tokens a step from what has been written before; draft_model: up to
+    prompt_lookup: guess up to so many tokens a step from what has been written before, True for as many as suit the
+    device; draft_model: up to
     num_draft_tokens by what a smaller model with the same tokenizer says. Neither changes the answer.
     seen: the tokens that `cache` has seen, as part of the prompt: for penalties, guesses and statistics.
     store: of this model; without a cache, the beginning of the prompt that it knows is not run. What is run is kept
@@ -104,7 +106,7 @@ def stream_generate(
     )
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
     stops = StopStrings(stop)
-    max_tokens, prefill_step_size = int(max_tokens), int(prefill_step_size)
+    max_tokens = int(max_tokens)
     tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
     if store is not None and store.model is not model:
         raise InputError("the store is of another model: make one with PrefixStore(model)")
@@ -119,7 +121,7 @@ def stream_generate(
     tally = Tally()
     drafter = make_drafter(
         model,
-        prompt_lookup=None if prompt_lookup is None else int(prompt_lookup),
+        prompt_lookup=prompt_lookup,
         draft_model=draft_model,
         num_draft_tokens=int(num_draft_tokens),
     )
@@ -131,7 +133,7 @@ def stream_generate(
             store.insert(whole[: cache.offset], cache)
 
     def steps() -> Generator[tuple[int, mx.array], None, None]:
-        rest, step = tokens[cached:], prefill_step_size
+        rest, step = tokens[cached:], None if prefill_step_size is None else int(prefill_step_size)
         logits = prefill(model, rest, cache, step_size=step, on_progress=on_progress, on_chunk=keep)
         if drafter is None:
             yield from decode(model, logits, cache, sampler, tokens=whole, processors=processors, limit=limit)
@@ -249,16 +251,18 @@ def check_options(
     *,
     max_tokens: int = 1,
     stop: Sequence[str] = (),
-    prefill_step_size: int = 1,
-    prompt_lookup: int | None = None,
+    prefill_step_size: int | None = None,
+    prompt_lookup: int | bool | None = None,
     num_draft_tokens: int = 1,
     **sampling: Any,
 ) -> None:
     """InputError for options of `stream_generate` that make no sense with any model, TypeError for one it has not."""
-    counts: dict[str, Any] = {"max_tokens": max_tokens, "prefill_step_size": prefill_step_size}
-    counts["num_draft_tokens"] = num_draft_tokens
-    if prompt_lookup is not None:
-        counts["prompt_lookup"] = prompt_lookup
+    counts: dict[str, Any] = {"max_tokens": max_tokens, "num_draft_tokens": num_draft_tokens}
+    optional = {
+        "prefill_step_size": prefill_step_size,
+        "prompt_lookup": None if prompt_lookup is True else prompt_lookup,
+    }
+    counts |= {name: value for name, value in optional.items() if value is not None}
     for name, value in counts.items():
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")

@@ -76,6 +76,13 @@ class AfmoeConfig(ModelConfig):
         require(self.score_func in scores, f"score_func is {shown(self.score_func)}", f"one of {', '.join(scores)}")
         require(self.rms_norm_eps >= 0, f"rms_norm_eps is {self.rms_norm_eps}", "0 or more")
 
+    def is_float32(self, name: str) -> bool:
+        """The same; the norm of a sum of experts too, which is in float32: the weight would be cast at each step."""
+        layer, _, rest = name.removeprefix("model.layers.").partition(".")
+        if rest == "post_mlp_layernorm.weight":
+            return layer.isdecimal() and int(layer) >= self.num_dense_layers
+        return super().is_float32(name)
+
 
 class Attention(nn.Module):
     """Grouped-query attention with normalized queries and keys and a sigmoid gate on its output.

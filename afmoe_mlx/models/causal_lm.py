@@ -6,6 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
 
 from ..cache import Cache, KVCache, KVQuantization, QuantizedKVCache, check_kv_quantization
 from ..device import dequantizes, is_cpu
@@ -56,8 +57,10 @@ class CausalLM(nn.Module):
         return QuantizedKVCache(self.kv_quantization.of_heads(self.config.head_dim))
 
     def set_dtype(self, dtype: mx.Dtype, *args: Any, **kwargs: Any) -> None:
-        """Cast the floating weights, and compute in `dtype` from now on."""
+        """Cast the floating weights, but those that stay in float32, and compute in `dtype` from now on."""
+        kept = {name: a for name, a in dict(tree_flatten(self.parameters())).items() if self.config.is_float32(name)}
         super().set_dtype(dtype, *args, **kwargs)
+        self.update(tree_unflatten([(name, a.astype(mx.float32)) for name, a in kept.items()]))
         self.dtype = dtype
         self.drop_compiled()
 

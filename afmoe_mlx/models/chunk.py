@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..cache import Cache, QuantizedArray
+from ..device import multiplies_slices
 from ..errors import InputError
 from .attention import Mask, attend, attend_plain, attend_quantized, causal_mask
 from .rope import Rope
@@ -46,7 +47,7 @@ class Chunk:
             self._seen = cache.offset
             offset = cache.offsets if cache.left_padding else self._seen
         if position_ids is None:
-            self.place = rope.consecutive(offset, length)
+            self.place = rope.consecutive(offset, length, end=self._seen + length)
         else:
             self.place = rope.tables(self._read_positions(position_ids, batch_size))
         self._is_padded = self.valid is not None or (cache is not None and bool(cache.left_padding))
@@ -123,7 +124,7 @@ class Chunk:
         """
         scale = q.shape[-1] ** -0.5
         if isinstance(k, QuantizedArray):
-            if self.length == 1 and trace is None and not self._is_padded:
+            if self.length == 1 and trace is None and not self._is_padded and multiplies_slices():
                 return attend_quantized(q, k, v, scale=scale)
             # for many queries one layer's keys as they were take less memory than all their scores
             k, v = k.dequantized(), v.dequantized()

@@ -126,6 +126,10 @@ class ModelConfig:
         require(max_positions >= 1, f"max_position_embeddings is {max_positions}", "1 or more")
         return cls(**values, rope=RopeParameters.from_config(raw, cls.ROPE_THETA, max_positions))
 
+    def is_float32(self, name: str) -> bool:
+        """Whether the weight of a name stays in float32 whatever the model computes in."""
+        return name.endswith(".expert_bias")
+
     def _fill(self, name: str, value: Any) -> None:
         """Give a field left at None its derived value (the dataclass is frozen afterwards)."""
         if getattr(self, name) is None:

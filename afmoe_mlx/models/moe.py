@@ -8,7 +8,7 @@ from collections import Counter
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import compute_dtype, dequantizes, is_cpu
+from ..device import compute_dtype, dequantizes, dequantizes_experts, is_cpu
 from .layers import gated
 from .linear import quantized_product
 
@@ -94,8 +94,11 @@ class QuantizedExpertLinear(nn.Module):
 
     def __call__(self, x: mx.array, experts: mx.array, rows: mx.array | None = None, *, ordered: bool) -> mx.array:
         """As ExpertLinear."""
-        if ordered and not self.training and "global_scale" not in self and dequantizes(experts.size):
-            return self._by_expert(x, experts)
+        if ordered and not self.training and "global_scale" not in self:
+            if dequantizes(experts.size):
+                return self._by_expert(x, experts)
+            if dequantizes_experts(experts.size):
+                return self._all_dequantized(x, experts)
         if "global_scale" in self and is_cpu():  # the kernel there takes none: it scales the outputs as well
             scale = self.global_scale[experts][..., None, None] / NVFP4_LARGEST
             return (self._product(x.astype(mx.float32), experts, rows, ordered) * scale).astype(x.dtype)
@@ -109,6 +112,12 @@ class QuantizedExpertLinear(nn.Module):
             parts.append(quantized_product(x[start : start + count], self, expert))
             start += count
         return mx.concatenate(parts)
+
+    def _all_dequantized(self, x: mx.array, experts: mx.array) -> mx.array:
+        """Rows (N, 1, in) of experts (N,) in order, times the weights of all experts in x's dtype."""
+        arrays = self.weight, self.scales, self.get("biases")
+        weight = mx.dequantize(*arrays, self.group_size, self.bits, self.mode, dtype=x.dtype)
+        return mx.gather_mm(x, weight.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=True)
 
     def _product(
         self,

@@ -9,7 +9,7 @@ from typing import Any, Self
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import is_cpu
+from ..device import rotates_by_kernel
 from ..errors import ConfigError
 from ..values import is_number, listed, shown
 
@@ -173,8 +173,7 @@ class Rope(nn.Module):
         super().__init__()
         self.dims = dims
         self.scale = parameters.scale
-        # the kernel inverts reciprocals of the frequencies, which costs the last bit; on the CPU there is no kernel
-        self.has_kernel = not is_cpu()
+        # the kernel inverts reciprocals of the frequencies, which costs the last bit
         self._frequencies = parameters.frequencies(dims)
         self._wavelengths = 1 / self._frequencies
         mx.eval(self._frequencies, self._wavelengths)  # here, since another thread could not
@@ -187,10 +186,10 @@ class Rope(nn.Module):
         freqs = self._wavelengths
         return mx.fast.rope(x, self.dims, traditional=False, base=None, scale=1.0, offset=place[0], freqs=freqs)
 
-    def consecutive(self, offset: int | mx.array, length: int) -> "Place":
-        """`length` positions from `offset` on, an int, or (B,) for one a row."""
+    def consecutive(self, offset: int | mx.array, length: int, *, end: int) -> "Place":
+        """`length` positions from `offset` on, an int, or (B,) for one a row; none of them is beyond `end`."""
         offset = mx.array(offset)
-        return (offset,) if self.has_kernel else self.tables(mx.arange(length) + offset.reshape(-1, 1))
+        return (offset,) if rotates_by_kernel(end) else self.tables(mx.arange(length) + offset.reshape(-1, 1))
 
     def tables(self, positions: mx.array) -> "Place":
         """Positions (B, L) or (1, L) that may be anything."""

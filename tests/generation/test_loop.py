@@ -69,8 +69,10 @@ def test_freed_buffers_are_returned_every_so_many_steps(
     assert returned
 
 
-def test_prefill_returns_what_each_chunk_has_freed(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefill_returns_what_chunks_have_freed(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     model, returned = loaded[0], []
-    monkeypatch.setattr(mx, "clear_cache", lambda: returned.append(None))
-    prefill(model, [1, 2, 3, 4, 5, 6, 7], model.make_cache(), step_size=3)
-    assert len(returned) == 3
+    monkeypatch.setattr(loop, "CLEAR_PROMPT_EVERY", 6)
+    monkeypatch.setattr(mx, "clear_cache", lambda: returned.append(cache.offset))
+    cache = model.make_cache()
+    prefill(model, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], cache, step_size=3)
+    assert returned == [6, 11]

@@ -146,7 +146,7 @@ def test_an_answer_stopped_at_a_token_is_continued_from(loaded: Loaded) -> None:
     ("options", "words"),
     [
         ({"prompt_lookup": 0}, "prompt_lookup is 0"),
-        ({"prompt_lookup": True}, "prompt_lookup is True"),
+        ({"prompt_lookup": False}, "prompt_lookup is False"),
         ({"num_draft_tokens": -1}, "num_draft_tokens is -1"),
         ({"draft_model": ("a", "b")}, "draft_model is a tuple"),
         ({"draft_model": tiny(vocab_size=41)}, "41 tokens"),
@@ -186,7 +186,7 @@ def test_the_command_refuses_what_cannot_draft(folder: Path) -> None:
 
 
 def test_an_option_without_its_number_gets_one() -> None:
-    assert with_value(["-p", "x", "--a"], "--a", "8") == ["-p", "x", "--a", "8"]
-    assert with_value(["--a", "-p", "x"], "--a", "8") == ["--a", "8", "-p", "x"]
-    assert with_value(["--a", "3"], "--a", "8") == ["--a", "3"]
-    assert with_value([], "--a", "8") == []
+    assert with_value(["-p", "x", "--a"], "--a", "8", str.isdecimal) == ["-p", "x", "--a", "8"]
+    assert with_value(["--a", "-p", "x"], "--a", "8", str.isdecimal) == ["--a", "8", "-p", "x"]
+    assert with_value(["--a", "3"], "--a", "8", str.isdecimal) == ["--a", "3"]
+    assert with_value([], "--a", "8", str.isdecimal) == []

@@ -139,7 +139,7 @@ class GenerateRequest(AnswerRequest):
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False
     chat_template_config: Annotated[str | None, typer.Option(help="Template variables, a JSON object.")] = None
-    prefill_step_size: PrefillStepSize = 512
+    prefill_step_size: PrefillStepSize = None
     prompt_cache_file: Annotated[
         str | None,
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),

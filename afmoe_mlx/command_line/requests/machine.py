@@ -36,7 +36,7 @@ class BenchRequest:
     generation_tokens: Annotated[int, typer.Option("--generation-tokens", "-g", help="Tokens after it.")] = 128
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts at a time.")] = 1
     num_trials: Annotated[int, typer.Option("--num-trials", "-n", help="Runs, of which the median counts.")] = 5
-    prefill_step_size: PrefillStepSize = 512
+    prefill_step_size: PrefillStepSize = None
     revision: Revision = None
     as_json: AsJson = False
 
