@@ -12,14 +12,7 @@ from afmoe_mlx.generation import DraftModel
 from helpers.tiny import ARCHITECTURES, tiny_folder
 
 PROMPT = "hello to the world, hello to the world, hello to"
-SAMPLED = {
-    "temperature": 1.5,
-    "seed": 3,
-    "xtc_probability": 0.3,
-    "repetition_penalty": 1.1,
-    "top_p": 0.9,
-    "min_p": 0.01,
-}
+SAMPLED = {"temperature": 1.5, "seed": 3, "xtc_probability": 0.3, "repetition_penalty": 1.1, "top_p": 0.9}
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
