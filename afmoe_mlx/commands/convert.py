@@ -1,6 +1,5 @@
 """`afmoe-mlx convert`: a checkpoint becomes MLX files."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from ..conversion.publication import check_upload
 from ..conversion.source import Source, open_source
 from ..conversion.workspace import is_unfinished
 from ..errors import AfmoeError, InputError
-from ..terminal import note, size, write
+from ..terminal import note, size, write, write_json
 
 if TYPE_CHECKING:
     from ..calibration import CalibratedEncoder, Calibration
@@ -46,7 +45,10 @@ def _preview(request: ConvertRequest) -> None:
         found = dry_run.describe(request.hf_path, source, job, options, tokens)
     finally:
         source.close()
-    write(dry_run.as_json(found) if request.as_json else dry_run.as_text(found, verbose=request.verbose))
+    if request.as_json:
+        write_json(dry_run.as_json(found), indent=2)
+    else:
+        write(dry_run.as_text(found, verbose=request.verbose))
 
 
 def _run(request: ConvertRequest) -> None:
@@ -68,7 +70,7 @@ def _run(request: ConvertRequest) -> None:
     if request.upload_repo is not None:
         found["uploaded_to"] = _upload(request, request.upload_repo, calibration, source, target)
     if request.as_json:
-        write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_json(found, indent=2)
 
 
 def _options(request: ConvertRequest) -> Options:

@@ -105,6 +105,8 @@ def stream_generate(
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
     stops = StopStrings(stop)
     max_tokens, prefill_step_size = int(max_tokens), int(prefill_step_size)
+    if isinstance(prompt, str):
+        tokenizer.check_length(prompt, model.config.max_position_embeddings)
     tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
     if store is not None and store.model is not model:
         raise InputError("the store is of another model: make one with PrefixStore(model)")
