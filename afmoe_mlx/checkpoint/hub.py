@@ -12,9 +12,11 @@ import re
 import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from ..errors import AfmoeError, CheckpointError, HubError
+from ..interrupts import interruptible
 from ..models import read_config
 from . import names
 from .files import INDEX, StoredTensor, find_weights, read_config_json, read_headers
@@ -193,17 +195,34 @@ def _check_first(repo: str, commit: str, folder: Path, shards: list[str], check:
 
 
 def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
+    """Files of a commit in the Hub cache; interrupted, what is under way ends with its next piece."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import tqdm
 
+    stopped = Event()
+
     class Bar(tqdm):
-        """The library's bar, where it forgets to ask as well: only on a terminal."""
+        """The library's bar, where it forgets to ask as well: only on a terminal. It ends a download that is not
+        waited for, which its threads would not."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{"disable": None} | kwargs)
 
+        def update(self, n: float | None = 1) -> bool | None:
+            if stopped.is_set():
+                raise InterruptedError("the download was interrupted")
+            return super().update(n)  # type: ignore[no-any-return, unused-ignore]
+
     patterns = [glob.escape(name) for name in files]
-    return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar))
+    try:
+        return Path(
+            interruptible(
+                lambda: snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar),
+            )
+        )
+    except BaseException:
+        stopped.set()
+        raise
 
 
 def _small_files(listing: Iterable[str]) -> list[str]:
