@@ -7,9 +7,7 @@ from ..checkpoint import resolve
 from ..checkpoint.files import read_config_json
 from ..models import read_config
 from ..tokenizer import Tokenizer
-
-# Characters up to which a prompt is left to what encodes it, which says as quickly that it is too long.
-SHORT = 1 << 16
+from ..tokenizer.encoding import LONG
 
 
 def check_length(text: str, model: str, *, revision: str | None) -> None:
@@ -17,7 +15,7 @@ def check_length(text: str, model: str, *, revision: str | None) -> None:
 
     model: a folder, a short name, a Hub id or "demo". Raises also the errors of finding it.
     """
-    if len(text) <= SHORT:
+    if len(text) <= LONG:  # what encodes it says as quickly that it is too long
         return
     folder = DEMO if model == "demo" else resolve(model, revision=revision, weights=False)
     with warnings.catch_warnings(action="ignore"):  # loading warns of the same

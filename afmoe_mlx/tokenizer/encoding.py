@@ -5,7 +5,7 @@ from tokenizers.models import BPE
 
 from ..interrupts import interruptible
 
-# Characters of a text from which it is encoded in a thread: shorter ones take no time that anybody notices.
+# Characters from which a text is long: shorter ones are encoded in no time that anybody notices.
 LONG = 1 << 16
 
 # Characters of a token, by which it is guessed how much of a text has to be encoded to tell that it does not fit.
@@ -21,12 +21,12 @@ def encode(backend: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool
 
 
 def exceeds(backend: tokenizers.Tokenizer, text: str, limit: int) -> bool:
-    """Whether a text certainly has more tokens than `limit`; False where only encoding all of it can tell.
+    """Whether a long text certainly has more tokens than `limit`; False where only encoding all of it can tell.
 
     Certain is what is longer than so many of the longest token, and what begins with more tokens than that, as far as
     what follows cannot change them. Characters that a normalizer drops count as any others.
     """
-    size = CHARACTERS_PER_TOKEN * limit
+    size = max(CHARACTERS_PER_TOKEN * limit, LONG)
     if len(text) <= size:
         return False
     longest = max(map(len, backend.get_vocab(with_added_tokens=True)), default=1)

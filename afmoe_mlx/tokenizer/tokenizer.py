@@ -119,9 +119,9 @@ class Tokenizer:
             raise TokenizerError(f"cannot encode the prompt: expected text, found {found}") from error
 
     def check_length(self, text: str, context: int) -> None:
-        """ContextFullError for a text that certainly has more tokens than a context, found without encoding all of it.
+        """ContextFullError for a long text that certainly has more tokens than a context, found by its beginning.
 
-        One that may fit has to be encoded to know.
+        Of any other, only encoding it tells.
         """
         if encoding.exceeds(self._backend, text, context):
             raise ContextFullError(

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from afmoe_mlx.checkpoint import files
-from afmoe_mlx.command_line.length import SHORT, check_length
+from afmoe_mlx.command_line.length import check_length
 from afmoe_mlx.errors import ContextFullError
+from afmoe_mlx.tokenizer.encoding import LONG
 from helpers.command_line import run
 from helpers.tiny import tiny_folder
 
-TEXT = "hello " * SHORT
+TEXT = "hello " * LONG
 
 
 @pytest.mark.parametrize("command", [("generate", "-p", "-"), ("chat",), ("chat", "--json", "and this?")])
