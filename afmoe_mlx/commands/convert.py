@@ -1,6 +1,7 @@
 """`afmoe-mlx convert`: a checkpoint becomes MLX files."""
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,8 @@ def _run(request: ConvertRequest) -> None:
     written = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     found: dict[str, Any] = {"path": str(target), "bytes": written}
     found["bits_per_weight"] = bits_per_weight(headers, formats)
-    note(f"Wrote {target} ({size(written)}). Try it: afmoe-mlx generate --model {target} --prompt hello")
+    command = f"afmoe-mlx generate --model {shlex.quote(str(target))} --prompt hello"
+    note(f"Wrote {target} ({size(written)}). Try it: {command}")
     if request.upload_repo is not None:
         found["uploaded_to"] = _upload(request, request.upload_repo, calibration, source, target)
     if request.as_json:

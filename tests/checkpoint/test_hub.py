@@ -155,6 +155,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, bytes], tuple[str, ...]]] = 
     "server": ({"failing": {"/api/": 500}}, MODEL, ("answered 500", "lacks it")),
     "no weights": ({}, SMALL, ("no weights", "safetensors")),
     "pickles": ({}, SMALL | {"pytorch_model.bin": b"x"}, ("only .bin", "convert to safetensors first")),
+    "another name": ({}, SMALL | {"weights.safetensors": b"x"}, ("only weights.safetensors", "pick another repo")),
+    "an adapter": ({}, {"adapter_config.json": b"{}", "adapters.safetensors": b"x"}, ("is an adapter, no model",)),
     "no config": ({}, {"model.safetensors": b"x"}, ("no config.json",)),
     "half an upload": ({}, MODEL | {INDEX: b'{"weight_map": {"a": "model-x.safetensors"}}'}, ("lacks model-x",)),
 }
