@@ -54,3 +54,17 @@ def test_the_keyboard_comes_back_though_nothing_can_be_drawn(monkeypatch: pytest
         with pytest.raises(OSError, match="gone"), answer:
             raise KeyboardInterrupt
         assert termios.tcgetattr(slave) == before
+
+
+def test_an_interrupt_while_stopped_leaves_the_display_free_to_draw() -> None:
+    screen = Screen()
+    with AnswerDisplay(screen.console, animated=False) as answer:
+        answer.add("half a paragraph")
+        answer.refresh()
+        with pytest.raises(KeyboardInterrupt), answer._withdrawn():
+            assert screen.rows == []
+            raise KeyboardInterrupt
+        assert answer._drawing.acquire(blocking=False)
+        answer._drawing.release()
+        answer.refresh()
+        assert screen.rows == ["half a paragraph"]
