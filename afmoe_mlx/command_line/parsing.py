@@ -33,11 +33,11 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 class Group(TyperGroup):
     """Turns the errors a user may see into one line on stderr and an exit status."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Any = None, prog_name: Any = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+            return super().main(args, prog_name, standalone_mode=False, **extra)
         try:
-            code = super().main(*args, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, standalone_mode=False, **extra)
         except UsageError as error:
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()
