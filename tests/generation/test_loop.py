@@ -1,6 +1,8 @@
 """The decode loop and prefill: the device is never kept waiting, and holds no more than it needs."""
 
 import copy
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -109,3 +111,21 @@ def test_ends_that_a_model_has_not_are_not_looked_up_in_its_logits(loaded: Loade
     options = {"max_tokens": 8, "temperature": 1.0, "seed": 3, "xtc_probability": 1.0, "xtc_threshold": 0.01}
     expected = [chunk.token for chunk in stream_generate(model, tokenizer, "hello", **options)]
     assert [chunk.token for chunk in stream_generate(model, other, "hello", **options)] == expected
+
+
+def test_ctrl_c_in_the_middle_of_a_prompt_is_heard_with_the_chunk_under_way(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run = loaded[0], type(loaded[0]).__call__
+    begun: list[int] = []
+
+    def counted(self: CausalLM, ids: mx.array, **options: Any) -> Any:
+        begun.append(ids.shape[1])
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return run(self, ids, **options)
+
+    monkeypatch.setattr(type(model), "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        list(stream_generate(*loaded, [1] * 50, prefill_step_size=5))
+    assert begun == [5, 5]
