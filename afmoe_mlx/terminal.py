@@ -1,11 +1,16 @@
 """Writing to a terminal: text of models and files is made printable and never drives it."""
 
+import json
+import math
 import os
 import re
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from .errors import InputError
+
+# Bytes of stdin that are read: more than the contexts of these models take, whatever the text.
+MOST_STDIN = 8 << 20
 
 # C0 but newline and tab, DEL, C1, the marks that reorder what is shown, and halves of characters, which no stream takes
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -25,12 +30,34 @@ def write(text: str, stream: TextIO | None = None) -> None:
     stream.flush()
 
 
-def read_stdin() -> str:
-    """All of stdin; InputError if there is none or it is not UTF-8."""
+def write_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON in ASCII, which is JSON in every encoding and on every terminal.
+
+    A number that JSON has not, infinite or none, is null.
+    """
+    write(json.dumps(_finite(value), indent=indent, allow_nan=False).replace("\x7f", "\\u007f") + "\n")
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+    return value
+
+
+def read_stdin(most: int = MOST_STDIN) -> str:
+    """All of stdin, without a byte-order mark; InputError if there is none, it is not UTF-8 or has more bytes."""
     if sys.stdin is None:
         raise InputError("stdin is closed: expected text on it")
+    content = sys.stdin.buffer.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"stdin has more than {size(most)}: expected a text that fits a model's context")
     try:
-        return sys.stdin.buffer.read().decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"stdin is not UTF-8 (byte {error.start}): convert it first, with iconv for example") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from afmoe_mlx import device
+from afmoe_mlx.command_line.length import check_length
 from afmoe_mlx.command_line.requests.answering import ChatRequest, or_demo
 from afmoe_mlx.generation import check_options
 from afmoe_mlx.terminal import note
@@ -50,6 +51,7 @@ def run(request: ChatRequest) -> int:
             keeps=question is None,
         )
         name = model or (session.model if session is not None else "") or "demo"
+        check_length(question or "", name, revision=request.revision)
         # what is typed meanwhile is for the line editor, which takes Enter for what it is
         with silent_keyboard() if question is None and can_edit_lines() else nullcontext():
             conversation = _conversation(name, source, request)

@@ -1,12 +1,11 @@
 """One question from the command line or stdin, answered once."""
 
-import json
 import sys
 from contextlib import closing
 
 from afmoe_mlx.command_line.answer import Answer, summary
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.terminal import read_stdin, write
+from afmoe_mlx.terminal import read_stdin, write, write_json
 
 from .conversation.conversation import Conversation
 from .loop import View
@@ -46,7 +45,7 @@ def answer(conversation: Conversation, text: str, view: View, *, as_json: bool) 
     if as_json:
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
         told = summary(found, speculated=speculated, kept=conversation.store is not None)
-        write(json.dumps(told, ensure_ascii=False) + "\n")
+        write_json(told)
     else:
         write("\n")
     return 130 if found.is_interrupted else 0

@@ -100,13 +100,14 @@ class BlocksOnDisk:
         self.damaged = self.failed = self.written = 0
         self._thread = ThreadPoolExecutor(1, "prefix-store")  # which Python lets finish before it exits
         self._pending: dict[bytes, tuple[Future[None], int]] = {}
+        self._unreadable: set[bytes] = set()  # files to be written anew, which stay until that is done
         self._total: int | None = None  # bytes in the directory, as far as is known
         self._trouble: OSError | None = None
         self._has_warned = False
 
     def find(self, block: Block) -> int | None:
         """How many recent columns the block's file has; None without a file in good order."""
-        file = self._open(block)
+        file = None if block.key in self._unreadable else self._open(block)
         return None if file is None else file.header["held"]
 
     def read(self, block: Block, part: str) -> Columns | None:
@@ -116,8 +117,7 @@ class BlocksOnDisk:
             return None if file is None else file.read(part)
         except (OSError, DamagedFileError):
             self.damaged += 1
-            with suppress(OSError):  # so that it is written again
-                self._path(block).unlink()
+            self._unreadable.add(block.key)
             return None
 
     def write(self, block: Block) -> None:
@@ -137,6 +137,7 @@ class BlocksOnDisk:
         self._pending[block.key] = future, block.nbytes
         future.add_done_callback(lambda done: self._settle(block.key, done))
         block.stored = block.held
+        self._unreadable.discard(block.key)
 
     def touch(self, chain: Sequence[Block]) -> None:
         """Say that a sequence has been used; of its blocks, the last are the first to go."""

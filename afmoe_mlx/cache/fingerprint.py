@@ -52,7 +52,10 @@ def content_digest(arrays: Mapping[str, mx.array]) -> str:
 def _digest(array: mx.array) -> mx.array:
     """(2,) uint32 that depend on every bit of an array and on its place."""
     flat = array.reshape(-1)
-    pieces = [_digest_piece(flat[i : i + PIECE], i) for i in range(0, flat.size, PIECE)]
+    pieces = []
+    for i in range(0, flat.size, PIECE):
+        pieces.append(_digest_piece(flat[i : i + PIECE], i))
+        mx.eval(pieces[-1])  # each by itself: less memory, and Ctrl-C is heard after it
     return mx.stack(pieces).sum(axis=0) if pieces else mx.zeros((2,), mx.uint32)
 
 

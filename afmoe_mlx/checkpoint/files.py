@@ -19,6 +19,7 @@ from .headers import read_header
 # Open files that a process may need beside a checkpoint's.
 SPARE_FILES = 256
 
+ADAPTER = "adapter_config.json"  # beside an adapter's weights, as mlx-lm and PEFT write them
 INDEX = "model.safetensors.index.json"
 DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}
 
@@ -41,6 +42,18 @@ def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str,
 def read_config_json(folder: Path) -> dict[str, Any]:
     """The parsed `config.json` of a model's folder."""
     return read_json(folder / "config.json", ConfigError)
+
+
+def require_model(folder: Path) -> None:
+    """Refuse a folder without `config.json`: CheckpointError for an adapter's, ConfigError for any other."""
+    if (folder / "config.json").exists():
+        return
+    if (folder / ADAPTER).is_file():
+        made_for = read_json(folder / ADAPTER)
+        model = made_for.get("base_model_name_or_path") or made_for.get("model")
+        base = f" ({shown(model)})" if isinstance(model, str) else ""
+        raise CheckpointError(f"{folder} holds an adapter, no model: give the model that it was trained on{base}")
+    read_config_json(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +80,11 @@ def find_weights(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     if files := sorted(folder.glob("model*.safetensors")):
         return files
+    if named := sorted(path.name for path in folder.glob("*.safetensors")):
+        expected = f"expected model.safetensors, or shards that {INDEX} names"
+        raise CheckpointError(f"{folder}: only {listed(named)}: {expected}: rename it if it is the whole model")
     others = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for p in folder.glob(pattern))
-    found = f"only {', '.join(others[:3])}" if others else "none"
+    found = f"only {', '.join(others[:3])}" if others else "no weights"
     raise CheckpointError(f"{folder}: {found}: expected model.safetensors; other formats are not read")
 
 

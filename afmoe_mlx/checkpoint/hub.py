@@ -12,12 +12,14 @@ import re
 import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from ..errors import AfmoeError, CheckpointError, HubError
+from ..interrupts import interruptible
 from ..models import read_config
 from . import names
-from .files import INDEX, StoredTensor, find_weights, read_config_json, read_headers
+from .files import ADAPTER, INDEX, StoredTensor, find_weights, read_config_json, read_headers, require_model
 from .hub_errors import explain, few, one_line
 from .verify import Check
 
@@ -60,6 +62,7 @@ def _locate(source: str | os.PathLike[str], revision: str | None, weights: bool)
     if os.path.isdir(folder):
         if revision is not None:
             raise CheckpointError(f"{text!r} is a local folder, and a local folder has no revisions: leave it out")
+        require_model(Path(folder))
         return Path(folder)
     if os.path.isfile(folder):
         raise CheckpointError(f"{text!r} is a file: give the folder that holds config.json and the safetensors")
@@ -153,10 +156,14 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
 
 def check_listing(repo: str, listing: Collection[str], weights: bool) -> None:
     """Refuse a repository that cannot be a model for us before anything of it is fetched."""
+    if "config.json" not in listing and ADAPTER in listing:
+        raise HubError(f"{repo} is an adapter, no model: give the model that it was trained on")
     if "config.json" not in listing:
         raise HubError(f"{repo} has no config.json: expected a model in the layout of Transformers or MLX")
     if weights and not fnmatch.filter(listing, SHARDS):
         other = sorted({Path(name).suffix for name in listing} & {".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz"})
+        if named := [name for name in listing if "/" not in name and name.endswith(".safetensors")]:
+            raise HubError(f"{repo} has only {few(named)}, expected {SHARDS}: pick another repo or revision")
         held = f"only {', '.join(other)} weights" if other else "no weights"
         raise HubError(f"{repo} has {held}, expected {SHARDS}: convert to safetensors first")
 
@@ -193,17 +200,34 @@ def _check_first(repo: str, commit: str, folder: Path, shards: list[str], check:
 
 
 def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
+    """Files of a commit in the Hub cache; interrupted, what is under way ends with its next piece."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import tqdm
 
+    stopped = Event()
+
     class Bar(tqdm):
-        """The library's bar, where it forgets to ask as well: only on a terminal."""
+        """The library's bar, where it forgets to ask as well: only on a terminal. It ends a download that is not
+        waited for, which its threads would not."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{"disable": None} | kwargs)
 
+        def update(self, n: float | None = 1) -> bool | None:
+            if stopped.is_set():
+                raise InterruptedError("the download was interrupted")
+            return super().update(n)  # type: ignore[no-any-return, unused-ignore]
+
     patterns = [glob.escape(name) for name in files]
-    return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar))
+    try:
+        return Path(
+            interruptible(
+                lambda: snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar),
+            )
+        )
+    except BaseException:
+        stopped.set()
+        raise
 
 
 def _small_files(listing: Iterable[str]) -> list[str]:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,10 +57,23 @@ def remove_cached(name: str) -> int:
     # The library finds revisions by hash alone, and copies of a repository share theirs: show it this one only.
     alone = dataclasses.replace(info, repos=frozenset(held))
     strategy = alone.delete_revisions(*(item.commit_hash for item in held[0].revisions))
-    strategy.execute()
+    with _silent_library(), suppress(OSError):
+        strategy.execute()
     if held[0].repo_path.exists():
         raise HubError(f"{repo!r} could not be removed from {held[0].repo_path}: check the folder's permissions")
     return int(strategy.expected_freed_size)
+
+
+@contextmanager
+def _silent_library() -> Iterator[None]:
+    """Without what the library logs of a file that it cannot delete, traceback and all: we look at what is left."""
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _scan_cache() -> "HFCacheInfo | None":

@@ -1,5 +1,6 @@
 """`quantization` of a checkpoint's config.json, in mlx-lm's terms."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import mlx.nn as nn
 
 from ..errors import ConfigError
 from ..models.moe import ExpertLinear
-from ..values import shown
+from ..values import listed, shown
 
 # (default group size, default bits) of each mode of mx.quantize
 MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}
@@ -72,10 +73,14 @@ def quantize_modules(model: nn.Module, quantization: Mapping[str, Any], shapes: 
     shapes: of our parameters as stored, by name.
     """
     default = parameters(quantization)
+    used = {"group_size", "bits", "mode"}
 
     def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:
         if not hasattr(module, "to_quantized") or f"{path}.scales" not in shapes:
+            if quantization.get(path) is False:  # as is said here
+                used.add(path)
             return False
+        used.add(path)
         values = _override(path, quantization) or dict(default)
         width = module.weight.shape[-1]
         if width % values["group_size"]:
@@ -87,6 +92,8 @@ def quantize_modules(model: nn.Module, quantization: Mapping[str, Any], shapes: 
         return values
 
     nn.quantize(model, class_predicate=predicate)
+    if unused := quantization.keys() - used:
+        warnings.warn(f"config: unused keys of quantization ignored: {listed(unused)}", stacklevel=4)
 
 
 def _override(path: str, quantization: Mapping[str, Any]) -> dict[str, Any] | None:

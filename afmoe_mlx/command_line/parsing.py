@@ -1,5 +1,6 @@
 """The command line's parser: mlx-lm's spellings, errors of one line, exit statuses."""
 
+import difflib
 import os
 import sys
 import warnings
@@ -26,8 +27,25 @@ NOT_HERE = {
 }
 
 
+# What Typer raises for wrong usage, whichever library it is made of.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 class Group(TyperGroup):
     """Turns the errors a user may see into one line on stderr and an exit status."""
+
+    def main(self, args: Any = None, prog_name: Any = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+        if not standalone_mode:
+            return super().main(args, prog_name, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **extra)
+        except UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()
+            else:
+                note(f"error: {wrong_usage(error)}")
+            sys.exit(error.exit_code)
+        sys.exit(code or 0)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -69,6 +87,19 @@ class Command(TyperCommand):
             if name in NOT_HERE:
                 ctx.fail(f"{name}: {NOT_HERE[name]}")
             raise
+
+
+def wrong_usage(error: Any) -> str:
+    """What was wrong with a command line and what may have been meant, in one line."""
+    line = " ".join(error.format_message().split()).removeprefix("Invalid value: ").rstrip(".")
+    command = None if error.ctx is None else error.ctx.command
+    if (name := getattr(error, "option_name", None)) and line.startswith("No such option"):
+        line = f"no option {' '.join(name.split())}"
+        known = [option for param in command.params for option in param.opts] if command else []
+        if near := difflib.get_close_matches(name, known, n=1):
+            return f"{line}; did you mean {near[0]}?"
+    line = line[:1].lower() + line[1:].replace(". Did you", "; did you")
+    return line if command is None or "; did you" in line else f"{line}; see {error.ctx.command_path} --help"
 
 
 def repeated(args: list[str], option: str) -> list[str]:

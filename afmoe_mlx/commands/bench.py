@@ -1,6 +1,5 @@
 """`afmoe-mlx bench`: how fast a model runs here, and how near that is to what the memory's bandwidth allows."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,7 +23,7 @@ from ..footprint import check_shape, fit_check
 from ..generation import SamplingOptions, decode, make_sampler, prefill
 from ..models import CausalLM, ModelConfig, read_config
 from ..models.shapes import shape
-from ..terminal import note, size, write
+from ..terminal import note, size, write, write_json
 
 # Tokens of the run before the first trial: they leave every kernel compiled.
 WARM_UP = 4
@@ -137,7 +136,10 @@ def _bench(subject: Mapping[str, Any], model: CausalLM, settings: Settings, copi
             trials.append(trial)
     reads = bytes_per_token(model, cache, settings.prompt_tokens + settings.generation_tokens // 2)
     result = _summary(subject, settings, trials, reads, copied)
-    write(json.dumps(result, indent=2) + "\n" if as_json else _table(result))
+    if as_json:
+        write_json(result, indent=2)
+    else:
+        write(_table(result))
 
 
 def run_trial(model: CausalLM, prompts: mx.array, generation_tokens: int, step_size: int) -> tuple[Trial, Cache]:

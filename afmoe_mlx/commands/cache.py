@@ -1,6 +1,5 @@
 """`afmoe-mlx cache`: the prefix cache on disk: shown, trimmed, cleared."""
 
-import json
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from ..cache import default_directory
 from ..cache.disk import StoredFile, stored_files, trim
 from ..errors import CacheError
-from ..terminal import note, printable, size, write
+from ..terminal import note, printable, size, write, write_json
 
 
 def show(directory: str | None, *, as_json: bool) -> None:
@@ -19,7 +18,7 @@ def show(directory: str | None, *, as_json: bool) -> None:
     total = sum(file.nbytes for file in files)
     if as_json:
         told = {"directory": str(folder), "files": len(files), "bytes": total, "models": models}
-        write(json.dumps(told, indent=2) + "\n")
+        write_json(told, indent=2)
         return
     write(f"{printable(str(folder))}: {_count(len(files))}, {size(total)}\n")
     for row in models:

@@ -1,7 +1,7 @@
 """`afmoe-mlx convert`: a checkpoint becomes MLX files."""
 
-import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..conversion.publication import check_upload
 from ..conversion.source import Source, open_source
 from ..conversion.workspace import is_unfinished
 from ..errors import AfmoeError, InputError
-from ..terminal import note, size, write
+from ..terminal import note, size, write, write_json
 
 if TYPE_CHECKING:
     from ..calibration import CalibratedEncoder, Calibration
@@ -46,7 +46,10 @@ def _preview(request: ConvertRequest) -> None:
         found = dry_run.describe(request.hf_path, source, job, options, tokens)
     finally:
         source.close()
-    write(dry_run.as_json(found) if request.as_json else dry_run.as_text(found, verbose=request.verbose))
+    if request.as_json:
+        write_json(dry_run.as_json(found), indent=2)
+    else:
+        write(dry_run.as_text(found, verbose=request.verbose))
 
 
 def _run(request: ConvertRequest) -> None:
@@ -64,11 +67,12 @@ def _run(request: ConvertRequest) -> None:
     written = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     found: dict[str, Any] = {"path": str(target), "bytes": written}
     found["bits_per_weight"] = bits_per_weight(headers, formats)
-    note(f"Wrote {target} ({size(written)}). Try it: afmoe-mlx generate --model {target} --prompt hello")
+    command = f"afmoe-mlx generate --model {shlex.quote(str(target))} --prompt hello"
+    note(f"Wrote {target} ({size(written)}). Try it: {command}")
     if request.upload_repo is not None:
         found["uploaded_to"] = _upload(request, request.upload_repo, calibration, source, target)
     if request.as_json:
-        write(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_json(found, indent=2)
 
 
 def _options(request: ConvertRequest) -> Options:

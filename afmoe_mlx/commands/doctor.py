@@ -1,6 +1,5 @@
 """`afmoe-mlx doctor`: a check of this machine and installation, with advice for each problem."""
 
-import json
 import platform
 import shutil
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 from .. import device
 from ..command_line.requests.machine import DoctorRequest
 from ..errors import AfmoeError
-from ..terminal import size, write
+from ..terminal import size, write, write_json
 
 PACKAGES = ("afmoe-mlx", "mlx", "mlx-lm", "tokenizers", "safetensors", "huggingface_hub")
 # MLX's backends come as wheels that each bring libmlx.so: one of them alone is installed.
@@ -33,7 +32,7 @@ def run(request: DoctorRequest) -> None:
     """Print the findings."""
     findings = examine()
     if request.as_json:
-        write(json.dumps(findings.sections | {"problems": findings.problems}, indent=2, ensure_ascii=False) + "\n")
+        write_json(findings.sections | {"problems": findings.problems}, indent=2)
         return
     lines = [f"{name:10} {text}" for name, text in _describe(findings.sections)]
     problems = [f"- {problem}" for problem in findings.problems] or ["No problems found."]

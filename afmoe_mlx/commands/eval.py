@@ -1,6 +1,5 @@
 """`afmoe-mlx eval`: a model's perplexity, and its KL divergence from the model it was quantized from."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from ..evaluation import Evaluation, evaluate
 from ..evaluation.plot import check_plot, plot
 from ..evaluation.tasks import run_tasks
 from ..evaluation.tasks import table as tasks_table
-from ..terminal import note, printable, write
+from ..terminal import note, printable, write, write_json
 
 # Layers whose overlap stands in one line.
 COLUMNS = 8
@@ -29,8 +28,10 @@ def run(request: EvalRequest) -> None:
         revision=request.revision,
         force=request.force,
     )
-    told = {"model": request.model, "tasks": results}
-    write(json.dumps(told, indent=2) + "\n" if request.as_json else tasks_table(results))
+    if request.as_json:
+        write_json({"model": request.model, "tasks": results}, indent=2)
+    else:
+        write(tasks_table(results))
 
 
 def _evaluate(request: EvalRequest) -> None:
@@ -47,8 +48,10 @@ def _evaluate(request: EvalRequest) -> None:
             revision=request.revision,
             on_progress=show,
         )
-    as_json = request.as_json
-    write(json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False) + "\n" if as_json else table(evaluation))
+    if request.as_json:
+        write_json(evaluation.to_json(), indent=2)
+    else:
+        write(table(evaluation))
     if target is not None:
         plot(evaluation, target)
         note(f"Wrote {target}")

@@ -9,12 +9,13 @@ from ..cache import PrefixStore
 from ..command_line.answer import Answer, summary
 from ..command_line.draft import with_draft_model
 from ..command_line.kv_bits import tell_kv_bits
+from ..command_line.length import check_length
 from ..command_line.progress import progress_bar
 from ..command_line.prompt_cache import PromptFile, disk_directory
 from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..errors import InputError
 from ..generation import GenerationChunk, check_options, encode_prompt, stream_generate
-from ..terminal import note, read_stdin, write
+from ..terminal import note, read_stdin, write, write_json
 from ..tokenizer import Tokenizer
 
 # Shorter prompts are read before a progress bar would be worth drawing.
@@ -31,6 +32,7 @@ def run(request: GenerateRequest) -> int:
     options: dict[str, Any] = {**request.stream_options, "stop": request.stop or ()}
     check_options(**options)
     text = read_stdin() if request.prompt == "-" else request.prompt
+    check_length(text, name, revision=request.revision)
     model, tokenizer = load(
         name,
         revision=request.revision,
@@ -73,7 +75,7 @@ def report(answer: Answer, request: GenerateRequest, options: Mapping[str, Any])
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
-        write(json.dumps(summary(answer, speculated=speculated, kept=kept), ensure_ascii=False) + "\n")
+        write_json(summary(answer, speculated=speculated, kept=kept))
         return
     write("\n")
     if request.wants_statistics and answer.last:

@@ -1,6 +1,5 @@
 """`afmoe-mlx info`: a model's size, memory and speed on this machine and on Macs, from config and headers alone."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..command_line.requests.machine import InfoRequest
 from ..errors import InputError
 from ..footprint import MACS, Footprint, count_parameters, stated_bandwidth
 from ..models import AfmoeConfig, ModelConfig, read_config
-from ..terminal import printable, size, write
+from ..terminal import printable, size, write, write_json
 
 DEFAULT_CONTEXT = 32_768
 
@@ -64,7 +63,7 @@ def run(request: InfoRequest) -> None:
     if request.as_json:
         sizes = _sizes(stored)
         machines = {"this_machine": _machine_json(here), "macs": [_machine_json(mac) for mac in macs]}
-        write(json.dumps(model | sizes | machines, indent=2, ensure_ascii=False) + "\n")
+        write_json(model | sizes | machines, indent=2)
         return
     parts = (_model_lines(model, config), _size_lines(stored, here.footprint), _machine_lines(here, macs))
     write("\n\n".join("\n".join(lines) for lines in parts) + "\n")

@@ -1,11 +1,10 @@
 """`afmoe-mlx models`: the short names and the local cache, listed; models removed from it."""
 
-import json
 from typing import Any
 
 from ..checkpoint.hub_cache import cached_models, remove_cached
 from ..checkpoint.names import MODEL_NAMES
-from ..terminal import note, printable, size, write
+from ..terminal import note, printable, size, write, write_json
 
 
 def list_models(*, as_json: bool) -> None:
@@ -29,7 +28,7 @@ def list_models(*, as_json: bool) -> None:
         if m.repo not in named
     ]
     if as_json:
-        write(json.dumps({"models": rows, "other_cached": others}, indent=2) + "\n")
+        write_json({"models": rows, "other_cached": others}, indent=2)
         return
     _print_table(rows, others)
 

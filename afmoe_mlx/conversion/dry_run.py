@@ -1,6 +1,5 @@
 """`convert --dry-run`: the tensors that a conversion would write, as a table or as JSON."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -116,7 +115,7 @@ def as_text(run: DryRun, *, verbose: bool = False) -> str:
     return f"{title}{head}{lines}\n{total}.{calibrated} Nothing was written.\n"
 
 
-def as_json(run: DryRun) -> str:
+def as_json(run: DryRun) -> dict[str, Any]:
     """Every tensor, and what they come to."""
     tensors = [
         {
@@ -129,7 +128,7 @@ def as_json(run: DryRun) -> str:
         }
         for row in run.rows
     ]
-    told = {
+    return {
         "model": run.model,
         "recipe": run.recipe,
         "source_bytes": run.source_bytes,
@@ -138,7 +137,6 @@ def as_json(run: DryRun) -> str:
         "calibration_tokens": run.calibration_tokens,
         "tensors": tensors,
     }
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
 
 
 def _line(row: Row, name: str | None = None) -> str:

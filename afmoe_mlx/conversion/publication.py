@@ -1,6 +1,7 @@
 """`upload`: a converted model goes to the Hub with a model card."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,7 +81,9 @@ def _send(folder: Path, repo: str) -> str:
     """Upload a folder's files; the repository's address."""
     from huggingface_hub import HfApi
 
-    again = f"the model is whole in {folder}: upload it with `hf upload {repo} {folder} .`"
+    again = (
+        f"the model is whole in {folder}: upload it with `hf upload {shlex.quote(repo)} {shlex.quote(str(folder))} .`"
+    )
     try:
         with _bars_on_terminals():
             address = str(HfApi().create_repo(repo, exist_ok=True))

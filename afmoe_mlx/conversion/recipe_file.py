@@ -31,8 +31,7 @@ FORMAT_KEYS = ("bits", "group_size", "mode", "keep")
 def read_recipe_file(path: Path) -> Recipe:
     """The recipe of a TOML file, named after it; ConversionError names the file, the key and what was expected."""
     try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
+        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ConversionError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, InputError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
-from .loop import Chooser, Progress, decode, prefill
+from .loop import Chooser, Progress, decode, prefill, require_token_ids
 from .sampling import LogitsProcessor, Sampler, SamplingOptions, make_logits_processors, make_sampler
 from .speculate import SpeculativeDecoder, Tally
 from .stopping import StopStrings
@@ -107,15 +107,19 @@ def stream_generate(
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
     stops = StopStrings(stop)
     max_tokens = int(max_tokens)
+    if isinstance(prompt, str):
+        tokenizer.check_length(prompt, model.config.max_position_embeddings)
     tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
     if store is not None and store.model is not model:
         raise InputError("the store is of another model: make one with PrefixStore(model)")
     cache, cached = (cache, 0) if cache is not None else _recall(model, tokens, store)
     if store is not None and len(seen) + cached != cache.offset:
         raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
+    require_token_ids(seen, model.config.vocab_size, "seen")
     room = _room(model, tokens[cached:], cache)
     unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
-    sampler = sampler or make_sampler(options, xtc_special_tokens=sorted(unspoken))
+    known = sorted(token for token in unspoken if 0 <= token < model.config.vocab_size)  # a config may name others
+    sampler = sampler or make_sampler(options, xtc_special_tokens=known)
     processors = make_logits_processors(options) if logits_processors is None else logits_processors
     limit = min(max_tokens, room)
     tally = Tally()
@@ -276,9 +280,7 @@ def _room(model: CausalLM, tokens: Sequence[int], cache: Cache) -> int:
     """How many tokens may follow the prompt; InputError if the prompt itself cannot be run."""
     if not tokens:
         raise InputError("the prompt is empty: expected at least one token")
-    vocab_size = model.config.vocab_size
-    if unknown := [token for token in tokens if not 0 <= token < vocab_size]:
-        raise InputError(f"the prompt has token {unknown[0]}: expected ids from 0 to {vocab_size - 1}")
+    require_token_ids(tokens, model.config.vocab_size, "the prompt")
     context = model.config.max_position_embeddings
     used = cache.offset + len(tokens)
     if used >= context:

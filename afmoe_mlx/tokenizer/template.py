@@ -106,8 +106,23 @@ def _chat(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         reasoning = next((plain[field] for field in REASONING_FIELDS if field in plain), None)
         if reasoning is not None:
             plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+        if isinstance(calls := plain.get("tool_calls"), list | tuple):
+            for call in calls:
+                _read_arguments(call)
         chat.append(plain)
     return chat
+
+
+def _read_arguments(call: Any) -> None:
+    """Make a mapping, in place, of arguments that came as JSON text, as OpenAI's interface has them."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+        try:
+            arguments = json.loads(function["arguments"])
+        except (ValueError, RecursionError):  # the template may know what to do with it
+            return
+        if isinstance(arguments, dict):
+            function["arguments"] = arguments
 
 
 def _schemas(tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import tokenizers
 
-from ..errors import TokenizerError
-from . import files
+from ..errors import ContextFullError, TokenizerError
+from . import encoding, files
 from .stream import MAX_TOKEN_ID, TextStream
 
 if TYPE_CHECKING:
@@ -113,10 +113,20 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text; TokenizerError if it cannot be written as UTF-8."""
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            return encoding.encode(self._backend, text, add_special_tokens=add_special_tokens)
         except TypeError as error:
             found = "a lone surrogate (damaged UTF-8)" if isinstance(text, str) else type(text).__name__
             raise TokenizerError(f"cannot encode the prompt: expected text, found {found}") from error
+
+    def check_length(self, text: str, context: int) -> None:
+        """ContextFullError for a long text that certainly has more tokens than a context, found by its beginning.
+
+        Of any other, only encoding it tells.
+        """
+        if encoding.exceeds(self._backend, text, context):
+            raise ContextFullError(
+                f"the prompt has more tokens than fit: expected fewer than {context}, the model's context"
+            )
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids; an id outside the vocabulary prints nothing."""

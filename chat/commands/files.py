@@ -30,7 +30,9 @@ def attach(chat: Chat, argument: str) -> None:
         return
     if argument:
         attachments = [*chat.attachments, read_attachment(argument)]
-        tokens = chat.conversation.tokenizer.encode(with_attachments(attachments, ""), add_special_tokens=False)
+        text = with_attachments(attachments, "")
+        chat.conversation.tokenizer.check_length(text, chat.conversation.context_limit)
+        tokens = chat.conversation.tokenizer.encode(text, add_special_tokens=False)
         if len(tokens) >= chat.conversation.context_limit:
             found = f"{attachments[-1].name} is longer than the context of {chat.conversation.context_limit:,} tokens"
             raise InputError(f"{found}: attach a part of it")

@@ -116,6 +116,7 @@ class Conversation:
         draws: int = 0,
         asked: list[Message] | None = None,
     ) -> Chunks:
+        self.tokenizer.check_length(messages[-1]["content"], self.context_limit)
         prompt = self._prompts.prompt(messages)
         if (room := self.context_limit - len(prompt.tokens)) <= 0:
             raise ContextFullError(
@@ -278,7 +279,11 @@ class Conversation:
         return self._recall.nbytes
 
     def room_for(self, text: str) -> int:
-        """Tokens left for the answer to a message; none, or negative, when the message does not fit."""
+        """Tokens left for the answer to a message; none, or negative, when the message does not fit.
+
+        ContextFullError for a message that is longer than the context by itself.
+        """
+        self.tokenizer.check_length(text, self.context_limit)
         return self.context_limit - self._prompts.count(self._with(text), add_generation_prompt=True)
 
     def knows_variable(self, name: str) -> bool:

@@ -34,6 +34,6 @@ def edit_text(text: str, environ: Mapping[str, str] = os.environ) -> str | None:
         if done.returncode:
             return None
         try:
-            return path.read_text(encoding="utf-8").rstrip("\n")
+            return path.read_text(encoding="utf-8-sig").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"what the editor saved cannot be read: {error}") from None

@@ -5,24 +5,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..paths import beside, private_folder
+from ..paths import private_folder
 
-KEPT = 1000  # entries; the file is cut back to so many when it holds twice as many
+# What is gone through of the file: its last entries, in so many bytes at its end. The rest stays in it.
+KEPT = 1000
+KEPT_BYTES = 4 << 20
 
 
 class History:
     """Entries, the newest last. Without a path, and where the file cannot be used, they are kept for this run alone.
 
     What begins with a space is not kept, as in shells, nor what was typed just before. Several programs may append to
-    one file.
+    one file, and nothing is ever removed from it.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._entries = list(self._read())
-        if len(self._entries) > 2 * KEPT:
-            self._entries = self._entries[-KEPT:]
-            self._cut()
+        self._entries = list(self._read())[-KEPT:]
 
     @property
     def entries(self) -> list[str]:
@@ -37,9 +36,9 @@ class History:
             return
         try:
             private_folder(self.path.parent)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_line(text))
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "rb+", buffering=0) as file:
+                file.write(_start(file.fileno()) + _line(text))
         except OSError:
             self.path = None  # a history that cannot be written must not stand in the way of a chat
 
@@ -47,25 +46,24 @@ class History:
         if self.path is None:
             return
         try:
-            lines = self.path.read_bytes().splitlines()
+            with self.path.open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - KEPT_BYTES))
+                lines = file.read().splitlines()
         except OSError:
             return
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:  # written in part
+            except ValueError:  # written, or read, in part
                 continue
             if isinstance(entry, str):
                 yield entry
 
-    def _cut(self) -> None:
-        if self.path is None:
-            return
-        try:
-            with beside(self.path, mode=0o600) as descriptor:
-                os.write(descriptor, b"".join(_line(entry) for entry in self._entries))
-        except OSError:
-            self.path = None
+
+def _start(descriptor: int) -> bytes:
+    """What an entry begins with: a new line where the one before was written in part."""
+    size = os.fstat(descriptor).st_size
+    return b"" if size == 0 or os.pread(descriptor, 1, size - 1) == b"\n" else b"\n"
 
 
 def _line(text: str) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -67,13 +67,15 @@ class AnswerDisplay:
         self._first: float | None = None
         self._has_thought = self._ended = False
         self._size = console.size
+        self._drawing = threading.RLock()  # held while something is drawn, and while the program is stopped
+        self._is_withdrawn = False
         self._ticker = _Ticker(self.refresh) if animated and self._is_live else None
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
         self._started = self._clock()
         if self._is_live:
-            self._resources.enter_context(silent_keyboard())
+            self._resources.enter_context(silent_keyboard(self._withdrawn))
         if self._ticker is not None:
             self._ticker.start()
         return self
@@ -122,9 +124,23 @@ class AnswerDisplay:
 
     def refresh(self) -> None:
         """Draw what has changed."""
+        with self._drawing:
+            self._refresh()
+
+    @contextmanager
+    def _withdrawn(self) -> Generator[None, None, None]:
+        """What may still change is off the screen; after the block it is drawn anew, wherever the cursor is then."""
+        with self._drawing:
+            if not self._ended:
+                self._region.update([], [])
+                self._is_withdrawn = True
+            yield
+
+    def _refresh(self) -> None:
         size, answering = self._console.size, isinstance(self._section, MarkdownSection | PlainSection)
-        if answering and not self._arrived and size == self._size:
+        if answering and not self._arrived and size == self._size and not self._is_withdrawn:
             return
+        self._is_withdrawn = False
         self._size, now = size, self._clock()
         final = self._take(size.width)
         if self._section is None:

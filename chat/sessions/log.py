@@ -48,7 +48,7 @@ class Replayed:
     warnings: list[str]
     """What was left out of it, a line each."""
     end: int
-    """Bytes up to which it is whole."""
+    """Bytes up to which there are whole lines: what follows, if anything does, was cut off."""
 
 
 def dump_json(value: Any, *, indent: int | None = None) -> str:
@@ -120,8 +120,8 @@ def replay(content: bytes, name: str) -> Replayed:
         elif record is not None and isinstance(record.get("type"), str) and record["type"] not in KINDS:
             warnings.append(f"line {number} is of a kind that this program does not know, {printable(record['type'])}")
             end = after
-        elif number == len(lines):
-            warnings.append("the last line is damaged and left out: it was being written when the program ended")
+        elif content[after - 1 : after] != b"\n":
+            warnings.append("the last line is cut off and left out: it was being written when the program ended")
         else:
             warnings.append(f"line {number} is damaged and left out")
             end = after

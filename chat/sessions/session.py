@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..conversation.conversation import Conversation
 
 SUFFIX = ".jsonl"
+ASIDE = ".cut"  # of the file beside it with lines that were cut off
 MAX_NAME = 80  # characters; a file's name has 255 bytes at most
 
 # Bytes from which a file is rewritten when opened, if most of it has been replaced since.
@@ -100,11 +101,12 @@ class Session:
         path = self.path.with_name(checked_name(name) + SUFFIX)
         if path == self.path:
             return
-        before, is_mine = self.path, self._refusal is None and not self._is_gone()
         try:
-            self._move(path, self._state)
-            if is_mine:
-                before.unlink()
+            if self._refusal is None and not self._is_gone():
+                _rename(self.path, path)
+                self.path = path
+            else:
+                self._move(path, self._state)
         except FileExistsError:
             raise SessionError(f"there is a session {printable(name)} already: choose another name") from None
         except OSError as error:
@@ -184,13 +186,14 @@ def open_session(path: Path) -> Session:
         try:
             content = _read(descriptor)
             replayed = replay(content, path.name.removesuffix(SUFFIX))
+            if refusal is None:
+                try:
+                    _end_line(path, descriptor, content, replayed.end)
+                except OSError as error:
+                    refusal = error
             if refusal is not None:
-                found = f"it is read-only ({refusal.strerror}): what is said from here on is not saved"
+                found = f"it cannot be written to ({refusal.strerror}): what is said from here on is not saved"
                 return Session(path, descriptor, replayed.state, [*replayed.warnings, found], refusal)
-            if replayed.end < len(content):
-                os.ftruncate(descriptor, replayed.end)
-            elif not content.endswith(b"\n"):
-                _append(descriptor, b"\n")
             compact = sum(len(encode(record)) for record in whole(replayed.state))
             if len(content) > LONG and len(content) > 2 * compact and not replayed.warnings:
                 with suppress(OSError):  # a full disk: the long file serves as well
@@ -201,6 +204,36 @@ def open_session(path: Path) -> Session:
     except OSError as error:
         raise SessionError(f"{printable(str(path))}: cannot be opened: {error.strerror or error}") from None
     return Session(path, descriptor, replayed.state, replayed.warnings)
+
+
+def _end_line(path: Path, descriptor: int, content: bytes, end: int) -> None:
+    """Leave a session's file where a line can be added; what was cut off after its `end` goes to a file beside it."""
+    if (tail := content[end:]).strip():
+        _set_aside(path, tail)
+        os.ftruncate(descriptor, end)
+    elif not content.endswith(b"\n"):
+        _append(descriptor, b"\n")
+
+
+def _set_aside(path: Path, tail: bytes) -> None:
+    """Keep what a session's file is about to lose."""
+    aside = path.with_name(path.name + ASIDE)
+    descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        _append(descriptor, tail + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def _rename(before: Path, after: Path) -> None:
+    """Give a file a name that is free, or that the disk takes for the one it has; FileExistsError for any other."""
+    try:
+        os.close(os.open(after, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))  # nobody else takes it
+    except FileExistsError:
+        if not os.path.samefile(before, after):  # as on a disk that does not tell upper from lower case
+            raise
+    before.replace(after)
+    sync_folder(after.parent)
 
 
 def _locked(path: Path, flags: int) -> int:

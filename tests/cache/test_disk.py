@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from afmoe_mlx import load, stream_generate
 from afmoe_mlx.cache import PrefixStore, disk
+from afmoe_mlx.cache.block_file import BlockFile, DamagedFileError
 from afmoe_mlx.cache.disk import trim
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.models import CausalLM
@@ -320,6 +321,28 @@ def test_damaged_columns_are_written_anew(tmp_path: Path) -> None:
         path.write_bytes(content)
     run()
     assert run() == 32
+
+
+@pytest.mark.parametrize("trouble", [OSError(5, "Input/output error"), DamagedFileError("other columns")])
+def test_a_file_that_cannot_be_read_stays_until_another_takes_its_place(
+    trouble: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = two_layers("afmoe", 5)
+    filled(model, tmp_path)
+    before = {path: path.read_bytes() for path in files(tmp_path)}
+
+    def read(*_: object) -> None:
+        raise trouble
+
+    store = store_of(model, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockFile, "read", read)
+        assert check(store, [*ids(64), 0]) == 0
+    assert {path: path.read_bytes() for path in files(tmp_path)} == before
+    store.insert(ids(64), seen(model, ids(64)))
+    store.flush()
+    assert store.counters["written"] > 0
+    assert check(store_of(model, tmp_path), [*ids(64), 0]) == 64
 
 
 def test_a_store_of_another_model_is_refused(folder: str) -> None:

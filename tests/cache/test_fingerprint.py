@@ -78,3 +78,20 @@ def test_the_digest_of_an_array_of_more_than_two_gigabytes_is_made_in_pieces(mon
     assert not mx.array_equal(digest, digests._digest(exchanged))
     negated = mx.array([1.0, -2.0] * 64, mx.bfloat16)
     assert not mx.array_equal(digests._digest(negated), digests._digest(-negated))
+
+
+def test_ctrl_c_is_heard_after_each_piece_of_a_large_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    whole = digests._digest_piece
+    monkeypatch.setattr(digests, "PIECE", 64)
+    monkeypatch.setattr(digests, "_digest_piece", lambda numbers, start: begun.append(start) or whole(numbers, start))
+    evaluated = iter([None, KeyboardInterrupt()])
+
+    def evaluate(*_: object) -> None:
+        if error := next(evaluated):
+            raise error
+
+    monkeypatch.setattr(digests.mx, "eval", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        digests.content_digest({"a": mx.zeros((1000,))})
+    assert begun == [0, 64]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import sys
 import termios
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.pseudo_terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_R, ENTER, TAB, UP, PseudoTerminal
+from helpers.pseudo_terminal import ALT_ENTER, CTRL_C, CTRL_D, CTRL_R, CTRL_Z, ENTER, TAB, UP, PseudoTerminal
 from helpers.tiny import tiny_folder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -216,6 +217,38 @@ def test_what_is_typed_while_a_stopped_answer_goes_on_still_waits_for_the_prompt
         termios.tcsetattr(file, termios.TCSANOW, cooked)  # as a shell does between Ctrl-Z and fg
         terminal.child.kill(signal.SIGCONT)
         terminal.wait(lambda: not termios.tcgetattr(file)[3] & termios.ECHO, "silence", timeout=10)
+
+
+def test_after_ctrl_z_and_fg_each_word_stands_once(tmp_path: Path, babbler: str) -> None:
+    talk = tmp_path / "talk"
+    options = ["--model", babbler, "-m", "150", "--temp", "0", "--no-save"]
+    talk.write_text(f"#!/bin/sh\nexec {shlex.join([sys.executable, '-m', 'afmoe_mlx', 'chat', *options])}\n")
+    talk.chmod(0o700)
+    with PseudoTerminal(tmp_path, shell=("bash", "--norc", "--noprofile", "-i"), rows=40, PS1="shell% ") as terminal:
+        terminal.wait(lambda: terminal.cursor_row == "shell%", "shell")
+        terminal.type("./talk" + ENTER)
+        terminal.wait_for_prompt()
+        terminal.type("hello" + ENTER)
+        terminal.wait_for(begun("hello"))
+        for times in (1, 2):
+            terminal.type(CTRL_Z)
+            terminal.wait_for("Stopped", times)
+            terminal.wait(lambda: terminal.cursor_row == "shell%", "shell")
+            terminal.type("fg" + ENTER)
+            terminal.wait_for(r"^\./talk", times)
+        terminal.wait_for(r"^\d+ tokens ")
+        terminal.wait_for_prompt()
+        stopped = terminal.text
+        terminal.say("/new", "A new conversation")
+        terminal.ask("hello")
+    assert answered(stopped) == answered(terminal.text.removeprefix(stopped))
+
+
+def answered(text: str) -> str:
+    """The characters of an answer, without what a shell has said in its middle."""
+    answer = re.split(r"^\d+ tokens ", text.partition("> hello\n")[2], flags=re.MULTILINE)[0]
+    words = re.sub(r"^(shell%|\[1\]\+|\./talk).*$", "", answer, flags=re.MULTILINE)
+    return re.sub(r"\s", "", words)
 
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x1b[31m\x9b5A\x1bP+q\x1b\\ \u202ereversed [bold]x[/bold]"

@@ -5,6 +5,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from afmoe_mlx import load_model
 from afmoe_mlx.errors import CheckpointError, ConfigError
 from helpers.damage import (
     LINEAR,
@@ -219,6 +220,22 @@ def test_it_is_one_line_that_says_what_is_wrong(tmp_path: Path, name: str) -> No
 def test_a_conversion_says_the_same_with_exit_status_1(tmp_path: Path, name: str) -> None:
     make, _, words = CASES[name]
     check_convert(make, words, tmp_path / "model")
+
+
+def test_keys_of_quantization_that_nothing_uses_are_named(tmp_path: Path) -> None:
+    unused = {"grup_size": 32, "model.layers.9.mlp.up_proj": {"bits": 8}, "model.layers.1.mlp.router.gate": {"bits": 8}}
+    used = {"mode": "affine", "lm_head": True, "model.layers.2.mlp.router.gate": False}
+    folder = tmp_path / "model"
+    quantized(lambda folder: edit(folder, lambda raw: raw["quantization"].update(unused | used)))(folder)
+    with pytest.warns(UserWarning, match="config: unused keys of quantization ignored: ") as told:
+        load_model(folder)
+    assert str(told[0].message).endswith(f": {', '.join(sorted(unused))}")
+
+
+@pytest.mark.filterwarnings("error")
+def test_keys_of_quantization_that_are_used_are_not(tmp_path: Path) -> None:
+    quantized(lambda folder: None)(tmp_path / "model")
+    load_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", one_of_each(CASES))

@@ -18,6 +18,7 @@ from helpers.damage import (
     QUERY,
     WEIGHTS,
     Case,
+    adapter,
     cases,
     check_convert,
     check_generate,
@@ -33,6 +34,7 @@ from helpers.damage import (
     odd_packed,
     one_of_each,
     only_bin,
+    only_named,
     put,
     shard_gone,
     shard_gone_without_index,
@@ -45,6 +47,21 @@ FOLDERS: dict[str, Case] = {
     "a file": (lambda folder: folder.write_text("hi"), CheckpointError, ("is a file", "{folder}", "config.json")),
     "an empty folder": (lambda folder: folder.mkdir(), ConfigError, ("config.json", "no such file")),
     "no weights": (file("config.json", "{}"), ConfigError, ("no model_type", "afmoe", "lfm2_moe")),
+    "weights of another name": (
+        only_named("weights.safetensors"),
+        CheckpointError,
+        ("only weights.safetensors", "expected model.safetensors", "rename it"),
+    ),
+    "an adapter of mlx-lm": (
+        adapter({"model": "org/base"}, "adapters.safetensors"),
+        CheckpointError,
+        ("{folder} holds an adapter", "'org/base'"),
+    ),
+    "an adapter of PEFT": (
+        adapter({"base_model_name_or_path": "org/base"}, "adapter_model.safetensors"),
+        CheckpointError,
+        ("{folder} holds an adapter", "'org/base'"),
+    ),
     "only .bin": (only_bin, CheckpointError, ("only pytorch_model.bin", "model.safetensors")),
     "config is a folder": (
         lambda folder: (folder / "config.json").mkdir(parents=True),

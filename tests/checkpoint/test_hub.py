@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from afmoe_mlx.checkpoint.hub import INDEX, resolve
+from afmoe_mlx.checkpoint.hub import INDEX, _snapshot, resolve
 from afmoe_mlx.checkpoint.hub_cache import cached_models, remove_cached
 from afmoe_mlx.errors import AfmoeError, CheckpointError, HubError
 from helpers import ROOT
@@ -153,6 +155,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, bytes], tuple[str, ...]]] = 
     "server": ({"failing": {"/api/": 500}}, MODEL, ("answered 500", "lacks it")),
     "no weights": ({}, SMALL, ("no weights", "safetensors")),
     "pickles": ({}, SMALL | {"pytorch_model.bin": b"x"}, ("only .bin", "convert to safetensors first")),
+    "another name": ({}, SMALL | {"weights.safetensors": b"x"}, ("only weights.safetensors", "pick another repo")),
+    "an adapter": ({}, {"adapter_config.json": b"{}", "adapters.safetensors": b"x"}, ("is an adapter, no model",)),
     "no config": ({}, {"model.safetensors": b"x"}, ("no config.json",)),
     "half an upload": ({}, MODEL | {INDEX: b'{"weight_map": {"a": "model-x.safetensors"}}'}, ("lacks model-x",)),
 }
@@ -296,3 +300,26 @@ def test_an_index_that_makes_no_sense_is_damaged(hub: FakeHub, index: str) -> No
     hub.add(REPO, MODEL | {INDEX: index.encode()})
     with refused(INDEX, "damaged", kind=CheckpointError):
         resolve(REPO)
+
+
+def test_ctrl_c_is_heard_during_a_download_and_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    released, ended = threading.Event(), threading.Event()
+
+    def snapshot_download(*_: object, tqdm_class: type[Any], **__: object) -> str:
+        bar = tqdm_class(total=2)
+        bar.update(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        released.wait()
+        with pytest.raises(InterruptedError):
+            bar.update(1)
+        ended.set()
+        return ""
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(KeyboardInterrupt):
+        _snapshot(REPO, "main", ["config.json"])
+    assert not ended.is_set()
+    released.set()
+    assert ended.wait(10)

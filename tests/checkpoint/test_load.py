@@ -1,7 +1,9 @@
 """Every layout on disk gives the reference's logits, and loading holds little more than the model itself."""
 
 import gc
+import os
 import resource
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -292,3 +294,34 @@ def test_a_checkpoint_may_have_more_files_than_a_process_is_granted_at_first(tmp
         assert_reference_logits(load_model(folder)[0], "afmoe-base")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_ctrl_c_is_heard_after_each_layer_that_is_read(
+    tmp_path: Path, dtype: str | None, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, evaluate = tiny_folder(tmp_path / "model"), mx.eval
+    monkeypatch.setattr(device, "reading_streams", lambda: [mx.new_stream(mx.cpu) for _ in range(streams)])
+    sizes: list[int] = []
+
+    def counted(*arrays: Any) -> None:
+        sizes.append(sum(array.nbytes for _, array in tree_flatten(arrays)))
+        evaluate(*arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "eval", counted)
+        model = load_model(folder, dtype=dtype)[0]
+    # the last goes through all that is there already
+    assert max(sizes[:-1]) <= max(map(nbytes, [model.model.embed_tokens, *model.model.layers]))
+
+    def interrupted(*arrays: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        sizes.append(0)
+        evaluate(*arrays)
+
+    sizes.clear()
+    monkeypatch.setattr(mx, "eval", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_model(folder, dtype=dtype)
+    assert len(sizes) <= 1

@@ -1,7 +1,12 @@
 """How the command line is read: wrong usage is 2, mlx-lm's other options are refused by name."""
 
-import pytest
+from collections.abc import Iterator
+from typing import Any
 
+import pytest
+import typer
+
+from afmoe_mlx.cli import app
 from afmoe_mlx.command_line.parsing import NOT_HERE, repeated
 from helpers.command_line import run
 
@@ -53,3 +58,53 @@ def test_an_option_that_does_nothing_without_another_is_refused(command: list[st
     assert result.code == 2
     assert option in result.err
     assert needed in result.err
+
+
+def _parsers(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """Every command and group, with its options."""
+    yield path, [param.opts[-1] for param in command.params if param.opts[-1].startswith("--")]
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _parsers(below, (*path, name))
+
+
+PARSERS = dict(_parsers(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("path", PARSERS, ids=" ".join)
+def test_an_option_there_is_not_is_answered_with_the_nearest_in_one_line(path: tuple[str, ...]) -> None:
+    for option in PARSERS[path]:
+        typed = option + "q"
+        result = run(*path, typed)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == f"error: no option {typed}; did you mean {option}?\n"
+    assert run(*path, "--zzqqww").err.startswith("error: no option --zzqqww; see ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["generat"], "no such command 'generat'; did you mean 'generate'?"),
+        (["models", "r", "x"], "no such command 'r'; did you mean 'rm'?"),
+        (["nothing"], "no such command 'nothing'; see root --help"),
+        (["generate"], "missing option '--prompt' / '-p'; see root generate --help"),
+        (["info"], "missing argument 'model'; see root info --help"),
+        (["generate", "-p"], "option '-p' requires an argument"),
+        (["doctor", "x"], "got unexpected extra argument(s) (x); see root doctor --help"),
+        (["info", "x", "--context", "0"], "invalid value for '--context': 0 is not in the range x>=1;"),
+        (["convert", "--hf-path", "x", "-q", "-d"], "choose --quantize, --recipe or --dequantize, one of them;"),
+        (["cache", "trim", "--max-bytes", "-1"], "--max-bytes is -1: expected 0 or more;"),
+        (["generate", "-p", "x", "--adapter-path", "y"], "--adapter-path: adapters are not supported"),
+        (["chat", "--no\nsuch"], "no option --no such;"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments: list[str], line: str) -> None:
+    result = run(*arguments)
+    assert result.code == 2
+    assert result.err.startswith(f"error: {line}")
+    assert result.err.count("\n") == 1
+
+
+def test_nothing_typed_shows_what_there_is() -> None:
+    result = run()
+    assert result.code == 2
+    assert "generate" in result.out + result.err

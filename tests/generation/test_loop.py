@@ -1,9 +1,17 @@
 """The decode loop and prefill: the device is never kept waiting, and holds no more than it needs."""
 
+import copy
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
 import mlx.core as mx
 import pytest
 
 from afmoe_mlx import load, stream_generate
+from afmoe_mlx.cache import Cache
+from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import decode, loop, prefill, speculate
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
@@ -76,3 +84,50 @@ def test_prefill_returns_what_chunks_have_freed(loaded: Loaded, monkeypatch: pyt
     cache = model.make_cache()
     prefill(model, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], cache, step_size=3)
     assert returned == [6, 11]
+
+
+CALLS: dict[str, Callable[[Loaded, Cache, int], Any]] = {
+    "the prompt": lambda loaded, cache, token: stream_generate(*loaded, [1, token]),
+    "the prompt of a prefill": lambda loaded, cache, token: prefill(loaded[0], [1, token], cache, step_size=1),
+    "seen": lambda loaded, cache, token: stream_generate(*loaded, [1], cache=cache, seen=[1, 2, token]),
+}
+
+
+@pytest.mark.parametrize("token", [-1, 10_000])
+@pytest.mark.parametrize("call", CALLS)
+def test_ids_that_a_model_has_not_never_reach_it(
+    loaded: Loaded, token: int, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = loaded[0].make_cache()
+    if call == "seen":
+        prefill(loaded[0], [1, 2, 3], cache, step_size=3)
+    monkeypatch.setattr(type(loaded[0]), "__call__", lambda *_, **__: pytest.fail("the model runs"))
+    with pytest.raises(InputError, match=rf"{call.removesuffix(' of a prefill')} has token {token}: expected ids from"):
+        list(CALLS[call](loaded, cache, token))
+
+
+def test_ends_that_a_model_has_not_are_not_looked_up_in_its_logits(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    other = copy.copy(tokenizer)
+    other.eos_token_ids = tokenizer.eos_token_ids | {-1, 10**6}
+    options = {"max_tokens": 8, "temperature": 1.0, "seed": 3, "xtc_probability": 1.0, "xtc_threshold": 0.01}
+    expected = [chunk.token for chunk in stream_generate(model, tokenizer, "hello", **options)]
+    assert [chunk.token for chunk in stream_generate(model, other, "hello", **options)] == expected
+
+
+def test_ctrl_c_in_the_middle_of_a_prompt_is_heard_with_the_chunk_under_way(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run = loaded[0], type(loaded[0]).__call__
+    begun: list[int] = []
+
+    def counted(self: CausalLM, ids: mx.array, **options: Any) -> Any:
+        begun.append(ids.shape[1])
+        if len(begun) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return run(self, ids, **options)
+
+    monkeypatch.setattr(type(model), "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        list(stream_generate(*loaded, [1] * 50, prefill_step_size=5))
+    assert begun == [5, 5]

@@ -118,8 +118,27 @@ def retype(name: str, dtype: mx.Dtype) -> Break:
     return make
 
 
-def only_bin(folder: Path) -> None:
-    (write_golden(folder, "afmoe-base") / WEIGHTS).rename(folder / "pytorch_model.bin")
+def only_named(name: str) -> Break:
+    """A checkpoint whose weights have another name."""
+
+    def make(folder: Path) -> None:
+        (write_golden(folder, "afmoe-base") / WEIGHTS).rename(folder / name)
+
+    return make
+
+
+only_bin = only_named("pytorch_model.bin")
+
+
+def adapter(config: dict[str, Any], weights: str) -> Break:
+    """A folder with what training has added to a model, and no model."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        (folder / weights).write_bytes(b"")
+
+    return make
 
 
 def shard_gone(folder: Path) -> None:

@@ -5,19 +5,20 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import pyte
 
-ENTER, CTRL_C, CTRL_D, CTRL_R, CTRL_U, ALT_ENTER, TAB, UP = (
+ENTER, CTRL_C, CTRL_D, CTRL_R, CTRL_U, CTRL_Z, ALT_ENTER, TAB, UP = (
     "\r",
     "\x03",
     "\x04",
     "\x12",
     "\x15",
+    "\x1a",
     "\x1b\r",
     "\t",
     "\x1b[A",
@@ -33,15 +34,26 @@ class Screen(pyte.HistoryScreen):
 
 
 class PseudoTerminal:
-    """`afmoe-mlx chat` with arguments, at home in `home`. Everything waits for what it names, or fails in time."""
+    """`afmoe-mlx chat` with arguments, at home in `home`. Everything waits for what it names, or fails in time.
 
-    def __init__(self, home: Path, *arguments: str, columns: int = 80, rows: int = 24, **environ: str) -> None:
+    shell: a program and its arguments that are run instead.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *arguments: str,
+        columns: int = 80,
+        rows: int = 24,
+        shell: Sequence[str] = (),
+        **environ: str,
+    ) -> None:
         self.screen = Screen(columns, rows, history=10_000, ratio=0.1)
         self._stream = pyte.ByteStream(self.screen)
         self.received = b""
         self.child = pexpect.spawn(
-            sys.executable,
-            ["-m", "afmoe_mlx", "chat", *arguments],
+            shell[0] if shell else sys.executable,
+            [*shell[1:]] if shell else ["-m", "afmoe_mlx", "chat", *arguments],
             env=environment(home) | environ,
             cwd=str(home),
             dimensions=(rows, columns),

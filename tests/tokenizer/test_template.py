@@ -1,9 +1,12 @@
 """Chat templates: goldens, Transformers' rendering of the same, what is picked, refused and left open."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from afmoe_mlx.errors import TokenizerError
 from afmoe_mlx.tokenizer import Tokenizer
@@ -250,3 +253,37 @@ def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer.apply_chat_template([USER])
     tokenizer.with_extra_eos(["1"]).apply_chat_template([USER])
     assert len(compiled) == 1
+
+
+def call_of(arguments: Any, *, is_flat: bool = False) -> list[dict[str, Any]]:
+    call = {"name": "weather", "arguments": arguments}
+    calls = [call if is_flat else {"type": "function", "id": "1", "function": call}]
+    return [USER, {"role": "assistant", "content": None, "tool_calls": calls}]
+
+
+NAMED = "{% for call in messages[1].tool_calls %}{% for name, value in (call.function or call).arguments.items() %}"
+NAMED += "{{ name }}={{ value }};{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("source", [CHATML, NAMED], ids=["as JSON", "one by one"])
+@pytest.mark.parametrize("is_flat", [False, True])
+@settings(max_examples=20, deadline=None)
+@given(arguments=st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.booleans())))
+def test_arguments_of_a_call_read_the_same_as_a_mapping_and_as_its_json(
+    source: str, is_flat: bool, arguments: dict[str, Any]
+) -> None:
+    told = call_of(json.dumps(arguments), is_flat=is_flat)
+    assert render(source, told) == render(source, call_of(arguments, is_flat=is_flat))
+    assert told == call_of(json.dumps(arguments), is_flat=is_flat)  # the caller's stay as they are
+
+
+@pytest.mark.parametrize("text", ["", "{", "city=Zürich", "[1]", '"x"', "3", "[" * 100_000])
+def test_arguments_that_are_no_json_object_stay_text(text: str) -> None:
+    source = "{{ messages[1].tool_calls[0].function.arguments is string }}"
+    assert render(source, call_of(text)) == "True"
+
+
+@pytest.mark.parametrize("calls", [3, "x", [None], [{"function": "f"}], [{"function": {}}]])
+def test_calls_of_another_form_are_left_to_the_template(calls: Any) -> None:
+    message = {"role": "assistant", "content": "a", "tool_calls": calls}
+    assert render("{{ messages[0].tool_calls | tojson }}", [message]) == json.dumps(calls)

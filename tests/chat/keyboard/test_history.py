@@ -1,17 +1,34 @@
-"""The history of what was typed: cut, shared, never in the way."""
+"""The history of what was typed: never cut, shared, never in the way."""
 
 import json
 from pathlib import Path
 
+import pytest
+
+from afmoe_mlx.chat.keyboard import history as module
 from afmoe_mlx.chat.keyboard.history import KEPT, History
 
 
-def test_a_history_is_cut_keeps_to_what_it_can_read_and_never_stands_in_the_way(tmp_path: Path) -> None:
+def test_the_last_entries_are_gone_through_and_all_stay(tmp_path: Path) -> None:
     path = tmp_path / "history.jsonl"
     lines = [json.dumps(f"entry {i}") for i in range(2 * KEPT + 1)]
-    path.write_text("\n".join([*lines, '"written in pa']))
-    assert History(path).entries == [f"entry {i}" for i in range(KEPT + 1, 2 * KEPT + 1)]
-    assert len(path.read_text().splitlines()) == KEPT
+    path.write_text("\n".join([*lines, "[]", "damaged", '"written in pa']))
+    before = path.read_bytes()
+    history = History(path)
+    assert history.entries == [f"entry {i}" for i in range(KEPT + 1, 2 * KEPT + 1)]
+    history.append("after a line that was cut off")
+    assert path.read_bytes().startswith(before)
+    assert History(path).entries == [*history.entries[-KEPT:]]
+
+
+def test_no_more_of_a_long_file_is_read_than_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text("".join(json.dumps(f"entry {i}") + "\n" for i in range(100)))
+    monkeypatch.setattr(module, "KEPT_BYTES", 40)
+    assert History(path).entries == ["entry 97", "entry 98", "entry 99"]
+
+
+def test_a_history_never_stands_in_the_way(tmp_path: Path) -> None:
     folder = tmp_path / "file"
     folder.write_text("in the way of the folder")
     history = History(folder / "history.jsonl")

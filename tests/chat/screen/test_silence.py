@@ -4,6 +4,8 @@ import os
 import pty
 import sys
 import termios
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -54,3 +56,16 @@ def test_the_keyboard_comes_back_though_nothing_can_be_drawn(monkeypatch: pytest
         with pytest.raises(OSError, match="gone"), answer:
             raise KeyboardInterrupt
         assert termios.tcgetattr(slave) == before
+
+
+def test_an_interrupt_while_stopped_leaves_the_display_free_to_draw() -> None:
+    screen = Screen()
+    with AnswerDisplay(screen.console, animated=False) as answer:
+        answer.add("half a paragraph")
+        answer.refresh()
+        with suppress(KeyboardInterrupt), answer._withdrawn():
+            assert screen.rows == []
+            raise KeyboardInterrupt
+        with ThreadPoolExecutor(1) as other:
+            other.submit(answer.refresh).result(timeout=10)
+        assert screen.rows == ["half a paragraph"]

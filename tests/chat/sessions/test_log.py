@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afmoe_mlx.chat.sessions import session as session_file
 from afmoe_mlx.chat.sessions.folder import SessionFolder
 from afmoe_mlx.chat.sessions.log import SessionState, changes, encode, replay, whole
 from afmoe_mlx.errors import SessionError
@@ -39,22 +40,61 @@ def test_any_history_is_replayed_and_a_cut_loses_the_last_line_alone(states: lis
         assert short.state == replay(content[: end + 1], "x").state
 
 
-@pytest.mark.parametrize(
-    "tail", [b'{"type": "mess', b"\0" * 300, b'{"type": "message", "role": "user"}\n', b"[]\n", b"\xff\n"]
-)
-def test_a_damaged_last_line_is_dropped_with_a_word_and_written_over(folder: SessionFolder, tail: bytes) -> None:
+CUT_OFF = "the last line is cut off and left out: it was being written when the program ended"
+
+
+@pytest.mark.parametrize("tail", [b'{"type": "mess', b"\0" * 300, b'"\xff'])
+def test_a_last_line_that_is_cut_off_goes_to_a_file_beside(folder: SessionFolder, tail: bytes) -> None:
     path = written(folder, "hello", "fine")
-    whole_file = path.read_bytes()
-    path.write_bytes(whole_file + tail)
+    aside = path.with_name("one.jsonl.cut")
+    for times in (1, 2):
+        whole_file = path.read_bytes()
+        path.write_bytes(whole_file + tail)
+        with folder.open("one") as session:
+            assert (session.messages, session.warnings) == (said("hello", "fine"), [CUT_OFF])
+            assert path.read_bytes() == whole_file
+            assert aside.read_bytes() == (tail + b"\n") * times
+    assert aside.stat().st_mode & 0o777 == 0o600
+    assert folder.names() == ["one"]
     with folder.open("one") as session:
-        assert session.messages == said("hello", "fine")
-        assert session.warnings == [
-            "the last line is damaged and left out: it was being written when the program ended"
-        ]
-        assert path.read_bytes() == whole_file
         session.save(talk(said("hello", "fine", "more")))
     with folder.open("one") as session:
         assert (session.warnings, session.messages) == ([], said("hello", "fine", "more"))
+
+
+@pytest.mark.parametrize("line", [b'{"type": "message", "role": "user"}\n', b"[]\n", b"\xff\n", b"x\n\n  \n"])
+def test_a_damaged_last_line_that_has_its_end_stays_in_the_file(folder: SessionFolder, line: bytes) -> None:
+    path = written(folder, "hello", "fine")
+    number = path.read_bytes().count(b"\n") + 1
+    path.write_bytes(path.read_bytes() + line)
+    with folder.open("one") as session:
+        assert session.messages == said("hello", "fine")
+        assert session.warnings == [f"line {number} is damaged and left out"]
+        session.save(talk(said("hello", "fine", "more")))
+    assert line in path.read_bytes()
+    with folder.open("one") as session:
+        assert session.messages == said("hello", "fine", "more")
+
+
+def test_without_room_for_a_copy_nothing_is_cut_off(folder: SessionFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(folder, "hello", "fine")
+    path.write_bytes(path.read_bytes() + b'{"type": "mess')
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session_file, "_set_aside", full)
+        with folder.open("one") as session:
+            assert session.messages == said("hello", "fine")
+            assert session.warnings == [
+                CUT_OFF,
+                "it cannot be written to (No space left on device): what is said from here on is not saved",
+            ]
+            with pytest.raises(SessionError, match="No space left"):
+                session.save(talk(said("hello", "fine", "more")))
+    assert path.read_bytes() == before
 
 
 def test_a_last_line_without_its_end_is_whole_and_gets_one(folder: SessionFolder) -> None:
@@ -85,7 +125,8 @@ def test_what_is_damaged_or_unknown_in_the_middle_is_left_out_with_a_word_and_st
             f"line {first + 2} is damaged and left out",
             f"line {first + 3} is damaged and left out",
         ]
-    assert b"garbage" in path.read_bytes()
+        session.rename("two")
+        assert all(line in session.path.read_bytes() for line in odd)
 
 
 @pytest.mark.parametrize(

@@ -252,3 +252,43 @@ def test_a_session_never_writes_over_a_file_put_in_its_place(folder: SessionFold
     session.save(talk(said("hello", "fine")))
     assert replay_messages(path) == said("other")
     assert replay_messages(session.path) == said("hello", "fine")
+
+
+def test_a_session_keeps_its_file_and_its_lock_under_another_name(folder: SessionFolder) -> None:
+    path = written(folder, "hello")
+    before = path.read_bytes()
+    written(folder, "other", name="two")
+    with folder.open("one") as session:
+        with pytest.raises(SessionError, match="there is a session two already"):
+            session.rename("two")
+        session.rename("three")
+        assert session.path.read_bytes() == before
+        assert not path.exists()
+        with pytest.raises(SessionError, match="open in a chat already"):
+            folder.open("three")
+        session.save(talk(said("hello", "fine")))
+    assert sorted(folder.names()) == ["three", "two"]
+    with folder.open("three") as session:
+        assert session.messages == said("hello", "fine")
+
+
+def test_a_name_may_change_in_case_alone_on_a_disk_that_does_not_tell(
+    folder: SessionFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(folder, "hello")
+    real = os.open
+
+    def fold(name: Any, flags: int, *mode: int, **more: Any) -> int:
+        if flags & os.O_EXCL and Path(name).name.casefold() == path.name:
+            raise FileExistsError(errno.EEXIST, "File exists")
+        return real(name, flags, *mode, **more)
+
+    with folder.open("one") as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", fold)
+            patch.setattr(os.path, "samefile", lambda *paths: len({str(each).casefold() for each in paths}) == 1)
+            session.rename("One")
+        session.save(talk(said("hello", "fine")))
+    assert folder.names() == ["One"]
+    with folder.open("One") as session:
+        assert session.messages == said("hello", "fine")
