@@ -146,7 +146,7 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
         tokenize: Literal[True] = True,
         **template_kwargs: Any,
@@ -158,7 +158,7 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
         tokenize: Literal[False],
         **template_kwargs: Any,
@@ -169,14 +169,15 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
         tokenize: bool = True,
         **template_kwargs: Any,
     ) -> list[int] | str:
         """A conversation as token ids, or as text if not `tokenize`.
 
-        `tools` are JSON schemas. `continue_final_message` leaves the last message open, and so adds no generation
+        `tools` are JSON schemas. `add_generation_prompt` opens the turn that the model is to write: for a prompt, not for
+        training, as in Transformers. `continue_final_message` leaves the last message open, and so adds no generation
         prompt; a string names the field to leave open instead of "content". `template_kwargs` are further variables of
         the template. TokenizerError if there is no template, or it refuses the conversation.
         """

@@ -18,7 +18,7 @@ from helpers.tiny import tiny_folder
 def test_the_answer_alone_is_on_stdout(model: str) -> None:
     result = run("generate", "--model", model, "--prompt", "hello", "-m", "12")
     loaded = load(model)
-    ids = loaded[1].apply_chat_template([{"role": "user", "content": "hello"}])
+    ids = loaded[1].apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)
     assert result.code == 0
     assert result.out == generate(*loaded, ids, max_tokens=12) + "\n"
     assert "tokens/s" in result.err

@@ -26,7 +26,7 @@ def test_every_answer_is_that_of_the_whole_conversation_run_from_scratch(loaded:
     conversation = Conversation(*loaded, system_prompt="the world", options={"max_tokens": 12})
     for text in ("hello", "hello to the world", "the"):
         answer = text_of(conversation.reply(text))
-        prompt = loaded[1].apply_chat_template(conversation.messages[:-1])
+        prompt = loaded[1].apply_chat_template(conversation.messages[:-1], add_generation_prompt=True)
         assert answer == generate(*loaded, prompt, max_tokens=12)
     assert roles(conversation) == ["system"] + ["user", "assistant"] * 3
 
@@ -39,7 +39,8 @@ def test_what_came_of_an_interrupted_answer_is_kept_and_continued_from(loaded: A
     assert conversation.messages[-1] == {"role": "assistant", "content": came, "stopped": True}
     conversation.options["max_tokens"] = 8
     answer = text_of(conversation.reply("the world"))
-    prompt = loaded[1].apply_chat_template([{"role": "user", "content": "hello"}, *conversation.messages[1:-1]])
+    asked = [{"role": "user", "content": "hello"}, *conversation.messages[1:-1]]
+    prompt = loaded[1].apply_chat_template(asked, add_generation_prompt=True)
     assert answer == generate(*loaded, prompt, max_tokens=8)
 
 
@@ -219,9 +220,10 @@ def test_the_context_is_counted_as_it_is_rendered(loaded: Any) -> None:
     conversation.set_system("the world")
     assert 0 < conversation.context_used < 30
     list(conversation.reply("hello"))
-    rendered = loaded[1].apply_chat_template(conversation.messages, add_generation_prompt=False)
+    rendered = loaded[1].apply_chat_template(conversation.messages)
     assert conversation.context_used == len(rendered)
-    prompt = loaded[1].apply_chat_template([*conversation.messages, {"role": "user", "content": "to"}])
+    asked = [*conversation.messages, {"role": "user", "content": "to"}]
+    prompt = loaded[1].apply_chat_template(asked, add_generation_prompt=True)
     assert conversation.room_for("to") == 2048 - len(prompt)
     assert conversation.room_for("hello " * 5000) < 0
 
