@@ -175,8 +175,8 @@ class SparseMoe(nn.Module):
     def _write_down(self, logits: mx.array, trace: Trace) -> None:
         experts = self.config.num_experts
         routed = logits[..., :experts].reshape(-1, experts)
-        trace.router_logits.append(routed.astype(mx.float32))
-        trace.selected_experts.append(self.route(routed, shared=0)[1])
+        trace.add("router_logits", routed.astype(mx.float32))
+        trace.add("selected_experts", self.route(routed, shared=0)[1])
 
 
 class DecoderLayer(nn.Module):

@@ -110,13 +110,13 @@ class CausalLM(nn.Module):
         h = chunk.move(self.scaled(embeddings))
         for i, layer in enumerate(self.model.layers):
             if trace is not None:
-                trace.hidden_states.append(h)
+                trace.add("hidden_states", h)
             projected = layer.project(h, chunk.place, chunk.valid)
             attended = layer.attend(projected, chunk, cache.layers[i] if cache is not None else None, trace)
             h = layer.finish(h, attended, trace)
         h = self.final_norm(h)
         if trace is not None:
-            trace.hidden_states.append(h)
+            trace.add("hidden_states", h)
         logits = self.logits(_keep(chunk.move(h, back=True), logits_to_keep))
         return logits if labels is None else (causal_loss(logits, labels), logits)
 

@@ -163,8 +163,8 @@ class SparseMoe(nn.Module):
         logits = self.gate(x)
         weights, experts = self.route(logits)
         if trace is not None:
-            trace.router_logits.append(logits.astype(mx.float32).reshape(-1, logits.shape[-1]))
-            trace.selected_experts.append(experts.reshape(-1, experts.shape[-1]))
+            trace.add("router_logits", logits.astype(mx.float32).reshape(-1, logits.shape[-1]))
+            trace.add("selected_experts", experts.reshape(-1, experts.shape[-1]))
         return self.switch_mlp(x, experts, weights)
 
     def route(self, logits: mx.array) -> tuple[mx.array, mx.array]:

@@ -176,10 +176,10 @@ class Tokenizer:
     ) -> list[int] | str:
         """A conversation as token ids, or as text if not `tokenize`.
 
-        `tools` are JSON schemas. `add_generation_prompt` opens the turn that the model is to write: for a prompt, not for
-        training, as in Transformers. `continue_final_message` leaves the last message open, and so adds no generation
-        prompt; a string names the field to leave open instead of "content". `template_kwargs` are further variables of
-        the template. TokenizerError if there is no template, or it refuses the conversation.
+        `tools` are JSON schemas. `add_generation_prompt` opens the model's turn: for a prompt, not to train with.
+        `continue_final_message` leaves the last message open, and so adds no generation prompt; a string names the
+        field to leave open instead of "content". `template_kwargs` are further variables of the template.
+        TokenizerError if there is no template, or it refuses the conversation.
         """
         text = self._template("default" if tools is None else "tool_use").render(
             messages,
