@@ -29,7 +29,7 @@ PromptLookup = Annotated[
     int | None, typer.Option(help="Guess up to so many tokens a step, 7 if no number follows, from the text so far.")
 ]
 DraftModel = Annotated[str | None, typer.Option(help="A smaller model with the same tokenizer, to guess tokens.")]
-KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 8 or 4 bits.")]
+KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 2 to 6 or 8 bits.")]
 KVGroupSize = Annotated[int | None, typer.Option(help="Numbers that share a scale, with --kv-bits; 64 if they fit.")]
 KVStart = Annotated[
     int | None, typer.Option(help="Tokens before all of them are quantized, with --kv-bits; 0 if not given.")

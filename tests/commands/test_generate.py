@@ -154,8 +154,8 @@ def test_quantized_keys_are_said_and_used(model: str) -> None:
 
 
 def test_bits_that_keys_cannot_have_are_refused() -> None:
-    result = run("generate", "-p", "hello", "--kv-bits", "5")
-    assert (result.code, result.err.splitlines()[-1]) == (1, "error: kv_bits is 5: expected one of 4, 8")
+    result = run("generate", "-p", "hello", "--kv-bits", "7")
+    assert (result.code, result.err.splitlines()[-1]) == (1, "error: kv_bits is 7: expected one of 2, 3, 4, 5, 6, 8")
 
 
 def test_statistics_say_that_an_answer_was_interrupted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

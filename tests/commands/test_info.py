@@ -58,7 +58,7 @@ def test_quantized_keys_count_as_they_are_kept(tmp_path: Path) -> None:
     assert [eight["cache_bytes"][kind] / plain["cache_bytes"][kind] for kind in kinds] == [ratio, 1]
     assert eight["needed_bytes"] < plain["needed_bytes"]
     assert eight["bytes_per_token"] < plain["bytes_per_token"]
-    assert_refused(run(folder, "--kv-bits", "3"), "kv_bits is 3")
+    assert_refused(run(folder, "--kv-bits", "7"), "kv_bits is 7")
 
 
 def add_to(hub: FakeHub, raw: dict[str, Any]) -> int:
