@@ -23,7 +23,7 @@ def loaded_model(model_type: str, template: str = TEMPLATE, **changes: Any) -> A
         tiny_folder(Path(folder), model_type, template=template, max_position_embeddings=2048, **changes)
         model, tokenizer = load(folder)
     make_cache = model.make_cache
-    model.make_cache = lambda slack=None: make_cache(SLACK if slack is None else slack)
+    model.make_cache = lambda slack=None, **more: make_cache(SLACK if slack is None else slack, **more)
     tokenizer.eos_token_ids = frozenset()  # so that answers are as long as asked for
     return model, tokenizer
 

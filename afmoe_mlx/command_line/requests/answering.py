@@ -130,7 +130,9 @@ class GenerateRequest(AnswerRequest):
     """Answer one prompt. What is not set comes from the model's generation_config.json."""
 
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")]
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End the answer after so many tokens.")] = 256
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "-m", help="End the answer after so many tokens; -1 for no limit.")
+    ] = 256
     min_tokens_to_keep: MinTokens = None
     xtc_probability: XtcProbability = None
     xtc_threshold: XtcThreshold = None

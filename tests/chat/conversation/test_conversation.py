@@ -22,6 +22,14 @@ def roles(conversation: Conversation) -> list[str]:
     return [message["role"] for message in conversation.messages]
 
 
+def test_an_answer_without_a_limit_ends_with_the_context_of_the_conversation() -> None:
+    conversation = FakeConversation(["word " * 200], context=100, options={"max_tokens": -1})
+    conversation.context = 40
+    chunks = list(conversation.reply("hello"))
+    assert chunks[-1].finish_reason == "length"
+    assert conversation.context_used <= 40 + 2  # the tokens that close the turn
+
+
 def test_every_answer_is_that_of_the_whole_conversation_run_from_scratch(loaded: Any) -> None:
     conversation = Conversation(*loaded, system_prompt="the world", options={"max_tokens": 12})
     for text in ("hello", "hello to the world", "the"):
