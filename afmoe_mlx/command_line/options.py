@@ -4,10 +4,18 @@ from typing import Annotated
 
 import typer
 
+from .configuration import take_preset
+
 MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Model = Annotated[str | None, typer.Option(help=MODEL_HELP + " The built-in demo if not given.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", is_eager=True, callback=take_preset, help="Take options from [presets.NAME] in config.toml."
+    ),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="Put before the conversation by the chat template.")]
 Stop = Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...terminal import note
+from ..configuration import default_model
 from ..options import (
     Context,
     DiskCache,
@@ -21,6 +22,7 @@ from ..options import (
     NoDiskCache,
     NumDraftTokens,
     PrefillStepSize,
+    Preset,
     PromptCacheDir,
     PromptLookup,
     RepetitionPenalty,
@@ -59,8 +61,8 @@ STREAM_OPTIONS = {
 
 
 def or_demo(model: str | None) -> str:
-    """The model to load, with a word on stderr about what its user may not expect."""
-    if model is None:
+    """The model to load, with a word on stderr about what its user may not expect: without one, that of config.toml."""
+    if model is None and (model := default_model()) is None:
         note(DEMO_NOTE, dim=True)
         return "demo"
     from ...checkpoint.names import caution
@@ -75,6 +77,8 @@ class AnswerRequest:
     """What the commands that answer have in common. BadParameter for options that contradict each other."""
 
     model: Model = None
+    preset: Preset = None
+    """Whose options are among the others already."""
     max_tokens: int | None = None  # each has its own default and help
     temp: Temp = None
     top_p: TopP = None
