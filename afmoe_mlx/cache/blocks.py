@@ -82,7 +82,7 @@ def last_columns(columns: Columns, count: int) -> Columns:
 
 
 def block_ends(length: int, size: int) -> Iterator[int]:
-    """Where blocks of `size` tokens end in a sequence of `length`, and before the first of them the short ones."""
+    """Where the blocks of `length` tokens end: every SHORT tokens within the first `size`, then every `size`."""
     yield from range(SHORT, min(size, length + 1), SHORT)
     yield from range(size, length + 1, size)
 

@@ -39,13 +39,6 @@ def default_model() -> str | None:
     return model
 
 
-def take_preset(context: typer.Context, name: str | None) -> str | None:
-    """Make a preset's values the defaults of the command that is being read: what is typed wins over them."""
-    if name is not None:
-        context.default_map = preset(name, context)
-    return name
-
-
 def preset(name: str, context: typer.Context) -> dict[str, Any]:
     """The values that a preset has for the options of the command being read, by its parameters' names.
 
@@ -59,7 +52,7 @@ def preset(name: str, context: typer.Context) -> dict[str, Any]:
         has = f"those there are: {listed(presets)}" if isinstance(presets, Mapping) and presets else "it has none"
         raise InputError(f"{path}: no table [presets.{name}], {has}")
     params = context.command.params
-    options: dict[str, Any] = {_key(name): param for param in params for name in param.opts if name.startswith("--")}
+    options: dict[str, Any] = {_key(flag): param for param in params for flag in param.opts if flag.startswith("--")}
     chosen: dict[str, Any] = {}
     for key, value in presets[name].items():
         place, param = f"{path}: presets.{name}.{listed([key])}", options.get(_key(key))
@@ -93,6 +86,7 @@ def _read() -> dict[str, Any]:
 
 
 def _key(option: str) -> str:
+    """max_tokens, of --max-tokens and of what a preset may call it."""
     return option.removeprefix("--").replace("-", "_")
 
 

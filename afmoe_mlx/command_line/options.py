@@ -4,16 +4,26 @@ from typing import Annotated
 
 import typer
 
-from .configuration import take_preset
+
+def _take_preset(context: typer.Context, name: str | None) -> str | None:
+    """Make a preset's values the defaults of the command that is being read: what is typed wins over them."""
+    if name is not None:
+        from .configuration import preset
+
+        context.default_map = preset(name, context)
+    return name
+
 
 MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Model = Annotated[str | None, typer.Option(help=MODEL_HELP + " The built-in demo if not given.")]
+Model = Annotated[
+    str | None, typer.Option(help=MODEL_HELP + " If not given, that of config.toml, or the built-in demo.")
+]
 Preset = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", is_eager=True, callback=take_preset, help="Take options from [presets.NAME] in config.toml."
+        metavar="NAME", is_eager=True, callback=_take_preset, help="Take options from [presets.NAME] in config.toml."
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from ..api import DEMO
 from ..checkpoint.hub import resolve
 from ..checkpoint.hub_cache import cached_models, remove_cached
 from ..checkpoint.names import MODEL_NAMES, caution
@@ -55,6 +54,8 @@ def _print_table(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> No
 
 def pull(name: str, *, revision: str | None) -> None:
     """Fetch a model, as far as it is not here, and print its folder."""
+    from ..api import DEMO
+
     if words := caution(name):
         note(words, dim=True)
     try:
@@ -69,7 +70,7 @@ def _warns(name: str) -> Check:
     """A check that says what does not fit this machine, and lets it be fetched: it may be for another."""
     from ..footprint import fit_check
 
-    refuses = fit_check(name)
+    refuses = fit_check(name, advice="fetched all the same")
 
     def check(config: ModelConfig, headers: Headers) -> None:
         try:

@@ -143,19 +143,8 @@ def stream_generate(
     stops = StopStrings(stop)
     max_tokens, prefill_step_size = int(max_tokens), int(prefill_step_size)
     tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
-    if store is not None and store.model is not model:
-        raise InputError("the store is of another model: make one with PrefixStore(model)")
     kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
-    if kept is not None and not (cache is None and store is None):
-        raise InputError("kv_bits is for a new cache: set model.kv_quantization before `cache` or `store` is made")
-    if not isinstance(cache, Cache | None):
-        raise InputError(f"the cache is a {type(cache).__name__}: expected what model.make_cache() returns")
-    if cache is None:
-        cache, cached = _recall(model, tokens, store, kept)
-    else:
-        cached = 0
-    if store is not None and len(seen) + cached != cache.offset:
-        raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
+    cache, cached = _begin(model, tokens, seen, cache, store, kept)
     room = _room(model, tokens[cached:], cache)
     unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
     sampler = sampler or make_sampler(options, xtc_special_tokens=sorted(unspoken))
@@ -192,13 +181,29 @@ def stream_generate(
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
-def _recall(
-    model: CausalLM, tokens: Sequence[int], store: PrefixStore | None, kept: KVQuantization | None
+def _begin(
+    model: CausalLM,
+    tokens: Sequence[int],
+    seen: Sequence[int],
+    cache: Cache | None,
+    store: PrefixStore | None,
+    kept: KVQuantization | None,
 ) -> tuple[Cache, int]:
-    """A cache and how many of the prompt's tokens it has seen, as many as the store knows."""
-    if store is not None and tokens:
-        return store.lookup(tokens)
-    return model.make_cache(kv_quantization=kept), 0
+    """The cache to go on with, and how many of the prompt's `tokens` it was given by the store."""
+    if not isinstance(cache, Cache | None):
+        raise InputError(f"the cache is a {type(cache).__name__}: expected what model.make_cache() returns")
+    if store is not None and store.model is not model:
+        raise InputError("the store is of another model: make one with PrefixStore(model)")
+    if kept is not None and not (cache is None and store is None):
+        raise InputError("kv_bits is for a new cache: set model.kv_quantization before `cache` or `store` is made")
+    cached = 0
+    if cache is None and store is not None and tokens:
+        cache, cached = store.lookup(tokens)
+    elif cache is None:
+        cache = model.make_cache(kv_quantization=kept)
+    if store is not None and len(seen) + cached != cache.offset:
+        raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
+    return cache, cached
 
 
 def _kept(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...terminal import note
-from ..configuration import default_model
 from ..options import (
     Context,
     DiskCache,
@@ -62,6 +61,8 @@ STREAM_OPTIONS = {
 
 def or_demo(model: str | None) -> str:
     """The model to load, with a word on stderr about what its user may not expect: without one, that of config.toml."""
+    from ..configuration import default_model
+
     if model is None and (model := default_model()) is None:
         note(DEMO_NOTE, dim=True)
         return "demo"
