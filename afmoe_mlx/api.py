@@ -5,17 +5,19 @@ What only a conversion needs is imported when one is asked for.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import mlx.core as mx
 
 from .cache import KVQuantization, check_kv_quantization
 from .checkpoint import load_model, resolve
+from .checkpoint.files import read_config_json
 from .checkpoint.load import parse_dtype
 from .checkpoint.names import published
 from .checkpoint.save import SHARD_BYTES
 from .errors import ConversionError, InputError
 from .footprint import fit_check
+from .keywords import CONVERT, LOAD, takes
 from .models import CausalLM
 from .tokenizer import Tokenizer
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 DEMO = Path(__file__).parent / "demo" / "model"
 
 
+@overload
 def load(
     source: str | Path,
     *,
@@ -37,14 +40,42 @@ def load(
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
     force: bool = False,
-) -> tuple[CausalLM, Tokenizer]:
+    return_config: Literal[False] = False,
+) -> tuple[CausalLM, Tokenizer]: ...
+
+
+@overload
+def load(
+    source: str | Path,
+    *,
+    dtype: mx.Dtype | str | None = None,
+    revision: str | None = None,
+    context: int | None = None,
+    kv_quantization: KVQuantization | None = None,
+    force: bool = False,
+    return_config: Literal[True],
+) -> tuple[CausalLM, Tokenizer, dict[str, Any]]: ...
+
+
+@takes(LOAD)
+def load(
+    source: str | Path,
+    *,
+    dtype: mx.Dtype | str | None = None,
+    revision: str | None = None,
+    context: int | None = None,
+    kv_quantization: KVQuantization | None = None,
+    force: bool = False,
+    return_config: bool = False,
+) -> Any:
     """A model, ready to run, and its tokenizer, from a folder, a short name, a Hub id or "demo".
 
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. revision: a branch, tag
     or commit on the Hub. context: tokens of conversation that memory must have room for beside the weights, 4096
     unless told. kv_quantization: how caches keep the keys and values of full-attention layers, which counts there too.
-    force: load even what does not fit. Raises FitError before weights are fetched or read, ConfigError,
-    CheckpointError, TokenizerError, HubError or InputError.
+    force: load even what does not fit. return_config: give config.json as a third, as it is parsed (`model.config` has
+    what is made of it). Keywords of mlx-lm that mean the same are taken too (`afmoe_mlx.keywords`). Raises FitError
+    before weights are fetched or read, ConfigError, CheckpointError, TokenizerError, HubError or InputError.
     """
     if source == "demo" and revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
@@ -56,9 +87,10 @@ def load(
     model, config = load_model(folder, dtype=wanted, check=check)
     if kv_quantization is not None:
         model.kv_quantization = kv_quantization.of_heads(config.head_dim)
-    return model, tokenizer
+    return (model, tokenizer, read_config_json(folder)) if return_config else (model, tokenizer)
 
 
+@takes(CONVERT)
 def convert(
     source: str | Path,
     destination: str | Path = "mlx_model",
@@ -75,6 +107,7 @@ def convert(
     calibrate: "Calibration | str | Path | bool | None" = None,
     low_disk: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    upload_repo: str | None = None,
     on_progress: "Callable[[ConversionProgress], None] | None" = None,
     on_fetched: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -85,7 +118,8 @@ def convert(
     write plain weights from quantized ones instead, in the Hub's layout. Routers and `expert_bias` are never quantized
     unless a recipe file says so. calibrate: choose what the quantized weights are by a text: its path, True for the
     package's, or a `Calibration`. low_disk: remove each file that was fetched from the Hub once it is converted.
-    on_fetched: called with bytes fetched and to fetch.
+    upload_repo: `upload` the result there. on_fetched: called with bytes fetched and to fetch. Keywords of mlx-lm that
+    mean the same are taken too (`afmoe_mlx.keywords`).
 
     The model appears under its name once it is whole. Until then it is made beside it, in `.NAME.partial`: killed and
     run again with the same arguments, a conversion continues there, and gives the same bytes. overwrite replaces a
@@ -94,7 +128,10 @@ def convert(
     Raises ConversionError, InputError for a text that cannot be read, and the errors of reading a checkpoint.
     """
     from . import conversion
+    from .conversion import publication
 
+    if upload_repo is not None:
+        publication.check_name(upload_repo)
     options = conversion.Options(quantize, bits, group_size, mode, recipe, dtype, dequantize, shard_bytes)
     encoder = None
     if (calibration := _calibration(calibrate)) is not None:
@@ -103,7 +140,7 @@ def convert(
         if not options.quantizes:
             raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")
         encoder = encoder_of(calibration)
-    return conversion.convert(
+    folder = conversion.convert(
         source,
         destination,
         options,
@@ -114,6 +151,9 @@ def convert(
         on_progress=on_progress,
         on_fetched=on_fetched,
     )
+    if upload_repo is not None:
+        upload(folder, upload_repo, source=source, revision=revision, recipe=recipe, calibrate=calibration)
+    return folder
 
 
 def upload(

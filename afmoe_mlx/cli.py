@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .command_line.options import AsJson, CacheDirectory
+from .command_line.options import MODEL_HELP, AsJson, CacheDirectory, Revision
 from .command_line.parsing import Command, Group
 from .command_line.request import command_of
 from .command_line.requests.answering import ChatRequest, GenerateRequest
@@ -28,7 +28,7 @@ REQUESTS = {
 }
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=True)
-models_app = typer.Typer(help="List the models with a short name and those in the local cache.")
+models_app = typer.Typer(help="List the models with a short name and those in the local cache, pull and remove them.")
 cache_app = typer.Typer(help="Show what is kept of prompts on disk, and trim or clear it.")
 app.add_typer(models_app, name="models", invoke_without_command=True)
 app.add_typer(cache_app, name="cache", invoke_without_command=True)
@@ -67,6 +67,14 @@ def models(ctx: typer.Context, as_json: AsJson = False) -> None:
         from .commands import models as command
 
         command.list_models(as_json=as_json)
+
+
+@models_app.command("pull")
+def pull_model(name: Annotated[str, typer.Argument(help=MODEL_HELP)], revision: Revision = None) -> None:
+    """Download a model ahead of its use and print its folder; files that are whole are kept when it is broken off."""
+    from .commands import models as command
+
+    command.pull(name, revision=revision)
 
 
 @models_app.command("rm")

@@ -36,6 +36,10 @@ class InputError(AfmoeError):
     """An argument of a call makes no sense: a shape, a range, a combination."""
 
 
+class OptionError(InputError, TypeError):
+    """A call is given an option that it does not have."""
+
+
 class ContextFullError(InputError):
     """A conversation has more tokens than its context takes."""
 

@@ -14,7 +14,7 @@ from afmoe_mlx.models import CausalLM, make_model, read_config
 from afmoe_mlx.models.shapes import SHAPES, shape
 
 CONTEXT, LENGTH, STEP = 32_768, 4000, 250
-BITS = (None, 8, 4)
+BITS = (None, 8, 6, 5, 4, 3, 2)
 
 
 def cache_bytes(name: str, bits: int | None) -> tuple[float, float]:
@@ -70,7 +70,7 @@ def main() -> None:
     ids = conversation(model, tokenizer)
     plain = predictions(model, ids, model.make_cache())
     print(f"\nthe demo over {LENGTH} tokens, groups of 32: KL to unquantized, and other likeliest tokens, by position")
-    for bits in (8, 4):
+    for bits in BITS[1:]:
         model.kv_quantization = KVQuantization(bits, 32)
         found = predictions(model, ids, model.make_cache())
         kl = (mx.exp(plain) * (plain - found)).sum(axis=-1)

@@ -110,9 +110,10 @@ def cases() -> Iterator[Case]:
     again = []
     for question in ASKED:
         first = [{"role": "user", "content": question}]
-        prompt = tokenizer.apply_chat_template(first)
+        prompt = tokenizer.apply_chat_template(first, add_generation_prompt=True)
         answer = "".join(chunk.text for chunk in afmoe_mlx.stream_generate(model, tokenizer, prompt))
-        again.append(tokenizer.apply_chat_template([*first, {"role": "assistant", "content": answer}, *first]))
+        twice = [*first, {"role": "assistant", "content": answer}, *first]
+        again.append(tokenizer.apply_chat_template(twice, add_generation_prompt=True))
     yield Case("demo: asked again", model, tokenizer, again)
     code = textwrap.dedent(inspect.getsource(textwrap.TextWrapper._wrap_chunks))
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -127,7 +128,8 @@ def cases() -> Iterator[Case]:
     layers = narrow_config()["layer_types"][:8]
     narrow = narrow_model(num_hidden_layers=8, layer_types=layers, vocab_size=model.config.vocab_size)
     yield Case("narrow, told: repeat this code", narrow, endless, [tokenizer.encode(code)], tokenizer.encode(code))
-    fresh = [tokenizer.apply_chat_template([{"role": "user", "content": question}]) for question in ASKED]
+    questions = [[{"role": "user", "content": question}] for question in ASKED]
+    fresh = [tokenizer.apply_chat_template(question, add_generation_prompt=True) for question in questions]
     yield Case("demo: asked once", model, tokenizer, fresh, copies=False)
     yield Case("demo, told: prose", model, endless, fresh[:1], tokenizer.encode(text), copies=False)
     yield Case("narrow, told: prose", narrow, endless, fresh[:1], tokenizer.encode(text), copies=False)

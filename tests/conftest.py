@@ -11,6 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from helpers.hub_server import FakeHub
 
+os.environ["XDG_CONFIG_HOME"] = str(Path(__file__).parent / "no-configuration")  # not that of who runs the tests
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports MLX
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")

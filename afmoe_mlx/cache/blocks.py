@@ -18,16 +18,21 @@ from .cache import Cache
 Columns = tuple[Arrays, ...]
 """The arrays of some layers, a tuple for each."""
 
+# Tokens of the blocks that the first whole one is cut into, so that short prompts share their beginnings too.
+SHORT = 32
+
 
 @dataclass(eq=False)
 class Block:
-    """A node of the prefix cache: `size` tokens after those of its parent, and their keys and values (columns)."""
+    """A node of the prefix cache: some tokens after those of its parent, and their keys and values (columns)."""
 
     key: bytes
     parent: "Block | None"
     tokens: bytes
     depth: int
     """Blocks from the first to this one."""
+    end: int
+    """Tokens from the first to its last."""
     whole: Columns | None = None
     """The columns of the whole layers; None while they are on disk alone."""
     recent: Columns = ()
@@ -41,6 +46,11 @@ class Block:
     """Whether it is in memory, for sequences to come."""
     is_marked: bool = False
     """Whether a turn or the system prompt ends within the block after it."""
+
+    @property
+    def size(self) -> int:
+        """How many tokens it has."""
+        return self.end - (self.parent.end if self.parent else 0)
 
     @property
     def available(self) -> int:
@@ -71,6 +81,12 @@ def last_columns(columns: Columns, count: int) -> Columns:
     return kept
 
 
+def block_ends(length: int, size: int) -> Iterator[int]:
+    """Where the blocks of `length` tokens end: every SHORT tokens within the first `size`, then every `size`."""
+    yield from range(SHORT, min(size, length + 1), SHORT)
+    yield from range(size, length + 1, size)
+
+
 def block_key(parent: bytes, tokens: bytes) -> bytes:
     return hashlib.sha256(parent + tokens).digest()
 
@@ -78,8 +94,7 @@ def block_key(parent: bytes, tokens: bytes) -> bytes:
 class Layout:
     """Which columns of each layer a block holds, and copying them from a model's cache to blocks and back."""
 
-    def __init__(self, cache: Cache, size: int) -> None:
-        self.size = size
+    def __init__(self, cache: Cache) -> None:
         self.whole = [i for i, layer in enumerate(cache.layers) if layer.history is None]
         self.recent = [i for i, layer in enumerate(cache.layers) if layer.history is not None]
         # at least one, so that a layer that needs none still learns the shape of its arrays
@@ -89,12 +104,12 @@ class Layout:
 
     def needs(self, end: Block) -> Iterator[tuple[Block, int]]:
         """The blocks whose recent columns a continuation after `end` needs, and how many of the last of each."""
-        missing = min(self.history, end.depth * self.size)
+        missing = min(self.history, end.end)
         for block in end.upward():
             if missing <= 0:
                 return
-            yield block, min(missing, self.size)
-            missing -= self.size
+            yield block, min(missing, block.size)
+            missing -= block.size
 
     def is_resumable(self, end: Block) -> bool:
         """Whether a sequence can be continued after `end`, with what memory and disk hold."""
@@ -108,22 +123,23 @@ class Layout:
         """The position of the first column that all recent layers of a cache hold."""
         return max((cache.layers[i].start for i in self.recent), default=0)
 
-    def recent_columns(self, held: int) -> int:
-        """How many recent columns a block takes when a cache holds `held` up to its end."""
-        return max(0, min(held, self.size, self.history))
+    def recent_columns(self, block: Block, start: int) -> int:
+        """How many recent columns a block takes of a cache that holds those from position `start` on."""
+        return max(0, min(block.end - start, block.size, self.history))
 
-    def read_whole(self, cache: Cache, end: int) -> Columns:
-        return tuple(cache.layers[i].copy(end - self.size, end) for i in self.whole)
+    def read_whole(self, cache: Cache, block: Block) -> Columns:
+        return tuple(cache.layers[i].copy(block.end - block.size, block.end) for i in self.whole)
 
-    def read_recent(self, cache: Cache, end: int, columns: int) -> Columns:
+    def read_recent(self, cache: Cache, block: Block, columns: int) -> Columns:
+        end = block.end
         return tuple(cache.layers[i].copy(end - columns, end) for i in self.recent) if columns else ()
 
-    def accepts(self, header: Mapping[str, Any]) -> bool:
-        """Whether a file's header describes a block of this model."""
+    def accepts(self, header: Mapping[str, Any], block: Block) -> bool:
+        """Whether a file's header describes this block of this model."""
         held = header.get("held")
         return (
             isinstance(held, int)
-            and self._accepts(header["whole"], self.whole, self.size)
+            and self._accepts(header["whole"], self.whole, block.size)
             and self._accepts(header["recent"], self.recent if held else [], held)
         )
 
@@ -136,14 +152,14 @@ class Layout:
 
     def fill(self, cache: Cache, chain: Sequence[Block]) -> None:
         """Make an empty cache hold what the blocks of `chain` do, all the recent columns that it keeps included."""
-        end = len(chain) * self.size
+        end = chain[-1].end
         for n, i in enumerate(self.whole):
             cache.layers[i].fill([block.whole[n] for block in chain if block.whole], end)
         last: list[Block] = []
         for block in reversed(chain):
             if block.held:
                 last.insert(0, block)
-            if block.held < self.size:
+            if block.held < block.size:
                 break
         for n, i in enumerate(self.recent):
             cache.layers[i].fill([block.recent[n] for block in last], end)
@@ -204,11 +220,12 @@ class BlocksInMemory:
     def _cut(self, chain: Sequence[Block]) -> Sequence[Block]:
         """What there could be room for of a sequence, alone and as lean as can be, up to a place to continue from."""
         column = max((nbytes(block.recent) // block.held for block in chain if block.held), default=0)
-        whole = max((nbytes(block.whole or ()) for block in chain), default=0)
-        size, history = self.layout.size, self.layout.history
+        whole = sum(nbytes(block.whole or ()) for block in chain)
+        history = self.layout.history
         fitting = len(chain)
-        while fitting and fitting * whole + min(fitting * size, history) * column > self.max_bytes:
+        while fitting and whole + min(chain[fitting - 1].end, history) * column > self.max_bytes:
             fitting -= 1
+            whole -= nbytes(chain[fitting].whole or ())
         if fitting == len(chain):
             return chain
         while fitting and not self.layout.is_resumable(chain[fitting - 1]):

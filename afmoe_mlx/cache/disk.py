@@ -169,7 +169,7 @@ class BlocksOnDisk:
         if any(file.header.get(name) != value for name, value in self._identity(block).items()):
             self.damaged += 1
             return None
-        if not self.layout.accepts(file.header):
+        if not self.layout.accepts(file.header, block):
             self.damaged += 1
             return None
         return file

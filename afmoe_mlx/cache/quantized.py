@@ -1,4 +1,4 @@
-"""A KV cache quantized to 8 or 4 bits, for full-attention layers."""
+"""A KV cache quantized to a few bits, for full-attention layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,8 @@ import mlx.core as mx
 from ..errors import InputError
 from .buffers import Arrays, KVCache
 
-# Numbers that may share a scale.
+# What MLX has kernels for: bits of a number, and how many numbers may share a scale.
+BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
 # Arrays of a cache that is not quantized: keys and values. Quantized, each is three.
@@ -31,10 +32,10 @@ class KVQuantization:
 
     def __post_init__(self) -> None:
         for name, value, accepted in (
-            ("kv_bits", self.bits, (4, 8)),
+            ("kv_bits", self.bits, BITS),
             ("kv_group_size", 64 if self.group_size is None else self.group_size, GROUP_SIZES),
         ):
-            if value not in accepted:
+            if isinstance(value, bool) or not isinstance(value, int) or value not in accepted:
                 raise InputError(f"{name} is {value!r}: expected one of {', '.join(map(str, accepted))}")
         if isinstance(self.start, bool) or not isinstance(self.start, int) or self.start < 0:
             raise InputError(f"quantized_kv_start is {self.start!r}: expected an integer, 0 or more")

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from .. import device
 from ..errors import CacheError, InputError
-from .blocks import Block, BlocksInMemory, Layout, block_key
+from .blocks import SHORT, Block, BlocksInMemory, Layout, block_ends, block_key
 from .cache import Cache
 from .disk import BlocksOnDisk
 from .fingerprint import fingerprint
@@ -27,6 +27,7 @@ class PrefixStore:
     """The prefix cache: keys and values of every sequence seen, in blocks of tokens that all sequences with the same
     beginning share.
 
+    A block has `block_size` tokens, but the first is cut into blocks of 32, so that short prompts are found as well.
     `insert` keeps what a cache holds, `lookup` gives a cache of the longest beginning known. Memory holds at most
     `max_bytes` (a quarter of what is free, unless told); the least recently used goes first. With a `directory`, blocks
     are written there too, at most `max_disk_bytes` of all models together (a tenth of what is free), and found again by
@@ -52,7 +53,7 @@ class PrefixStore:
         self.model, self.block_size = model, block_size
         self.directory = None if directory is None else Path(directory).expanduser()
         self._max_disk_bytes = max_disk_bytes
-        self._layout = Layout(model.make_cache(), block_size)
+        self._layout = Layout(model.make_cache())
         self._memory = BlocksInMemory(self._layout, _free_memory() if max_bytes is None else max_bytes)
         self._disk: BlocksOnDisk | None = None
         self._root = b""  # the parent of first blocks, known once the weights have been read
@@ -86,11 +87,12 @@ class PrefixStore:
         if chain:
             self._layout.fill(cache, chain)
             self._keep(chain)
-        return cache, len(chain) * self.block_size
+        return cache, cache.offset
 
     def reach(self, tokens: Tokens) -> int:
         """How many of `tokens` a cache from `lookup` would hold, should no file be damaged."""
-        return len(self._resumable(self._known(_ids(tokens)[:-1]))) * self.block_size
+        chain = self._resumable(self._known(_ids(tokens)[:-1]))
+        return chain[-1].end if chain else 0
 
     def insert(self, tokens: Tokens, cache: Cache, *, marks: Iterable[int] = ()) -> None:
         """Keep what `cache` holds of `tokens`, the first that it has seen, in whole blocks; costs little if known.
@@ -104,20 +106,19 @@ class PrefixStore:
         fresh: list[Any] = []
         start = self._layout.recent_start(cache)
         for block in self._blocks(ids):
-            end = block.depth * self.block_size
             if block.whole is None:
                 block.stored = self._disk.find(block) if self._disk else None
-                block.whole = self._layout.read_whole(cache, end)
+                block.whole = self._layout.read_whole(cache, block)
                 fresh.append(block.whole)
-            columns = self._layout.recent_columns(end - start)
+            columns = self._layout.recent_columns(block, start)
             if columns > block.held:
-                self._memory.set_recent(block, self._layout.read_recent(cache, end, columns), columns)
+                self._memory.set_recent(block, self._layout.read_recent(cache, block, columns), columns)
                 fresh.append(block.recent)
             chain.append(block)
         mx.async_eval(fresh)
         for mark in marks:
-            if 0 < mark // self.block_size <= len(chain):
-                chain[mark // self.block_size - 1].is_marked = True
+            if before := [block for block in chain if block.end <= mark]:
+                before[-1].is_marked = True
         if self._disk:
             for block in chain:
                 if block.stored is None or block.held > block.stored:
@@ -145,16 +146,16 @@ class PrefixStore:
         if self.directory is not None:
             budget = _free_disk(self.directory) if self._max_disk_bytes is None else self._max_disk_bytes
             self._disk = BlocksOnDisk(self.directory, budget, identity, self._layout)
-        self._root = block_key(identity, self.block_size.to_bytes(8, "little"))
+        self._root = block_key(identity, self.block_size.to_bytes(8, "little") + SHORT.to_bytes(8, "little"))
 
     def _blocks(self, ids: "array[int]") -> Iterator[Block]:
         """The blocks of a sequence, as they are in memory, or new and empty."""
         self._open()
         parent: Block | None = None
-        for depth in range(1, len(ids) // self.block_size + 1):
-            tokens = ids[(depth - 1) * self.block_size : depth * self.block_size].tobytes()
+        for depth, end in enumerate(block_ends(len(ids), self.block_size), 1):
+            tokens = ids[parent.end if parent else 0 : end].tobytes()
             key = block_key(parent.key if parent else self._root, tokens)
-            parent = self._memory.find(key, parent, tokens) or Block(key, parent, tokens, depth)
+            parent = self._memory.find(key, parent, tokens) or Block(key, parent, tokens, depth, end)
             yield parent
 
     def _known(self, ids: "array[int]") -> list[Block]:

@@ -18,10 +18,27 @@ def _guesses(text: str) -> int | bool:
         raise typer.BadParameter(f"{text!r} is no number of tokens") from None
 
 
+def _take_preset(context: typer.Context, name: str | None) -> str | None:
+    """Make a preset's values the defaults of the command that is being read: what is typed wins over them."""
+    if name is not None:
+        from .configuration import preset
+
+        context.default_map = preset(name, context)
+    return name
+
+
 MODEL_HELP = "A folder, a short name (see `afmoe-mlx models`) or owner/name on the Hugging Face Hub."
 ModelArgument = Annotated[str, typer.Argument(help=MODEL_HELP + " demo is the built-in one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Model = Annotated[str | None, typer.Option(help=MODEL_HELP + " The built-in demo if not given.")]
+Model = Annotated[
+    str | None, typer.Option(help=MODEL_HELP + " If not given, that of config.toml, or the built-in demo.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", is_eager=True, callback=_take_preset, help="Take options from [presets.NAME] in config.toml."
+    ),
+]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="Put before the conversation by the chat template.")]
 Stop = Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")]
@@ -48,7 +65,7 @@ PromptLookup = Annotated[
     ),
 ]
 DraftModel = Annotated[str | None, typer.Option(help="A smaller model with the same tokenizer, to guess tokens.")]
-KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 8 or 4 bits.")]
+KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 2 to 6 or 8 bits.")]
 KVGroupSize = Annotated[int | None, typer.Option(help="Numbers that share a scale, with --kv-bits; 64 if they fit.")]
 KVStart = Annotated[
     int | None, typer.Option(help="Tokens before all of them are quantized, with --kv-bits; 0 if not given.")

@@ -76,6 +76,8 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
+            if any(param.name == "model" and param.param_type_name == "argument" for param in self.params):
+                args = alone(args, "--model")
             args = repeated(args, "--extra-eos-token")
             args = with_value(args, "--prompt-lookup", AUTO, lambda word: word.isdecimal() or word == AUTO)
             for option in ("--calibrate", "--resume"):
@@ -110,6 +112,11 @@ def repeated(args: list[str], option: str) -> list[str]:
         follows = is_value and len(result) >= 2 and result[-2] == option and not args[i - 1].startswith("-")
         result += [option, arg] if follows else [arg]
     return result
+
+
+def alone(args: list[str], option: str) -> list[str]:
+    """Arguments in which `option a` and `option=a` are written as `a`: mlx_lm's commands take no bare arguments."""
+    return [arg.removeprefix(f"{option}=") for arg in args if arg != option]
 
 
 def with_value(args: list[str], option: str, value: str, is_own: Callable[[str], bool]) -> list[str]:

@@ -1,6 +1,7 @@
 """`afmoe-mlx info`: a model's size, memory and speed on this machine and on Macs, from config and headers alone."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from .. import device
@@ -12,8 +13,11 @@ from ..checkpoint.quantized import parameters, read_quantization
 from ..command_line.requests.machine import InfoRequest
 from ..errors import InputError
 from ..footprint import MACS, Footprint, count_parameters, stated_bandwidth
+from ..generation import SamplingOptions
 from ..models import AfmoeConfig, ModelConfig, read_config
 from ..terminal import printable, size, write, write_json
+from ..tokenizer import files
+from ..values import listed
 
 DEFAULT_CONTEXT = 32_768
 
@@ -59,7 +63,7 @@ def run(request: InfoRequest) -> None:
     stored = stored.with_kv(config, kept)
     here = _this_machine(Footprint.of_checkpoint(config, headers, context=tokens).with_kv(config, kept))
     macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, stored) for mac in MACS]
-    model = _describe(source, raw, config, stored)
+    model = _describe(source, raw, config, stored) | _conversation(folder)
     if request.as_json:
         sizes = _sizes(stored)
         machines = {"this_machine": _machine_json(here), "macs": [_machine_json(mac) for mac in macs]}
@@ -101,6 +105,20 @@ def _describe(source: str, raw: dict[str, Any], config: ModelConfig, stored: Foo
     }
 
 
+def _conversation(folder: Path) -> dict[str, Any]:
+    """The variables that the chat template can be told, None without one, and the sampling that the model asks for."""
+    template = files.read_templates(folder, files.read_json(folder / files.CONFIG_FILE)).get("default")
+    variables = None
+    if template is not None:
+        from ..tokenizer.template import ChatTemplate
+
+        variables = sorted(ChatTemplate(template).variables)
+    options = SamplingOptions.from_generation_config(files.read_json(folder / "generation_config.json"))
+    chosen = {field.name: getattr(options, field.name) for field in fields(options)}
+    sampling = {field.name: chosen[field.name] for field in fields(options) if chosen[field.name] != field.default}
+    return {"chat_template": None if variables is None else {"variables": variables}, "sampling": sampling}
+
+
 def _sizes(footprint: Footprint) -> dict[str, Any]:
     return {
         "weight_bytes": footprint.weights.held,
@@ -139,6 +157,11 @@ def _model_lines(model: dict[str, Any], config: ModelConfig) -> list[str]:
     total, active = (_short(model["parameters"][key]) for key in ("total", "active"))
     quantization = model["quantization"]
     bits = f"{quantization['bits']} bits ({quantization['mode']})" if quantization else model["dtype"]
+    template = "none: prompts are used as they are, and it cannot chat"
+    if model["chat_template"] is not None:
+        variables = model["chat_template"]["variables"]
+        template = f"knows {listed(variables)}" if variables else "yes"
+    sampling = ", ".join(f"{name} {value}" for name, value in model["sampling"].items())
     return [
         f"Model         {printable(model['model'])} ({model['model_type']})",
         f"Layers        {config.num_hidden_layers}: {layers}",
@@ -146,6 +169,8 @@ def _model_lines(model: dict[str, Any], config: ModelConfig) -> list[str]:
         f"Parameters    {total}, {active} active for a token",
         f"On disk       {size(model['disk_bytes'])}, {bits}",
         f"Context       {model['context']:,} tokens, of at most {model['max_context']:,}",
+        f"Template      {printable(template)}",
+        f"Sampling      {sampling or 'always the likeliest token'}",
     ]
 
 

@@ -1,9 +1,13 @@
-"""`afmoe-mlx models`: the short names and the local cache, listed; models removed from it."""
+"""`afmoe-mlx models`: the short names and the local cache, listed; models fetched into it and removed from it."""
 
 from typing import Any
 
+from ..checkpoint.hub import resolve
 from ..checkpoint.hub_cache import cached_models, remove_cached
-from ..checkpoint.names import MODEL_NAMES
+from ..checkpoint.names import MODEL_NAMES, caution
+from ..checkpoint.verify import Check, Headers
+from ..errors import FitError
+from ..models import ModelConfig
 from ..terminal import note, printable, size, write, write_json
 
 
@@ -45,6 +49,35 @@ def _print_table(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> No
         write("\nAlso in the local cache:\n")
         for row in others:
             write(f"  {printable(row['repo'])}  {size(row['cached_bytes'])}\n")
+
+
+def pull(name: str, *, revision: str | None) -> None:
+    """Fetch a model, as far as it is not here, and print its folder."""
+    from ..api import DEMO
+
+    if words := caution(name):
+        note(words, dim=True)
+    try:
+        folder = DEMO if name == "demo" else resolve(name, revision=revision, check=_warns(name))
+    except KeyboardInterrupt:
+        note("Interrupted. Files that are whole are kept: run the same command again to continue.")
+        raise
+    write(f"{folder}\n")
+
+
+def _warns(name: str) -> Check:
+    """A check that says what does not fit this machine, and lets it be fetched: it may be for another."""
+    from ..footprint import fit_check
+
+    refuses = fit_check(name, advice="fetched all the same")
+
+    def check(config: ModelConfig, headers: Headers) -> None:
+        try:
+            refuses(config, headers)
+        except FitError as error:
+            note(f"warning: {error}")
+
+    return check
 
 
 def remove(name: str) -> None:

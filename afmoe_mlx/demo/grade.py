@@ -122,7 +122,7 @@ def answerer(folder: Path) -> Callable[[list[Message]], str]:
     model, tokenizer = load(folder)
 
     def answer(messages: list[Message]) -> str:
-        prompt = tokenizer.apply_chat_template(messages)
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         chunks = stream_generate(model, tokenizer, prompt, max_tokens=96, temperature=0.0)
         return "".join(chunk.text for chunk in chunks).strip()
 

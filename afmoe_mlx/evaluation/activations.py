@@ -82,7 +82,7 @@ def record(model: CausalLM, sequences: Sequence[Sequence[int]], spill: Spill, ti
         fuse_layer(layer)
         _read(layer)
         for stored, chosen in zip(hidden, experts, strict=True):
-            trace = Trace()
+            trace = Trace(keep=["selected_experts"])
             h = _run(layer, spill.read(stored)[None], chunks[stored.shape[0]], trace)
             spill.write(h[0], over=stored)
             chosen += [spill.write(array.astype(mx.uint32)) for array in trace.selected_experts]

@@ -4,9 +4,10 @@ from .drafts import DraftModel, PromptLookup, check_same_tokenizer
 from .loop import decode, prefill
 from .sampling import SamplingOptions, make_logits_processors, make_sampler
 from .stopping import StopStrings
-from .stream import GenerationChunk, check_options, encode_prompt, generate, stream_generate
+from .stream import NO_LIMIT, GenerationChunk, check_options, encode_prompt, generate, stream_generate
 
 __all__ = [
+    "NO_LIMIT",
     "DraftModel",
     "GenerationChunk",
     "PromptLookup",

@@ -66,7 +66,8 @@ class SamplingOptions:
     """How the next token is chosen; the defaults are greedy.
 
     `top_p` 0 or 1, `top_k` 0, `min_p` 0, `xtc_probability` 0 and `repetition_penalty` 1 each switch a step off.
-    `seed` None draws one from the operating system. Raises InputError for a value that makes no sense.
+    `seed` None draws one from the operating system: each sampler has a key of its own, which `mx.random.seed` does not
+    reach. Raises InputError for a value that makes no sense.
     """
 
     temperature: float = 0.0

@@ -11,9 +11,11 @@ from typing import Any
 import mlx.core as mx
 
 from .. import device
-from ..cache import Cache, PrefixStore
-from ..errors import CheckpointError, InputError
+from ..cache import Cache, KVQuantization, PrefixStore
+from ..errors import CheckpointError, InputError, OptionError
+from ..keywords import GENERATE, takes
 from ..models import CausalLM
+from ..terminal import write
 from ..tokenizer import Tokenizer
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .loop import Chooser, Progress, decode, prefill, require_token_ids
@@ -22,6 +24,9 @@ from .speculate import SpeculativeDecoder, Tally
 from .stopping import StopStrings
 
 Prompt = str | Sequence[int] | mx.array
+
+# `max_tokens` for as many as the context takes.
+NO_LIMIT = -1
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,37 @@ class GenerationChunk:
     cached_tokens: int = 0
     """Prompt tokens that were known, from `seen` or a store, and not run."""
 
+    @property
+    def peak_memory(self) -> float:
+        """`peak_memory_gb`, by mlx-lm's name for it."""
+        return self.peak_memory_gb
 
-def generate(model: CausalLM, tokenizer: Tokenizer, prompt: Prompt, **options: Any) -> str:
-    """The whole answer to a prompt; the options are those of `stream_generate`."""
-    return "".join(chunk.text for chunk in stream_generate(model, tokenizer, prompt, **options))
+
+def generate(model: CausalLM, tokenizer: Tokenizer, prompt: Prompt, *, verbose: bool = False, **options: Any) -> str:
+    """The whole answer to a prompt; the options are those of `stream_generate`.
+
+    verbose: print the answer as it comes, and figures after it, on stdout.
+    """
+    chunks = stream_generate(model, tokenizer, prompt, **options)
+    return _told(chunks) if verbose else "".join(chunk.text for chunk in chunks)
 
 
+def _told(chunks: Generator[GenerationChunk, None, None]) -> str:
+    """Print an answer as mlx-lm does, and return it."""
+    line, text = "=" * 10 + "\n", ""
+    write(line)
+    for chunk in chunks:
+        write(chunk.text)
+        text += chunk.text
+    write(
+        f"\n{line}Prompt: {chunk.prompt_tokens} tokens, {chunk.prompt_tps:.3f} tokens-per-sec\n"
+        f"Generation: {chunk.generation_tokens} tokens, {chunk.generation_tps:.3f} tokens-per-sec\n"
+        f"Peak memory: {chunk.peak_memory_gb:.3f} GB\n"
+    )
+    return text
+
+
+@takes(GENERATE)
 def stream_generate(
     model: CausalLM,
     tokenizer: Tokenizer,
@@ -74,12 +104,16 @@ def stream_generate(
     num_draft_tokens: int = NUM_DRAFT_TOKENS,
     seen: Sequence[int] = (),
     store: PrefixStore | None = None,
+    kv_bits: int | None = None,
+    kv_group_size: int | None = None,
+    quantized_kv_start: int = 0,
     **sampling: Any,
 ) -> Generator[GenerationChunk, None, None]:
-    """Yield an answer token by token.
+    """Yield an answer token by token. Keywords of mlx-lm that mean the same are taken too (`afmoe_mlx.keywords`).
 
     prompt: text, encoded as it is, or token ids, in a sequence or an array (L,) of integers (see
     `Tokenizer.apply_chat_template` for messages).
+    max_tokens: -1 for as many as the model's context takes.
     stop: texts at which the answer ends, themselves never shown.
     sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
     the place of the options below.
@@ -92,7 +126,10 @@ def stream_generate(
     seen: the tokens that `cache` has seen, as part of the prompt: for penalties, guesses and statistics.
     store: of this model; without a cache, the beginning of the prompt that it knows is not run. What is run is kept
     there, the answer too; with a cache, that takes `seen`.
-    sampling: the fields of `SamplingOptions`; those not given come from the model's generation_config.json.
+    kv_bits: how many bits the cache made for this answer keeps keys and values of full-attention layers in, None for as
+    `model.kv_quantization` says; kv_group_size and quantized_kv_start belong to it, see `KVQuantization`.
+    sampling: the fields of `SamplingOptions`; those not given come from the model's generation_config.json, whose
+    `do_sample` makes answers random. `seed` makes them repeat, `mx.random.seed` does not.
     Raises InputError for options that make no sense and for a prompt longer than the model's context, CheckpointError
     for a model whose logits are no numbers.
     """
@@ -110,18 +147,15 @@ def stream_generate(
     if isinstance(prompt, str):
         tokenizer.check_length(prompt, model.config.max_position_embeddings)
     tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
-    if store is not None and store.model is not model:
-        raise InputError("the store is of another model: make one with PrefixStore(model)")
-    cache, cached = (cache, 0) if cache is not None else _recall(model, tokens, store)
-    if store is not None and len(seen) + cached != cache.offset:
-        raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
+    kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
+    cache, cached = _begin(model, tokens, seen, cache, store, kept)
     require_token_ids(seen, model.config.vocab_size, "seen")
     room = _room(model, tokens[cached:], cache)
     unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
     known = sorted(token for token in unspoken if 0 <= token < model.config.vocab_size)  # a config may name others
     sampler = sampler or make_sampler(options, xtc_special_tokens=known)
     processors = make_logits_processors(options) if logits_processors is None else logits_processors
-    limit = min(max_tokens, room)
+    limit = room if max_tokens == NO_LIMIT else min(max_tokens, room)
     tally = Tally()
     drafter = make_drafter(
         model,
@@ -153,9 +187,29 @@ def stream_generate(
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
-def _recall(model: CausalLM, tokens: Sequence[int], store: PrefixStore | None) -> tuple[Cache, int]:
-    """A cache and how many of the prompt's tokens it has seen, as many as the store knows."""
-    return store.lookup(tokens) if store is not None and tokens else (model.make_cache(), 0)
+def _begin(
+    model: CausalLM,
+    tokens: Sequence[int],
+    seen: Sequence[int],
+    cache: Cache | None,
+    store: PrefixStore | None,
+    kept: KVQuantization | None,
+) -> tuple[Cache, int]:
+    """The cache to go on with, and how many of the prompt's `tokens` it was given by the store."""
+    if not isinstance(cache, Cache | None):
+        raise InputError(f"the cache is a {type(cache).__name__}: expected what model.make_cache() returns")
+    if store is not None and store.model is not model:
+        raise InputError("the store is of another model: make one with PrefixStore(model)")
+    if kept is not None and not (cache is None and store is None):
+        raise InputError("kv_bits is for a new cache: set model.kv_quantization before `cache` or `store` is made")
+    cached = 0
+    if cache is None and store is not None and tokens:
+        cache, cached = store.lookup(tokens)
+    elif cache is None:
+        cache = model.make_cache(kv_quantization=kept)
+    if store is not None and len(seen) + cached != cache.offset:
+        raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
+    return cache, cached
 
 
 def _kept(
@@ -238,6 +292,10 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         has_bos = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
         return tokenizer.encode(prompt, add_special_tokens=not has_bos)
+    if isinstance(prompt, Sequence) and any(isinstance(part, str | Sequence) for part in prompt):
+        raise InputError(
+            "the prompt is a list of prompts: give them one at a time, several at once are not possible yet"
+        )
     return _token_ids(prompt, "the prompt is neither text nor")
 
 
@@ -260,7 +318,7 @@ def check_options(
     num_draft_tokens: int = 1,
     **sampling: Any,
 ) -> None:
-    """InputError for options of `stream_generate` that make no sense with any model, TypeError for one it has not."""
+    """InputError for options of `stream_generate` that make no sense with any model, OptionError for one it has not."""
     counts: dict[str, Any] = {"max_tokens": max_tokens, "num_draft_tokens": num_draft_tokens}
     optional = {
         "prefill_step_size": prefill_step_size,
@@ -268,11 +326,13 @@ def check_options(
     }
     counts |= {name: value for name, value in optional.items() if value is not None}
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")
+        is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+        if not is_integer or (value < 1 and (name, value) != ("max_tokens", NO_LIMIT)):
+            endless = ", or -1 for as many as the context takes" if name == "max_tokens" else ""
+            raise InputError(f"{name} is {value!r}: expected an integer, 1 or more{endless}")
     StopStrings(stop)
     if unknown := sampling.keys() - SamplingOptions.__dataclass_fields__.keys():
-        raise TypeError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
+        raise OptionError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
     SamplingOptions.from_generation_config({}, **sampling)
 
 

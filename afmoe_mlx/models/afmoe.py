@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import DEFAULT_SLACK, Cache, KVCache, RotatingKVCache
+from ..cache import DEFAULT_SLACK, Cache, KVCache, KVQuantization, RotatingKVCache
 from ..values import shown
 from .attention import merge_heads, split_heads
-from .causal_lm import CausalLM
+from .causal_lm import Backbone, CausalLM
 from .chunk import Chunk
 from .config import ACTIVATIONS, ModelConfig, require
 from .layers import MLP, RMSNorm
@@ -182,8 +182,8 @@ class SparseMoe(nn.Module):
     def _write_down(self, logits: mx.array, trace: Trace) -> None:
         experts = self.config.num_experts
         routed = logits[..., :experts].reshape(-1, experts)
-        trace.router_logits.append(routed.astype(mx.float32))
-        trace.selected_experts.append(self.route(routed, shared=0)[1])
+        trace.add("router_logits", routed.astype(mx.float32))
+        trace.add("selected_experts", self.route(routed, shared=0)[1])
 
 
 class DecoderLayer(nn.Module):
@@ -224,7 +224,7 @@ class DecoderLayer(nn.Module):
         return h + self.post_mlp_layernorm(r).astype(h.dtype)
 
 
-class AfmoeModel(nn.Module):
+class AfmoeModel(Backbone):
     def __init__(self, config: AfmoeConfig, rope: Rope) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
@@ -248,10 +248,10 @@ class AfmoeForCausalLM(CausalLM):
     def final_norm(self, h: mx.array) -> mx.array:
         return self.model.norm(h)
 
-    def make_cache(self, slack: int | None = None) -> Cache:
+    def make_cache(self, slack: int | None = None, *, kv_quantization: KVQuantization | None = None) -> Cache:
         def layer(kind: str) -> Any:
             if kind == "full_attention":
-                return self.full_cache()
+                return self.full_cache(kv_quantization)
             assert self.config.sliding_window is not None
             return RotatingKVCache(self.config.sliding_window - 1, DEFAULT_SLACK if slack is None else slack)
 

@@ -19,6 +19,14 @@ from .rope import Rope
 from .trace import Trace
 
 
+class Backbone(nn.Module):
+    """What a model has beneath its head, by the checkpoint's names: `embed_tokens`, `layers`, the final norm."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: positions and masks are the whole model's to know."""
+        raise InputError("model.model cannot be called here: ours is model.last_hidden_state(input_ids, cache)")
+
+
 class CausalLM(nn.Module):
     """Base of the model classes; a subclass provides `model` (embed_tokens, layers), `final_norm` and `make_cache`."""
 
@@ -45,16 +53,24 @@ class CausalLM(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def make_cache(self, slack: int | None = None) -> Cache:
-        """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512)."""
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers, from the first to the last."""
+        layers: list[nn.Module] = self.model.layers
+        return layers
+
+    def make_cache(self, slack: int | None = None, *, kv_quantization: KVQuantization | None = None) -> Cache:
+        """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512).
+
+        kv_quantization: in place of the model's own. InputError if its heads cannot be quantized as asked.
+        """
         raise NotImplementedError
 
-    def full_cache(self) -> KVCache:
-        """An empty cache for a full-attention layer; InputError if its heads cannot be quantized as asked."""
-        check_kv_quantization(self.kv_quantization)
-        if self.kv_quantization is None:
-            return KVCache()
-        return QuantizedKVCache(self.kv_quantization.of_heads(self.config.head_dim))
+    def full_cache(self, kv_quantization: KVQuantization | None) -> KVCache:
+        """An empty cache for a full-attention layer, see `make_cache`."""
+        chosen = kv_quantization or self.kv_quantization
+        check_kv_quantization(chosen)
+        return KVCache() if chosen is None else QuantizedKVCache(chosen.of_heads(self.config.head_dim))
 
     def set_dtype(self, dtype: mx.Dtype, *args: Any, **kwargs: Any) -> None:
         """Cast the floating weights, but those that stay in float32, and compute in `dtype` from now on."""
@@ -74,9 +90,9 @@ class CausalLM(nn.Module):
     def __call__(
         self,
         input_ids: mx.array | None = None,
+        cache: Cache | None = None,
         *,
         attention_mask: mx.array | None = None,
-        cache: Cache | None = None,
         inputs_embeds: mx.array | None = None,
         position_ids: mx.array | None = None,
         logits_to_keep: int | mx.array = 0,
@@ -93,35 +109,65 @@ class CausalLM(nn.Module):
         labels: (B, L), -100 ignored; the result is then (loss, logits), the loss shifted by one and averaged.
         Raises InputError for shapes that do not fit, CacheError for a cache that cannot go on.
         """
-        if cache is not None and len(cache.layers) != len(self.model.layers):
-            found = f"the cache has {len(cache.layers)} layers, the model {len(self.model.layers)}"
-            raise CacheError(f"{found}: use one of this model's make_cache()")
         shape = self._check_inputs(input_ids, inputs_embeds)
-        chunk = Chunk(
-            *shape,
-            self._rope,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            cache=cache,
-        )
-        self.check(chunk)
+        chunk = self._chunk(shape, cache, attention_mask, position_ids)
         is_plain = trace is None and labels is None and chunk.valid is None and _is_step(shape, logits_to_keep)
         if self.compiles_decode and is_plain and input_ids is not None and cache is not None:
             return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
+        h = self._last_hidden_state(chunk, input_ids, inputs_embeds, trace)
+        logits = self.logits(_keep(chunk.move(h, back=True), logits_to_keep))
+        return logits if labels is None else (causal_loss(logits, labels), logits)
+
+    def last_hidden_state(
+        self,
+        input_ids: mx.array | None = None,
+        cache: Cache | None = None,
+        *,
+        attention_mask: mx.array | None = None,
+        inputs_embeds: mx.array | None = None,
+        position_ids: mx.array | None = None,
+        trace: Trace | None = None,
+    ) -> mx.array:
+        """(B, L, D): the final norm's output, of which the head makes the logits; the arguments are those of a call."""
+        chunk = self._chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
+        return chunk.move(self._last_hidden_state(chunk, input_ids, inputs_embeds, trace), back=True)
+
+    def _chunk(
+        self,
+        shape: tuple[int, int],
+        cache: Cache | None,
+        attention_mask: mx.array | None,
+        position_ids: mx.array | None,
+    ) -> Chunk:
+        """The positions and masks of a call's tokens; CacheError for a cache that is not of this model."""
+        if cache is not None:
+            if not isinstance(cache, Cache):
+                raise CacheError(f"the cache is a {type(cache).__name__}: expected what model.make_cache() returns")
+            if len(cache.layers) != len(self.model.layers):
+                found = f"the cache has {len(cache.layers)} layers, the model {len(self.model.layers)}"
+                raise CacheError(f"{found}: use one of this model's make_cache()")
+        chunk = Chunk(*shape, self._rope, attention_mask=attention_mask, position_ids=position_ids, cache=cache)
+        self.check(chunk)
+        return chunk
+
+    def _last_hidden_state(
+        self, chunk: Chunk, input_ids: mx.array | None, inputs_embeds: mx.array | None, trace: Trace | None
+    ) -> mx.array:
+        """(B, L, D) in the chunk's aligned columns, after the final norm."""
+        cache = chunk.cache
         embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert embeddings is not None
         h = chunk.move(self.scaled(embeddings))
         for i, layer in enumerate(self.model.layers):
             if trace is not None:
-                trace.hidden_states.append(h)
+                trace.add("hidden_states", h)
             projected = layer.project(h, chunk.place, chunk.valid)
             attended = layer.attend(projected, chunk, cache.layers[i] if cache is not None else None, trace)
             h = layer.finish(h, attended, trace)
         h = self.final_norm(h)
         if trace is not None:
-            trace.hidden_states.append(h)
-        logits = self.logits(_keep(chunk.move(h, back=True), logits_to_keep))
-        return logits if labels is None else (causal_loss(logits, labels), logits)
+            trace.add("hidden_states", h)
+        return h
 
     def check(self, chunk: Chunk) -> None:
         """Refuse a chunk that the reference itself does not compute consistently."""

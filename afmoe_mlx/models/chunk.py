@@ -120,20 +120,22 @@ class Chunk:
         """Attention of queries (B, H, L, d) over the keys and values (B, K heads, K, d) that a cache gave for them.
 
         With a window, blocks of queries attend to their own slice of keys, so that a long chunk costs no more a token
-        than a short one. A trace gets the weights of all keys at once. Without a window k and v may be QuantizedArray.
+        than a short one. A trace that keeps attention weights gets those of all keys at once. Without a window k and v
+        may be QuantizedArray.
         """
         scale = q.shape[-1] ** -0.5
+        traced = trace is not None and "attentions" in trace.keep
         if isinstance(k, QuantizedArray):
-            if self.length == 1 and trace is None and not self._is_padded and multiplies_slices():
+            if self.length == 1 and not traced and not self._is_padded and multiplies_slices():
                 return attend_quantized(q, k, v, scale=scale)
             # for many queries one layer's keys as they were take less memory than all their scores
             k, v = k.dequantized(), v.dequantized()
-        if self.length == 1 and trace is None and not self._is_padded:
+        if self.length == 1 and not traced and not self._is_padded:
             return attend(q, k, v, scale=scale, mask=None)
         keys = k.shape[2]
-        if trace is not None:
+        if trace is not None and traced:
             y, weights = attend_plain(q, k, v, scale=scale, mask=self._mask(window, 0, self.length, keys))
-            trace.attentions.append(weights)
+            trace.add("attentions", weights)
             return y
         block = self.length if window is None or keys <= window else block_size(window)
         parts = []

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import DEFAULT_SLACK, Cache, ConvCache, KVCache
+from ..cache import DEFAULT_SLACK, Cache, ConvCache, KVCache, KVQuantization
 from ..errors import InputError
 from ..values import shown
 from .attention import merge_heads, split_heads
-from .causal_lm import CausalLM
+from .causal_lm import Backbone, CausalLM
 from .chunk import Chunk
 from .config import IGNORED, NEUTRAL, ModelConfig, require, require_positive, typed
 from .layers import MLP, RMSNorm
@@ -163,8 +163,8 @@ class SparseMoe(nn.Module):
         logits = self.gate(x)
         weights, experts = self.route(logits)
         if trace is not None:
-            trace.router_logits.append(logits.astype(mx.float32).reshape(-1, logits.shape[-1]))
-            trace.selected_experts.append(experts.reshape(-1, experts.shape[-1]))
+            trace.add("router_logits", logits.astype(mx.float32).reshape(-1, logits.shape[-1]))
+            trace.add("selected_experts", experts.reshape(-1, experts.shape[-1]))
         return self.switch_mlp(x, experts, weights)
 
     def route(self, logits: mx.array) -> tuple[mx.array, mx.array]:
@@ -220,7 +220,7 @@ class DecoderLayer(nn.Module):
         return h + r.astype(h.dtype)
 
 
-class Lfm2MoeModel(nn.Module):
+class Lfm2MoeModel(Backbone):
     def __init__(self, config: Lfm2MoeConfig, rope: Rope) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
@@ -247,10 +247,10 @@ class Lfm2MoeForCausalLM(CausalLM):
                 " pad on the right instead"
             )
 
-    def make_cache(self, slack: int | None = None) -> Cache:
+    def make_cache(self, slack: int | None = None, *, kv_quantization: KVQuantization | None = None) -> Cache:
         def layer(kind: str) -> KVCache:
             if kind == "full_attention":
-                return self.full_cache()
+                return self.full_cache(kv_quantization)
             return ConvCache(self.config.conv_L_cache, DEFAULT_SLACK if slack is None else slack)
 
         return Cache([layer(kind) for kind in self.config.layer_types])

@@ -73,4 +73,4 @@ def _encode(value: Any, tokenizer: Tokenizer) -> list[int]:
         raise _NoSampleError("messages is no list of messages with a role")
     if not (tools is None or (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools))):
         raise _NoSampleError("tools is no list of objects")
-    return tokenizer.apply_chat_template(messages, tools=tools or None, add_generation_prompt=False)
+    return tokenizer.apply_chat_template(messages, tools=tools or None)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -20,6 +20,7 @@ from ..errors import TokenizerError
 
 # The first is what templates read today; a message may carry its reasoning under any of them.
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+ALWAYS_GIVEN = {"messages", "add_generation_prompt"}
 CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
@@ -34,6 +35,13 @@ class ChatTemplate:
             raise TokenizerError(f"the chat template does not parse, line {error.lineno}: {_text(error)}") from error
         except Exception as error:
             raise TokenizerError(f"the chat template does not compile: {_text(error)}") from error
+
+    @property
+    def variables(self) -> set[str]:
+        """The names that it reads and does not define itself, but for those that all are given."""
+        environment = _environment()
+        names = meta.find_undeclared_variables(environment.parse(self.source)) - environment.globals.keys()
+        return {name for name in names - ALWAYS_GIVEN if not name.endswith("_token")}
 
     def render(
         self,

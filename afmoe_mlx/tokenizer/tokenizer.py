@@ -156,7 +156,7 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
         tokenize: Literal[True] = True,
         **template_kwargs: Any,
@@ -168,7 +168,7 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
         tokenize: Literal[False],
         **template_kwargs: Any,
@@ -179,16 +179,17 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = False,
         continue_final_message: bool | str = False,
         tokenize: bool = True,
         **template_kwargs: Any,
     ) -> list[int] | str:
         """A conversation as token ids, or as text if not `tokenize`.
 
-        `tools` are JSON schemas. `continue_final_message` leaves the last message open, and so adds no generation
-        prompt; a string names the field to leave open instead of "content". `template_kwargs` are further variables of
-        the template. TokenizerError if there is no template, or it refuses the conversation.
+        `tools` are JSON schemas. `add_generation_prompt` opens the model's turn: for a prompt, not to train with.
+        `continue_final_message` leaves the last message open, and so adds no generation prompt; a string names the
+        field to leave open instead of "content". `template_kwargs` are further variables of the template.
+        TokenizerError if there is no template, or it refuses the conversation.
         """
         text = self._template("default" if tools is None else "tool_use").render(
             messages,

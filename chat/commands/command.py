@@ -17,6 +17,8 @@ from . import files as file
 if TYPE_CHECKING:
     from ..loop import Chat
 
+# A line that leaves, as in mlx_lm.chat.
+LEAVES = "q"
 # A name, and what stands after it; a path such as /usr/bin is no command.
 _LINE = re.compile(r"/([^\s/]*)(?:\s+(.*))?", re.DOTALL)
 
@@ -55,7 +57,7 @@ def show_help(chat: Chat, argument: str) -> None:
     chat.show(table)
     chat.say(
         "\nEnter sends, Alt-Enter or Ctrl-J begins another line, Tab completes, Ctrl-R searches what was typed before."
-        " Ctrl-C stops an answer. To send a message that begins with a slash, type two."
+        " Ctrl-C stops an answer, and a q alone leaves, too. To send a message that begins with a slash, type two."
     )
 
 
@@ -81,7 +83,7 @@ COMMANDS = (
     Command("load", "[NAME]", "go on with a saved conversation", file.load, file.complete_session),
     Command("sessions", "", "list the saved conversations", file.list_sessions),
     Command("export", "PATH", "write the conversation to a .md or .json file", file.export, file.complete_export),
-    Command("exit", "", "leave", leave, aliases=("quit",)),
+    Command("exit", "", "leave", leave, aliases=("quit", "bye")),
 )
 _NAMES = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
 
@@ -98,8 +100,10 @@ def parse(line: str) -> Line | None:
     """The command in a line; None for a message.
 
     A line is a command if it begins with a slash and a word; two slashes, a space before the slash, and a word with
-    more slashes in it, as a path has, make a message of it.
+    more slashes in it, as a path has, make a message of it. A q alone leaves; with a space before it, it is a message.
     """
+    if line.rstrip() == LEAVES:
+        return Line("exit", "")
     match = _LINE.fullmatch(line.rstrip())
     if not match:
         return None

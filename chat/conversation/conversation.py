@@ -7,7 +7,7 @@ from typing import Any
 
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.errors import ContextFullError, InputError, TokenizerError
-from afmoe_mlx.generation import GenerationChunk, SamplingOptions, stream_generate
+from afmoe_mlx.generation import NO_LIMIT, GenerationChunk, SamplingOptions, stream_generate
 from afmoe_mlx.generation.loop import Progress
 from afmoe_mlx.messages.prompts import Message, Prompt, Prompts
 from afmoe_mlx.models import CausalLM
@@ -123,7 +123,8 @@ class Conversation:
                 f"the conversation would have {len(prompt.tokens):,} tokens: expected fewer than "
                 f"{self.context_limit:,}, the context: shorten the message, drop the oldest turns or begin anew"
             )
-        options = self.options | {"max_tokens": min(self.options.get("max_tokens", room), room)}
+        limit = self.options.get("max_tokens", NO_LIMIT)
+        options = self.options | {"max_tokens": room if limit == NO_LIMIT else min(limit, room)}
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + draws) % 2**64
         chunks = self._stream(prompt, options, on_progress)

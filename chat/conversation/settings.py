@@ -12,7 +12,7 @@ from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import SamplingOptions, check_options
 
 MEANINGS = {
-    "max_tokens": "tokens of an answer at most",
+    "max_tokens": "tokens of an answer at most; -1: no limit",
     "temperature": "0: always the likeliest token",
     "top_p": "share that the likeliest tokens make up",
     "min_p": "least share of the best token's likelihood",

@@ -6,12 +6,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from afmoe_mlx import device
 from afmoe_mlx.cache import PrefixStore
+from afmoe_mlx.cache.blocks import SHORT, block_ends
 from afmoe_mlx.errors import CacheError, InputError
 from afmoe_mlx.models import CausalLM
 from helpers.stores import TOLERANCE, check, ids, run, seen
@@ -140,7 +141,25 @@ def test_a_convolutions_inputs_are_kept_only_where_a_block_ends() -> None:
     store = PrefixStore(model, block_size=64)
     store.insert(ids(64), seen(model, ids(64)))
     conv, full = (sum(a.nbytes // a.shape[-2] for a in layer.arrays) for layer in seen(model, ids(64)).layers)
-    assert store.nbytes == 64 * full + 2 * conv
+    assert store.nbytes == 64 * full + 2 * 2 * conv  # at 32 and at 64
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_short_prompts_share_their_beginnings_too(model_type: str) -> None:
+    model = two_layers(model_type, 8)
+    store, first = PrefixStore(model), ids(100)
+    store.insert(first, seen(model, first))
+    found = [check(store, first[:length] + ids(20, seed=1)) for length in (31, 32, 63, 64, 100)]
+    assert found == [0, 32, 32, 64, 96]
+    assert [store.reach([*first[:length], 0]) for length in (31, 32, 100)] == [0, 32, 96]
+
+
+@given(size=st.integers(1, 300), length=st.integers(0, 1000))
+def test_blocks_end_at_every_multiple_of_their_size_and_before_the_first_at_short_ones(size: int, length: int) -> None:
+    ends = list(block_ends(length, size))
+    assert ends == sorted(set(ends))
+    assert set(range(size, length + 1, size)) <= set(ends)
+    assert {end for end in ends if end < size} == set(range(SHORT, min(size, length + 1), SHORT))
 
 
 def test_a_shared_beginning_is_stored_once() -> None:

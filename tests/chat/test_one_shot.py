@@ -29,7 +29,8 @@ def chat(*arguments: str, stdin: str = "") -> Any:
 
 def expected(model: str, text: str, **options: Any) -> str:
     loaded = load(model)
-    return generate(*loaded, loaded[1].apply_chat_template([{"role": "user", "content": text}]), **options)
+    prompt = loaded[1].apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
+    return generate(*loaded, prompt, **options)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,17 @@ def test_several_extra_eos_tokens_may_follow_one_flag() -> None:
     assert repeated(args, "--extra-eos-token") == expected
 
 
+@pytest.mark.parametrize("command", ["info", "eval"])
+@pytest.mark.parametrize("spelling", [["nowhere/at/all"], ["--model", "nowhere/at/all"], ["--model=nowhere/at/all"]])
+def test_a_model_that_is_an_argument_may_be_given_as_the_option_it_is_elsewhere(
+    command: str, spelling: list[str]
+) -> None:
+    result = run(command, "--revision", "x", *spelling)
+    assert (result.code, result.err.splitlines()[-1][:31]) == (1, "error: no such folder: 'nowhere")
+    assert run(command, *spelling, "other").code == 2
+    assert run(command, "--model").code == 2
+
+
 @pytest.mark.parametrize(
     ("option", "needed"),
     [

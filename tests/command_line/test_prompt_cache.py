@@ -78,7 +78,8 @@ def test_a_saved_prompt_is_continued_and_left_as_it_is(folder: str, tmp_path: Pa
     model, tokenizer = load(folder)
     messages = [{"role": "system", "content": "the world"}, {"role": "user", "content": "hello"}]
     messages += [{"role": "assistant", "content": first["text"]}, {"role": "user", "content": "the"}]
-    assert second["text"] == generate(model, tokenizer, tokenizer.apply_chat_template(messages), max_tokens=8)
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    assert second["text"] == generate(model, tokenizer, prompt, max_tokens=8)
     assert second["cached_tokens"] > 0
 
 

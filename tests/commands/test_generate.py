@@ -18,7 +18,7 @@ from helpers.tiny import tiny_folder
 def test_the_answer_alone_is_on_stdout(model: str) -> None:
     result = run("generate", "--model", model, "--prompt", "hello", "-m", "12")
     loaded = load(model)
-    ids = loaded[1].apply_chat_template([{"role": "user", "content": "hello"}])
+    ids = loaded[1].apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)
     assert result.code == 0
     assert result.out == generate(*loaded, ids, max_tokens=12) + "\n"
     assert "tokens/s" in result.err
@@ -154,8 +154,8 @@ def test_quantized_keys_are_said_and_used(model: str) -> None:
 
 
 def test_bits_that_keys_cannot_have_are_refused() -> None:
-    result = run("generate", "-p", "hello", "--kv-bits", "5")
-    assert (result.code, result.err.splitlines()[-1]) == (1, "error: kv_bits is 5: expected one of 4, 8")
+    result = run("generate", "-p", "hello", "--kv-bits", "7")
+    assert (result.code, result.err.splitlines()[-1]) == (1, "error: kv_bits is 7: expected one of 2, 3, 4, 5, 6, 8")
 
 
 def test_statistics_say_that_an_answer_was_interrupted(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ def test_quantized_keys_count_as_they_are_kept(tmp_path: Path) -> None:
     assert [eight["cache_bytes"][kind] / plain["cache_bytes"][kind] for kind in kinds] == [ratio, 1]
     assert eight["needed_bytes"] < plain["needed_bytes"]
     assert eight["bytes_per_token"] < plain["bytes_per_token"]
-    assert_refused(run(folder, "--kv-bits", "3"), "kv_bits is 3")
+    assert_refused(run(folder, "--kv-bits", "7"), "kv_bits is 7")
 
 
 def add_to(hub: FakeHub, raw: dict[str, Any]) -> int:
@@ -183,6 +183,31 @@ def test_a_folder_without_weights_is_one_line(tmp_path: Path) -> None:
     assert_refused(run(str(tmp_path)), "model.safetensors")
 
 
+def test_the_template_and_the_models_own_sampling_are_shown(tmp_path: Path) -> None:
+    template = (
+        "{{ bos_token }}{% set x = 1 %}{% for m in messages %}{{ m.content }}{{ loop.index + x }}{% endfor %}"
+        "{% if tools and enable_thinking is defined %}{{ strftime_now('%Y') }}{% endif %}{{ add_generation_prompt }}"
+    )
+    folder = tiny_folder(tmp_path / "a", template=template)
+    chosen = {"do_sample": True, "temperature": 0.5, "top_k": 7, "eos_token_id": 1}
+    (folder / "generation_config.json").write_text(json.dumps(chosen))
+    value = as_json(str(folder))
+    assert value["chat_template"] == {"variables": ["enable_thinking", "tools"]}
+    assert value["sampling"] == {"temperature": 0.5, "top_k": 7}
+    lines = run(str(folder)).stdout.splitlines()
+    assert "Template      knows enable_thinking, tools" in lines
+    assert "Sampling      temperature 0.5, top_k 7" in lines
+
+
+def test_without_a_template_and_sampling_of_its_own_it_says_so(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "a", template=None)
+    value = as_json(str(folder))
+    assert (value["chat_template"], value["sampling"]) == (None, {})
+    text = run(str(folder)).stdout
+    assert "Template      none" in text
+    assert "Sampling      always the likeliest token" in text
+
+
 # --- The Hub
 
 SMALL_SHAPE = shape("trinity-nano", layers=4) | {"vocab_size": 1024, "num_experts": 64}
@@ -195,7 +220,7 @@ def test_of_a_model_on_the_hub_no_weights_are_downloaded(hub: FakeHub, tmp_path:
     assert hub.served["model.safetensors"] <= 100_001 < whole / 50
     assert not list((tmp_path / "home").rglob("*.safetensors"))
     local = write_hollow(tmp_path / "local", SMALL_SHAPE, bits=4)
-    assert as_json(str(local)) == value | {"model": str(local)}
+    assert as_json(str(local)) == value | {"model": str(local), "chat_template": None}
 
 
 def test_of_a_sharded_model_only_the_heads_of_the_shards_are_fetched(hub: FakeHub) -> None:

@@ -68,6 +68,16 @@ def test_what_is_uploaded_is_what_was_made(hub: FakeHub, model: Path) -> None:
     assert {name: body for name, body in hub.content(TARGET).items() if name != ".gitattributes"} == contents(model)
 
 
+def test_a_conversion_may_upload_what_it_has_made(hub: FakeHub, plain: Path, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="expected owner/name"):
+        convert(plain, tmp_path / "none", upload_repo="tiny")
+    assert not (tmp_path / "none").exists()
+    folder = convert(plain, tmp_path / "some", recipe="mixed_4_6", upload_repo=TARGET)
+    uploaded = hub.content(TARGET)
+    assert {name: body for name, body in uploaded.items() if name != ".gitattributes"} == contents(folder)
+    assert b"`mixed_4_6`" in uploaded["README.md"]
+
+
 def test_what_was_uploaded_loads(hub: FakeHub, model: Path) -> None:
     upload(model, TARGET)
     assert load_model(TARGET)[1] == load_model(model)[1]

@@ -23,7 +23,7 @@ def demo() -> Loaded:
 
 
 def ask(demo: Loaded, question: str) -> str:
-    prompt = demo[1].apply_chat_template([{"role": "user", "content": question}])
+    prompt = demo[1].apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
     return generate(*demo, prompt, max_tokens=120, temperature=0)
 
 

@@ -138,7 +138,7 @@ def test_an_answer_stopped_at_a_token_is_continued_from(loaded: Loaded) -> None:
         chunks.close()
         conversation.options["max_tokens"] = 8
         answer = "".join(c.text for c in conversation.reply("the world"))
-        prompt = tokenizer.apply_chat_template(conversation.messages[:-1])
+        prompt = tokenizer.apply_chat_template(conversation.messages[:-1], add_generation_prompt=True)
         assert answer == generate(model, tokenizer, prompt, max_tokens=8)
 
 

@@ -83,8 +83,8 @@ def test_a_conversation_comes_back_to_what_was_cleared_or_lies_beyond_the_window
     conversation.messages = before[:3]
     conversation._recall.cache.rewind(0)
     say("another second message")
-    prompt = tokenizer.apply_chat_template(conversation.messages[:-1])
-    kept = tokenizer.apply_chat_template(before[:3])
+    prompt = tokenizer.apply_chat_template(conversation.messages[:-1], add_generation_prompt=True)
+    kept = tokenizer.apply_chat_template(before[:3], add_generation_prompt=True)
     assert conversation.tokens_run <= len(prompt) - len(kept) + 2 * 16
 
 

@@ -23,7 +23,7 @@ def loaded_model(model_type: str, template: str = TEMPLATE, **changes: Any) -> A
         tiny_folder(Path(folder), model_type, template=template, max_position_embeddings=2048, **changes)
         model, tokenizer = load(folder)
     make_cache = model.make_cache
-    model.make_cache = lambda slack=None: make_cache(SLACK if slack is None else slack)
+    model.make_cache = lambda slack=None, **more: make_cache(SLACK if slack is None else slack, **more)
     tokenizer.eos_token_ids = frozenset()  # so that answers are as long as asked for
     return model, tokenizer
 
@@ -33,7 +33,7 @@ def checked(conversation: Conversation, chunks: Generator[Any, None, None]) -> s
     came = list(chunks)
     model, tokenizer = conversation.model, conversation.tokenizer
     messages = [{"role": m["role"], "content": m["content"]} for m in conversation.messages[:-1]]
-    prompt = tokenizer.apply_chat_template(messages, **conversation.template_variables)
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **conversation.template_variables)
     answer = [chunk.token for chunk in came]
     logits = np.array(model(mx.array([prompt + answer])))[0, len(prompt) - 1 : -1]
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

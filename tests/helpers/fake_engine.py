@@ -38,7 +38,7 @@ class FakeTokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tokenize: bool = True,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool = False,
         enable_thinking: bool = True,
     ) -> Any:
         text = "".join(f"<{message['role']}> {message['content']} </> " for message in messages)

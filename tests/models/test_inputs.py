@@ -1,10 +1,14 @@
 """What a call refuses, and what it promises about inputs that are allowed."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from afmoe_mlx.errors import InputError
+from afmoe_mlx.models import Trace
+from afmoe_mlx.models.trace import KINDS
 from helpers.tiny import ARCHITECTURES, tiny, tokens
 
 TOLERANCE = 2e-5
@@ -136,3 +140,29 @@ def test_columns_to_keep_may_differ_by_row() -> None:
 def test_the_loss_of_a_single_token_is_undefined() -> None:
     ids = tokens(1, 1)
     assert np.isnan(tiny()(ids, labels=ids)[0].item())
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trace_keeps_what_it_was_asked_for_and_nothing_else(model_type: str, kind: str) -> None:
+    model, ids = tiny(model_type), tokens(1, 9)
+    whole, some = Trace(), Trace(keep=[kind])
+    model(ids, trace=whole)
+    model(ids, trace=some)
+    assert [name for name in KINDS if getattr(some, name)] == [kind]
+    for found, expected in zip(getattr(some, kind), getattr(whole, kind), strict=True):
+        assert mx.abs(found.astype(mx.float32) - expected.astype(mx.float32)).max() < TOLERANCE
+
+
+def test_a_trace_without_attention_weights_leaves_attention_to_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afmoe_mlx.models.chunk.attend_plain", None)
+    model = tiny()
+    trace = Trace(keep=["hidden_states"])
+    model(tokens(1, 9), trace=trace)
+    assert len(trace.hidden_states) == len(model.model.layers) + 1
+
+
+@pytest.mark.parametrize("keep", ["hidden_states", ["logits"]])
+def test_a_trace_of_what_there_is_not_is_refused(keep: Any) -> None:
+    with pytest.raises(InputError, match="expected some of hidden_states, router_logits"):
+        Trace(keep=keep)

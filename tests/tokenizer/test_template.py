@@ -47,7 +47,7 @@ def refusal(template: str, messages: Any = CHATS["user"], **kwargs: Any) -> str:
 @pytest.mark.parametrize(("template", "chat"), GOLDENS)
 def test_a_template_renders_its_golden(template: str, chat: str) -> None:
     tools = None if template == "macros" else TOOLS
-    assert render(TEMPLATES[template], CHATS[chat], tools=tools) == GOLDENS[template, chat]
+    assert render(TEMPLATES[template], CHATS[chat], tools=tools, add_generation_prompt=True) == GOLDENS[template, chat]
 
 
 def test_ids_hold_the_special_tokens_the_template_writes_and_no_others() -> None:
@@ -57,6 +57,12 @@ def test_ids_hold_the_special_tokens_the_template_writes_and_no_others() -> None
 
 def test_template_kwargs_reach_the_template_and_win_over_special_tokens() -> None:
     assert render("{{ bos_token }}{{ enable_thinking }}", [USER], bos_token="<B>", enable_thinking=False) == "<B>False"
+
+
+def test_a_conversation_is_rendered_without_an_open_turn_unless_one_is_asked_for() -> None:
+    assert render(CHATML, [USER], add_generation_prompt=True).startswith(render(CHATML, [USER]))
+    assert "assistant" not in render(CHATML, [USER])
+    assert render(CHATML, [USER], add_generation_prompt=True).endswith("<|im_start|>assistant\n")
 
 
 def test_rendering_leaves_the_messages_alone() -> None:

@@ -21,6 +21,7 @@ from ..options import (
     NoDiskCache,
     NumDraftTokens,
     PrefillStepSize,
+    Preset,
     PromptCacheDir,
     PromptLookup,
     RepetitionPenalty,
@@ -59,8 +60,10 @@ STREAM_OPTIONS = {
 
 
 def or_demo(model: str | None) -> str:
-    """The model to load, with a word on stderr about what its user may not expect."""
-    if model is None:
+    """The model to load, with a word on stderr about what its user may not expect: without one, that of config.toml."""
+    from ..configuration import default_model
+
+    if model is None and (model := default_model()) is None:
         note(DEMO_NOTE, dim=True)
         return "demo"
     from ...checkpoint.names import caution
@@ -75,6 +78,8 @@ class AnswerRequest:
     """What the commands that answer have in common. BadParameter for options that contradict each other."""
 
     model: Model = None
+    preset: Preset = None
+    """Whose options are among the others already."""
     max_tokens: int | None = None  # each has its own default and help
     temp: Temp = None
     top_p: TopP = None
@@ -130,7 +135,9 @@ class GenerateRequest(AnswerRequest):
     """Answer one prompt. What is not set comes from the model's generation_config.json."""
 
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")]
-    max_tokens: Annotated[int, typer.Option("--max-tokens", "-m", help="End the answer after so many tokens.")] = 256
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", "-m", help="End the answer after so many tokens; -1 for no limit.")
+    ] = 256
     min_tokens_to_keep: MinTokens = None
     xtc_probability: XtcProbability = None
     xtc_threshold: XtcThreshold = None

@@ -21,6 +21,13 @@ def test_messages_are_answered_and_commands_are_not_sent(talk: Callable[..., Tal
     assert found.reader.lines == ["never read"]
 
 
+@pytest.mark.parametrize("line", ["/exit", "/quit", "/bye", "q"])
+def test_the_words_of_other_programs_leave_too(talk: Callable[..., Talk], line: str) -> None:
+    found = talk("hello", " q", line, "never read")
+    assert found.said == ["hello", "first answer", "q", "second answer"]
+    assert found.reader.lines == ["never read"]
+
+
 @pytest.mark.parametrize(
     ("line", "command"),
     [
@@ -29,6 +36,14 @@ def test_messages_are_answered_and_commands_are_not_sent(talk: Callable[..., Tal
         ("/system  You are\na pirate. ", ("system", "You are\na pirate.")),
         ("/edit!", ("edit!", "")),
         ("/", ("", "")),
+        ("/bye", ("bye", "")),
+        ("q", ("exit", "")),
+        ("q ", ("exit", "")),
+        (" q", None),
+        ("Q", None),
+        ("//q", None),
+        ("q\nq", None),
+        ("quit", None),
         ("hello", None),
         (" /undo", None),
         ("//undo", None),

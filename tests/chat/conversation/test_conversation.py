@@ -22,11 +22,19 @@ def roles(conversation: Conversation) -> list[str]:
     return [message["role"] for message in conversation.messages]
 
 
+def test_an_answer_without_a_limit_ends_with_the_context_of_the_conversation() -> None:
+    conversation = FakeConversation(["word " * 200], context=100, options={"max_tokens": -1})
+    conversation.context = 40
+    chunks = list(conversation.reply("hello"))
+    assert chunks[-1].finish_reason == "length"
+    assert conversation.context_used <= 40 + 2  # the tokens that close the turn
+
+
 def test_every_answer_is_that_of_the_whole_conversation_run_from_scratch(loaded: Any) -> None:
     conversation = Conversation(*loaded, system_prompt="the world", options={"max_tokens": 12})
     for text in ("hello", "hello to the world", "the"):
         answer = text_of(conversation.reply(text))
-        prompt = loaded[1].apply_chat_template(conversation.messages[:-1])
+        prompt = loaded[1].apply_chat_template(conversation.messages[:-1], add_generation_prompt=True)
         assert answer == generate(*loaded, prompt, max_tokens=12)
     assert roles(conversation) == ["system"] + ["user", "assistant"] * 3
 
@@ -39,7 +47,8 @@ def test_what_came_of_an_interrupted_answer_is_kept_and_continued_from(loaded: A
     assert conversation.messages[-1] == {"role": "assistant", "content": came, "stopped": True}
     conversation.options["max_tokens"] = 8
     answer = text_of(conversation.reply("the world"))
-    prompt = loaded[1].apply_chat_template([{"role": "user", "content": "hello"}, *conversation.messages[1:-1]])
+    asked = [{"role": "user", "content": "hello"}, *conversation.messages[1:-1]]
+    prompt = loaded[1].apply_chat_template(asked, add_generation_prompt=True)
     assert answer == generate(*loaded, prompt, max_tokens=8)
 
 
@@ -219,9 +228,10 @@ def test_the_context_is_counted_as_it_is_rendered(loaded: Any) -> None:
     conversation.set_system("the world")
     assert 0 < conversation.context_used < 30
     list(conversation.reply("hello"))
-    rendered = loaded[1].apply_chat_template(conversation.messages, add_generation_prompt=False)
+    rendered = loaded[1].apply_chat_template(conversation.messages)
     assert conversation.context_used == len(rendered)
-    prompt = loaded[1].apply_chat_template([*conversation.messages, {"role": "user", "content": "to"}])
+    asked = [*conversation.messages, {"role": "user", "content": "to"}]
+    prompt = loaded[1].apply_chat_template(asked, add_generation_prompt=True)
     assert conversation.room_for("to") == 2048 - len(prompt)
     assert conversation.room_for("hello " * 5000) < 0
 

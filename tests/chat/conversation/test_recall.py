@@ -41,7 +41,7 @@ def talk(loaded: Any, said: Conversation) -> Conversation:
 
 def size(loaded: Any, text: str) -> int:
     """Tokens of a message, and those that the template puts around it."""
-    return len(loaded[1].apply_chat_template([{"role": "user", "content": text}]))
+    return len(loaded[1].apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True))
 
 
 def test_regenerate_computes_one_token_of_the_prompt(talk: Conversation) -> None:
@@ -72,7 +72,7 @@ def test_a_turn_runs_only_the_tokens_the_cache_does_not_hold(loaded: Any) -> Non
     for text in ("hello to the world", "the", "world"):
         held = conversation._recall.tokens
         list(conversation.reply(text))
-        prompt = tokenizer.apply_chat_template(conversation.messages[:-1])
+        prompt = tokenizer.apply_chat_template(conversation.messages[:-1], add_generation_prompt=True)
         common = shared_prefix(held, prompt)
         assert common > 0
         assert conversation.tokens_run == len(prompt) - common
@@ -122,7 +122,7 @@ def test_a_quantized_cache_is_gone_back_in_as_far_as_it_can(start: int, run: int
     conversation = Conversation(model, tokenizer, options={"max_tokens": ANSWER, "prefill_step_size": CHUNK})
     list(conversation.reply("hello " * 450))
     list(conversation.regenerate())
-    prompt = len(tokenizer.apply_chat_template(conversation.messages[:-1]))
+    prompt = len(tokenizer.apply_chat_template(conversation.messages[:-1], add_generation_prompt=True))
     assert prompt < 500 < prompt + ANSWER
     assert conversation.tokens_run == (run or prompt)
 
