@@ -93,8 +93,8 @@ def test_what_does_not_fit_here_may_be_fetched_for_elsewhere(hub: FakeHub, monke
     assert f"warning: {REPO} needs" in result.err
 
 
-def test_what_is_here_already_is_named(tmp_path: Path) -> None:
-    assert run("models", "pull", str(tmp_path)).out == f"{tmp_path}\n"
+def test_what_is_here_already_is_named(model: str) -> None:
+    assert run("models", "pull", model).out == f"{model}\n"
     assert (Path(run("models", "pull", "demo").out.strip()) / "config.json").is_file()
 
 

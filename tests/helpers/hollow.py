@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from afmoe_mlx.checkpoint.quantized import quantize_all
@@ -18,7 +19,7 @@ DTYPES = {mx.bfloat16: "BF16", mx.float32: "F32", mx.uint32: "U32"}
 def header(raw: Mapping[str, Any], bits: int | None = None) -> tuple[dict[str, Any], bytes, int]:
     """A published config as our converter would write it, the head of its one safetensors file, and the bytes after."""
     model = make_model(read_config(raw))
-    model.set_dtype(mx.bfloat16)
+    nn.Module.set_dtype(model, mx.bfloat16)  # all of it, as published
     config = dict(raw)
     if bits is not None:
         config["quantization"] = {"bits": bits, "group_size": 64, "mode": "affine"}
