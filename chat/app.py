@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from afmoe_mlx.command_line.requests.answering import ChatRequest, or_demo
+from afmoe_mlx.command_line.template import read_template, template_variables
 from afmoe_mlx.generation import check_options
 from afmoe_mlx.terminal import note
 
@@ -32,6 +33,7 @@ def run(request: ChatRequest) -> int:
     """Chat until the user leaves, or answer once; the exit status."""
     model = None if request.model is None and request.resume is not None else or_demo(request.model)
     check_options(**_given(request.stream_options))
+    template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
     question = one_shot.question(request.question)
     with ExitStack() as resources:
         session = None
@@ -42,6 +44,7 @@ def run(request: ChatRequest) -> int:
         source = EngineSource(
             revision=request.revision,
             draft_model=request.draft_model,
+            chat_template=template,
             kv=request.kv,
             context=request.context,
             force=request.force,
@@ -51,7 +54,7 @@ def run(request: ChatRequest) -> int:
         name = model or (session.model if session is not None else "") or "demo"
         # what is typed meanwhile is for the line editor, which takes Enter for what it is
         with silent_keyboard() if question is None and can_edit_lines() else nullcontext():
-            conversation = _conversation(name, source, request)
+            conversation = _conversation(name, source, request, variables)
         resources.callback(_flush, conversation)
         if question is None:
             with orderly_end():
@@ -60,17 +63,15 @@ def run(request: ChatRequest) -> int:
         return _answer_once(conversation, session, request, question)
 
 
-def _conversation(name: str, source: EngineSource, request: ChatRequest) -> Conversation:
-    options = request.stream_options
-    options["max_tokens"] = options["max_tokens"] or settings.MAX_TOKENS
-    engine = source.first(name, options)
+def _conversation(name: str, source: EngineSource, request: ChatRequest, variables: Mapping[str, Any]) -> Conversation:
+    engine = source.first(name, request.stream_options)
     conversation = Conversation(
         engine.model,
         engine.tokenizer,
         options=engine.options,
         store=engine.store,
         context=source.context,
-        template_variables={"enable_thinking": False} if request.no_think else {},
+        template_variables={**variables, "enable_thinking": False} if request.no_think else variables,
     )
     if request.no_think and not conversation.knows_variable("enable_thinking"):
         note(f"{name} has no switch for its reasoning: --no-think changes nothing", dim=True)

@@ -10,7 +10,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Model = Annotated[str | None, typer.Option(help=MODEL_HELP + " The built-in demo if not given.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="Put before the conversation by the chat template.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        "-m",
+        help="End an answer after so many tokens; by default the model's limit, 256 or in a chat 2048.",
+    ),
+]
 Stop = Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")]
+ExtraEosToken = Annotated[
+    list[str] | None, typer.Option(help="Another token that ends it, its text or id; repeatable.")
+]
 Temp = Annotated[float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
 MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")]
@@ -19,7 +30,22 @@ TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens
 XtcProbability = Annotated[float | None, typer.Option(help="How often to leave out the top choices.")]
 XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
+RepetitionContextSize = Annotated[
+    int | None, typer.Option(help="How many tokens are recent for it, 20 if not given; 0: all.")
+]
+PresencePenalty = Annotated[float | None, typer.Option(help="Take this from the logits of recent tokens.")]
+PresenceContextSize = Annotated[int | None, typer.Option(help="How many are recent for it, 20 if not given; 0: all.")]
+FrequencyPenalty = Annotated[float | None, typer.Option(help="Take it as often as a recent token occurs.")]
+FrequencyContextSize = Annotated[int | None, typer.Option(help="How many are recent for it, 20 if not given; 0: all.")]
+NoRepeatNgramSize = Annotated[int | None, typer.Option(help="Let no so many tokens in a row occur again.")]
+LogitBias = Annotated[
+    list[str] | None, typer.Option(metavar="ID=VALUE", help="Add this to a token's logit; repeatable.")
+]
 Seed = Annotated[int | None, typer.Option(help="The same seed draws the same answer.")]
+ChatTemplate = Annotated[
+    str | None, typer.Option(metavar="FILE", help="A Jinja file in place of the model's chat template.")
+]
+ChatTemplateConfig = Annotated[str | None, typer.Option(help="Template variables, a JSON object.")]
 Context = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Tokens of conversation that memory must have room for; 4096 if not given."),

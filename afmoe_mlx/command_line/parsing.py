@@ -57,7 +57,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            args = with_value(repeated(args, "--extra-eos-token"), "--prompt-lookup", "7")
+            if not any(param.param_type_name == "argument" for param in self.params):  # whose values would be taken
+                args = repeated(args, "--extra-eos-token")
+            args = with_value(args, "--prompt-lookup", "7")
             for option in ("--calibrate", "--resume"):
                 args = with_value(args, option, "", lambda word: not word.startswith("-"))
             return super().parse_args(ctx, list(args))  # it takes the list apart

@@ -7,7 +7,8 @@ import mlx.core as mx
 
 from ..cache import Cache
 from ..models import CausalLM
-from .sampling import LogitsProcessor, Sampler, keeps_no_count
+from .processors import LogitsProcessor
+from .sampling import Sampler, keeps_no_count
 
 Progress = Callable[[int, int], None]
 

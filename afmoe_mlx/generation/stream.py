@@ -1,10 +1,9 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from numbers import Integral
 from operator import index
 from typing import Any
 
@@ -14,10 +13,12 @@ from .. import device
 from ..cache import Cache, PrefixStore
 from ..errors import CheckpointError, InputError
 from ..models import CausalLM
-from ..tokenizer import Tokenizer
+from ..tokenizer import TextStream, Tokenizer
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .loop import Chooser, Progress, decode, prefill
-from .sampling import LogitsProcessor, Sampler, SamplingOptions, make_logits_processors, make_sampler
+from .options import SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
+from .processors import LogitsProcessor, check_token_ids, make_logits_processors
+from .sampling import Sampler, make_sampler
 from .speculate import SpeculativeDecoder, Tally
 from .stopping import StopStrings
 
@@ -62,8 +63,10 @@ def stream_generate(
     tokenizer: Tokenizer,
     prompt: Prompt,
     *,
-    max_tokens: int = 256,
-    stop: Sequence[str] = (),
+    max_tokens: int | None = None,
+    stop: Sequence[str] | None = None,
+    extra_eos_token: Sequence[str] | None = None,
+    skip_special_tokens: bool = False,
     sampler: Sampler | None = None,
     logits_processors: Sequence[LogitsProcessor] | None = None,
     cache: Cache | None = None,
@@ -80,9 +83,11 @@ def stream_generate(
 
     prompt: text, encoded as it is, or token ids, in a sequence or an array (L,) of integers (see
     `Tokenizer.apply_chat_template` for messages).
-    stop: texts at which the answer ends, themselves never shown.
+    max_tokens, stop, extra_eos_token: where the answer ends, the fields of `StoppingOptions`; sampling: how tokens are
+    chosen, those of `SamplingOptions`. Those not given come from the model's generation_config.json.
+    skip_special_tokens: leave special tokens out of the text, in which only the token that ends the answer is not.
     sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
-    the place of the options below.
+    the place of the options of sampling.
     cache: what the model has already seen; the prompt continues it.
     on_progress: called with the prompt tokens done and their total.
     prompt_lookup: guess up to so many tokens a step from what has been written before; draft_model: up to
@@ -90,21 +95,22 @@ def stream_generate(
     seen: the tokens that `cache` has seen, as part of the prompt: for penalties, guesses and statistics.
     store: of this model; without a cache, the beginning of the prompt that it knows is not run. What is run is kept
     there, the answer too; with a cache, that takes `seen`.
-    sampling: the fields of `SamplingOptions`; those not given come from the model's generation_config.json.
-    Raises InputError for options that make no sense and for a prompt longer than the model's context, CheckpointError
-    for a model whose logits are no numbers.
+    Raises InputError for options that make no sense and for a prompt longer than the model's context, TokenizerError
+    for an extra_eos_token that is none, CheckpointError for a model whose logits are no numbers.
     """
+    stopping = {"max_tokens": max_tokens, "stop": stop, "extra_eos_token": extra_eos_token}
     check_options(
-        max_tokens=max_tokens,
-        stop=stop,
+        **stopping,
         prefill_step_size=prefill_step_size,
         prompt_lookup=prompt_lookup,
         num_draft_tokens=num_draft_tokens,
         **sampling,
     )
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
-    stops = StopStrings(stop)
-    max_tokens, prefill_step_size = int(max_tokens), int(prefill_step_size)
+    ending = StoppingOptions.from_generation_config(tokenizer.generation_config, **stopping)
+    tokenizer = tokenizer.with_extra_eos(ending.extra_eos_token)
+    check_token_ids(options.logit_bias or (), model.config.vocab_size, "logit_bias")
+    prefill_step_size = int(prefill_step_size)
     tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
     if store is not None and store.model is not model:
         raise InputError("the store is of another model: make one with PrefixStore(model)")
@@ -112,10 +118,11 @@ def stream_generate(
     if store is not None and len(seen) + cached != cache.offset:
         raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
     room = _room(model, tokens[cached:], cache)
+    check_token_ids(seen, model.config.vocab_size, "seen")
     unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
     sampler = sampler or make_sampler(options, xtc_special_tokens=sorted(unspoken))
     processors = make_logits_processors(options) if logits_processors is None else logits_processors
-    limit = min(max_tokens, room)
+    limit = min(int(ending.max_tokens), room)
     tally = Tally()
     drafter = make_drafter(
         model,
@@ -138,12 +145,14 @@ def stream_generate(
             return
         drafter.begin(whole)
         choose = Chooser(sampler, processors, whole)
-        ends = tokenizer.eos_token_ids
-        decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
+        decoder = SpeculativeDecoder(
+            model, cache, choose, drafter, limit=limit, ends=tokenizer.eos_token_ids, tally=tally
+        )
         yield from decoder.tokens(logits)
 
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
-    chunks = _chunks(tokenizer, steps(), stops, tally, **counts, limit=limit)
+    texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)
+    chunks = _chunks(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -180,7 +189,8 @@ def _resident(chunks: Generator[GenerationChunk, None, None]) -> Generator[Gener
 
 
 def _chunks(
-    tokenizer: Tokenizer,
+    texts: TextStream,
+    ends: Collection[int],
     steps: Generator[tuple[int, mx.array], None, None],
     stops: StopStrings,
     tally: Tally,
@@ -190,7 +200,6 @@ def _chunks(
     limit: int,
 ) -> Generator[GenerationChunk, None, None]:
     """The text, statistics and end of an answer whose tokens `steps` gives, the prompt's work included in the first."""
-    texts = tokenizer.stream()
     began = time.perf_counter()
     prompt_seconds = 0.0
     for count, (token, logprobs) in enumerate(steps, 1):
@@ -199,7 +208,7 @@ def _chunks(
             prompt_seconds, began = now - began, now
             if mx.isnan(logprobs).any().item():
                 raise CheckpointError("the model's logits are no numbers: its weights are damaged, convert it again")
-        is_eos = token in tokenizer.eos_token_ids
+        is_eos = token in ends
         text = "" if is_eos else stops.push(texts.push(token))
         reason = "stop" if is_eos or stops.matched else "length" if count == limit else None
         if reason:
@@ -246,35 +255,24 @@ def _token_ids(tokens: Any, refusal: str) -> list[int]:
 
 
 def check_options(
-    *,
-    max_tokens: int = 1,
-    stop: Sequence[str] = (),
-    prefill_step_size: int = 1,
-    prompt_lookup: int | None = None,
-    num_draft_tokens: int = 1,
-    **sampling: Any,
+    *, prefill_step_size: int = 1, prompt_lookup: int | None = None, num_draft_tokens: int = 1, **answer: Any
 ) -> None:
     """InputError for options of `stream_generate` that make no sense with any model, TypeError for one it has not."""
-    counts: dict[str, Any] = {"max_tokens": max_tokens, "prefill_step_size": prefill_step_size}
-    counts["num_draft_tokens"] = num_draft_tokens
+    check_count("prefill_step_size", prefill_step_size)
+    check_count("num_draft_tokens", num_draft_tokens)
     if prompt_lookup is not None:
-        counts["prompt_lookup"] = prompt_lookup
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")
-    StopStrings(stop)
-    if unknown := sampling.keys() - SamplingOptions.__dataclass_fields__.keys():
+        check_count("prompt_lookup", prompt_lookup)
+    if unknown := answer.keys() - {*SAMPLING, *STOPPING}:
         raise TypeError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
-    SamplingOptions.from_generation_config({}, **sampling)
+    SamplingOptions.from_generation_config({}, **{name: answer.get(name) for name in SAMPLING})
+    StoppingOptions.from_generation_config({}, **{name: answer.get(name) for name in STOPPING})
 
 
 def _room(model: CausalLM, tokens: Sequence[int], cache: Cache) -> int:
     """How many tokens may follow the prompt; InputError if the prompt itself cannot be run."""
     if not tokens:
         raise InputError("the prompt is empty: expected at least one token")
-    vocab_size = model.config.vocab_size
-    if unknown := [token for token in tokens if not 0 <= token < vocab_size]:
-        raise InputError(f"the prompt has token {unknown[0]}: expected ids from 0 to {vocab_size - 1}")
+    check_token_ids(tokens, model.config.vocab_size, "the prompt")
     context = model.config.max_position_embeddings
     used = cache.offset + len(tokens)
     if used >= context:

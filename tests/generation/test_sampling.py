@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import sampling
-from afmoe_mlx.generation.sampling import SamplingOptions, make_logits_processors, make_sampler
+from afmoe_mlx.generation.processors import make_logits_processors
+from afmoe_mlx.generation.sampling import SamplingOptions, make_sampler
 
 VOCABULARY = 97
 
