@@ -31,13 +31,13 @@ XtcProbability = Annotated[float | None, typer.Option(help="How often to leave o
 XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
 RepetitionContextSize = Annotated[
-    int | None, typer.Option(help="How many tokens are recent for it, 20 if not given; 0: all.")
+    int | None, typer.Option(help="So many tokens count for it; 0: all; 20 if not given.")
 ]
 PresencePenalty = Annotated[float | None, typer.Option(help="Take this from the logits of recent tokens.")]
-PresenceContextSize = Annotated[int | None, typer.Option(help="How many are recent for it, 20 if not given; 0: all.")]
-FrequencyPenalty = Annotated[float | None, typer.Option(help="Take it as often as a recent token occurs.")]
-FrequencyContextSize = Annotated[int | None, typer.Option(help="How many are recent for it, 20 if not given; 0: all.")]
-NoRepeatNgramSize = Annotated[int | None, typer.Option(help="Let no so many tokens in a row occur again.")]
+PresenceContextSize = Annotated[int | None, typer.Option(help="So many tokens count for it; 0: all; 20 if not given.")]
+FrequencyPenalty = Annotated[float | None, typer.Option(help="Take this from them as often as they occur.")]
+FrequencyContextSize = Annotated[int | None, typer.Option(help="So many tokens count for it; 0: all; 20 if not given.")]
+NoRepeatNgramSize = Annotated[int | None, typer.Option(help="Write no so many tokens in a row a second time.")]
 LogitBias = Annotated[
     list[str] | None, typer.Option(metavar="ID=VALUE", help="Add this to a token's logit; repeatable.")
 ]

@@ -112,7 +112,7 @@ class NoRepeatNGram(PureProcessor):
             return logits
         lasts, repeats = tokens[self.size - 1 :], mx.ones(count, mx.bool_)
         if self.size > 1:
-            begun = mx.as_strided(tokens, (count, self.size - 1), (1, 1))
+            begun = tokens[mx.arange(count)[:, None] + mx.arange(self.size - 1)]
             repeats = (begun == tokens[count:]).all(axis=-1)
         forbidden = _counts(lasts, logits.shape[-1], repeats) > 0
         return mx.where(forbidden, -mx.inf, logits)
