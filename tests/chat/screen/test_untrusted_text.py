@@ -1,15 +1,20 @@
 """What a model writes is shown, aligned and never obeyed."""
 
 import io
+import json
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from afmoe_mlx import load
+from afmoe_mlx.chat.conversation.conversation import Conversation
 from afmoe_mlx.chat.screen.markdown import markdown_lines
 from helpers.answers import show
 from helpers.markdown_texts import HOSTILE
 from helpers.screens import Screen
+from helpers.tiny import tiny_folder
 
 WAYS = [
     "{}",
@@ -40,6 +45,26 @@ def test_what_a_model_writes_is_shown_and_never_obeyed(way: str, show_thinking: 
         assert "\u202e" not in screen.written
         if markdown and "[bold]" in text and way != THINKING:
             assert "[bold]bold[/bold]" in "".join(screen.rows)
+
+
+def test_a_special_token_is_shown_and_never_obeyed(tmp_path: Path) -> None:
+    """Its text comes from a file of the model's, and reaches the answer."""
+    folder, token = tiny_folder(tmp_path / "m"), "<|\x1b]0;title\x07\x1b[2J\u202e|>"
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {"2": {"content": token, "special": True}}
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"][2]["content"] = token
+    tokenizer["model"]["vocab"][token] = tokenizer["model"]["vocab"].pop("<|im_start|>")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    conversation = Conversation(*load(folder), options={"max_tokens": 3, "logit_bias": {2: 1000.0}})
+    pieces = [chunk.text for chunk in conversation.reply("hello")]
+    assert "".join(pieces) == token * 3
+    for markdown in (True, False):
+        screen = Screen()
+        show(screen, pieces, markdown=markdown)
+        assert screen.foreign() == ""
+        assert "\\x1b]0;title" in "".join(screen.rows)
 
 
 def test_a_link_is_shown_with_its_target() -> None:
