@@ -30,14 +30,12 @@ TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens
 XtcProbability = Annotated[float | None, typer.Option(help="How often to leave out the top choices.")]
 XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
-RepetitionContextSize = Annotated[
-    int | None, typer.Option(help="So many tokens count for it; 0: all; 20 if not given.")
-]
+RepetitionContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
 PresencePenalty = Annotated[float | None, typer.Option(help="Take this from the logits of recent tokens.")]
-PresenceContextSize = Annotated[int | None, typer.Option(help="So many tokens count for it; 0: all; 20 if not given.")]
-FrequencyPenalty = Annotated[float | None, typer.Option(help="Take this from them as often as they occur.")]
-FrequencyContextSize = Annotated[int | None, typer.Option(help="So many tokens count for it; 0: all; 20 if not given.")]
-NoRepeatNgramSize = Annotated[int | None, typer.Option(help="Write no so many tokens in a row a second time.")]
+PresenceContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
+FrequencyPenalty = Annotated[float | None, typer.Option(help="Take this as often as each of them occurs.")]
+FrequencyContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
+NoRepeatNgramSize = Annotated[int | None, typer.Option(help="Never write so many tokens in a row twice; 0 is off.")]
 LogitBias = Annotated[
     list[str] | None, typer.Option(metavar="ID=VALUE", help="Add this to a token's logit; repeatable.")
 ]

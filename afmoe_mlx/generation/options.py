@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from .stopping import StopStrings
 
-SOURCE = "generation_config.json: "
+_SOURCE = "generation_config.json: "
 
 # Keys of a generation_config.json that are read, those below and the tokenizer's.
 _READ = {
@@ -96,6 +96,9 @@ class _Rule(NamedTuple):
     expected: str
 
 
+# Far beyond any logit, and in float32 still a number however often it is added.
+_MOST = 1e30
+_PENALTY = _Rule(Real, lambda x: abs(x) <= _MOST, f"a number from -{_MOST:g} to {_MOST:g}")
 _CONTEXT_SIZE = _Rule(Integral, lambda x: x >= 0, "an integer >= 0")
 _RULES = {
     "temperature": _Rule(Real, lambda x: x >= 0, "a finite number >= 0"),
@@ -107,9 +110,9 @@ _RULES = {
     "xtc_threshold": _Rule(Real, lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5"),
     "repetition_penalty": _Rule(Real, lambda x: x > 0, "a finite number > 0"),
     "repetition_context_size": _CONTEXT_SIZE,
-    "presence_penalty": _Rule(Real, lambda x: True, "a finite number"),
+    "presence_penalty": _PENALTY,
     "presence_context_size": _CONTEXT_SIZE,
-    "frequency_penalty": _Rule(Real, lambda x: True, "a finite number"),
+    "frequency_penalty": _PENALTY,
     "frequency_context_size": _CONTEXT_SIZE,
     "no_repeat_ngram_size": _Rule(Integral, lambda x: x >= 0, "an integer >= 0"),
     "seed": _Rule(Integral, lambda x: 0 <= x < 2**64, "an integer from 0 to 2**64 - 1"),
@@ -177,12 +180,12 @@ class SamplingOptions:
         chosen = {name: value for name, value in overrides.items() if value is not None}
         do_sample = config.get("do_sample")
         if do_sample is not None and not isinstance(do_sample, bool):
-            raise InputError(f"{SOURCE}do_sample is {reprlib.repr(do_sample)}, expected true or false")
+            raise InputError(f"{_SOURCE}do_sample is {reprlib.repr(do_sample)}, expected true or false")
 
         found: dict[str, Any] = {"temperature": 1.0} if do_sample else {}
         for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "no_repeat_ngram_size"):
             if config.get(name) is not None and name not in chosen:
-                _check(name, config[name], SOURCE)
+                _check(name, config[name], _SOURCE)
                 found[name] = config[name]
         if do_sample is False:
             found["temperature"] = 0.0
@@ -202,8 +205,9 @@ def _biases(value: Any) -> dict[int, float]:
         token = int(key) if isinstance(key, str) and key.isdecimal() and len(key) <= 10 else key
         if not _is_token(token):
             raise InputError(f"logit_bias has token {reprlib.repr(key)}, expected the id of one")
-        if isinstance(bias, bool) or not isinstance(bias, Real) or not (_is_finite(bias) or bias == -math.inf):
-            raise InputError(f"logit_bias of token {token} is {reprlib.repr(bias)}, expected a finite number or -inf")
+        if isinstance(bias, bool) or not isinstance(bias, Real) or not (abs(bias) <= _MOST or bias == -math.inf):
+            expected = f"{_PENALTY.expected}, or -inf"
+            raise InputError(f"logit_bias of token {token} is {reprlib.repr(bias)}, expected {expected}")
         found[int(token)] = float(bias)
     return found
 
@@ -213,7 +217,7 @@ def _suppressed(tokens: Any) -> dict[int, float]:
     if tokens is None:
         return {}
     if not isinstance(tokens, list) or not all(map(_is_token, tokens)):
-        raise InputError(f"{SOURCE}suppress_tokens is {reprlib.repr(tokens)}, expected a list of token ids")
+        raise InputError(f"{_SOURCE}suppress_tokens is {reprlib.repr(tokens)}, expected a list of token ids")
     return dict.fromkeys(tokens, -math.inf)
 
 
@@ -245,12 +249,12 @@ class StoppingOptions:
         chosen = {name: value for name, value in overrides.items() if value is not None}
         limit, stop = config.get("max_new_tokens"), config.get("stop_strings")
         if limit is not None and "max_tokens" not in chosen:
-            check_count("max_new_tokens", limit, SOURCE)
+            check_count("max_new_tokens", limit, _SOURCE)
             chosen["max_tokens"] = limit
         if stop is not None and "stop" not in chosen:
             stop = [stop] if isinstance(stop, str) else stop
             if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-                raise InputError(f"{SOURCE}stop_strings is {reprlib.repr(stop)}, expected texts")
+                raise InputError(f"{_SOURCE}stop_strings is {reprlib.repr(stop)}, expected texts")
             chosen["stop"] = stop
         return cls(**chosen)
 

@@ -79,7 +79,19 @@ def test_a_logit_bias_may_have_its_ids_as_json_does() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [5, [1, 2], {-1: 1.0}, {"x": 1.0}, {True: 1.0}, {1.5: 1.0}, {1: math.nan}, {1: math.inf}, {1: "2"}, {1: True}],
+    [
+        5,
+        [1, 2],
+        {-1: 1.0},
+        {"x": 1.0},
+        {True: 1.0},
+        {1.5: 1.0},
+        {1: math.nan},
+        {1: math.inf},
+        {1: -1e31},
+        {1: "2"},
+        {1: True},
+    ],
 )
 def test_a_logit_bias_that_is_none_is_refused(value: Any) -> None:
     with pytest.raises(InputError, match=r"^logit_bias .*expected"):

@@ -248,7 +248,7 @@ def test_a_penalty_of_one_needs_no_processor():
         ("xtc_threshold", [-0.1, 0.51, math.nan]),
         ("repetition_penalty", [0, -1.0, math.nan, math.inf, True]),
         ("repetition_context_size", [-1, 2.5, True]),
-        ("presence_penalty", [math.nan, -math.inf, True, "1", None]),
+        ("presence_penalty", [math.nan, -math.inf, 1e31, True, "1", None]),
         ("presence_context_size", [-1, 2.5, True, None]),
         ("frequency_penalty", [math.nan, math.inf, True]),
         ("frequency_context_size", [-1, 2.5, True]),
