@@ -205,7 +205,7 @@ def _biases(value: Any) -> dict[int, float]:
         token = int(key) if isinstance(key, str) and key.isdecimal() and len(key) <= 10 else key
         if not _is_token(token):
             raise InputError(f"logit_bias has token {reprlib.repr(key)}, expected the id of one")
-        if isinstance(bias, bool) or not isinstance(bias, Real) or not (abs(bias) <= _MOST or bias == -math.inf):
+        if isinstance(bias, bool) or not isinstance(bias, Real) or not (_PENALTY.accepts(bias) or bias == -math.inf):
             expected = f"{_PENALTY.expected}, or -inf"
             raise InputError(f"logit_bias of token {token} is {reprlib.repr(bias)}, expected {expected}")
         found[int(token)] = float(bias)
