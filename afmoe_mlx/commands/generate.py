@@ -69,7 +69,7 @@ def run(request: GenerateRequest) -> int:
 
 
 def report(answer: Answer, request: GenerateRequest, options: Mapping[str, Any], sampling: str) -> None:
-    """Print what is left to print: the statistics, how was sampled among them, or all of it as one object."""
+    """Print what is left to print: the statistics and how was sampled, or all of it as one object."""
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:

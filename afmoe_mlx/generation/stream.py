@@ -85,7 +85,7 @@ def stream_generate(
     `Tokenizer.apply_chat_template` for messages).
     max_tokens, stop, extra_eos_token: where the answer ends, the fields of `StoppingOptions`; sampling: how tokens are
     chosen, those of `SamplingOptions`. Those not given come from the model's generation_config.json.
-    skip_special_tokens: leave special tokens out of the text, in which only the token that ends the answer is not.
+    skip_special_tokens: leave special tokens out of the text; else all are in it but the one that ends the answer.
     sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
     the place of the options of sampling.
     cache: what the model has already seen; the prompt continues it.

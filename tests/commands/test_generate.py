@@ -65,6 +65,12 @@ def test_stop_seed_and_extra_eos_are_honoured(model: str) -> None:
     text = run(*options).out
     assert run(*options).out == text
     assert run(*options, "--stop", text[5:7]).out == text[: text.index(text[5:7])] + "\n"
+    assert (
+        run("chat", "hello", *options[1:3], *options[5:], "--stop", text[5:7]).out
+        == run(*options, "--stop", text[5:7]).out
+    )
+    forced = ("--extra-eos-token", "9", "--logit-bias", "9=1000")
+    assert run(*options, *forced).out == run("chat", "hello", *options[1:3], *forced).out == "\n"
 
 
 def test_a_biased_token_is_all_that_is_written(model: str) -> None:

@@ -14,7 +14,7 @@ from afmoe_mlx.errors import CheckpointError, InputError
 from afmoe_mlx.generation import prefill
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
-from helpers.tiny import ARCHITECTURES, tiny_folder
+from helpers.tiny import ARCHITECTURES, scripted, tiny_folder
 
 Loaded = tuple[CausalLM, Tokenizer]
 
@@ -83,12 +83,6 @@ def test_an_eos_token_ends_the_answer_and_is_not_shown(loaded: Loaded) -> None:
     assert [chunk.token for chunk in chunks] == plain[: at + 1]
     assert chunks[-1].finish_reason == "stop"
     assert "".join(c.text for c in chunks) == tokenizer.decode(plain[:at])
-
-
-def scripted(tokens: list[int]) -> Any:
-    """A sampler that says what is written."""
-    rest = iter(tokens)
-    return lambda logprobs: mx.array([next(rest, 0)])
 
 
 def test_what_ends_an_answer_is_not_text_and_every_other_token_is(loaded: Loaded) -> None:

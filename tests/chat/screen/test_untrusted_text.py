@@ -1,7 +1,6 @@
 """What a model writes is shown, aligned and never obeyed."""
 
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from helpers.answers import show
 from helpers.markdown_texts import HOSTILE
 from helpers.screens import Screen
 from helpers.tiny import tiny_folder
+from helpers.tiny_tokenizers import rename_special
 
 WAYS = [
     "{}",
@@ -49,15 +49,10 @@ def test_what_a_model_writes_is_shown_and_never_obeyed(way: str, show_thinking: 
 
 def test_a_special_token_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     """Its text comes from a file of the model's, and reaches the answer."""
-    folder, token = tiny_folder(tmp_path / "m"), "<|\x1b]0;title\x07\x1b[2J\u202e|>"
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["added_tokens_decoder"] = {"2": {"content": token, "special": True}}
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    tokenizer["added_tokens"][2]["content"] = token
-    tokenizer["model"]["vocab"][token] = tokenizer["model"]["vocab"].pop("<|im_start|>")
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    conversation = Conversation(*load(folder), options={"max_tokens": 3, "logit_bias": {2: 1000.0}})
+    token = "<|\x1b]0;title\x07\x1b[2J\u202e|>"
+    model, tokenizer = load(rename_special(tiny_folder(tmp_path / "m"), "<|im_start|>", token))
+    options = {"max_tokens": 3, "logit_bias": {tokenizer.token_to_id(token): 1000.0}}
+    conversation = Conversation(model, tokenizer, options=options)
     pieces = [chunk.text for chunk in conversation.reply("hello")]
     assert "".join(pieces) == token * 3
     for markdown in (True, False):

@@ -90,6 +90,7 @@ def test_settings_of_every_kind_come_back_as_they_were(folder: SessionFolder) ->
         assert {setting.name: setting.value for setting in shown} == {"max_tokens": 9} | options
         before = len(lines(session.path))
         session.save(talk(**found))
+        session.save(talk(**options))
         assert len(lines(session.path)) == before
 
 
