@@ -11,6 +11,7 @@ from rich.console import Console
 from afmoe_mlx import device
 from afmoe_mlx.command_line.length import check_length
 from afmoe_mlx.command_line.requests.answering import ChatRequest, or_demo
+from afmoe_mlx.command_line.template import read_template, template_variables
 from afmoe_mlx.generation import check_options
 from afmoe_mlx.terminal import note
 
@@ -34,6 +35,7 @@ def run(request: ChatRequest) -> int:
     """Chat until the user leaves, or answer once; the exit status."""
     model = None if request.model is None and request.resume is not None else or_demo(request.model)
     check_options(**_given(request.stream_options))
+    template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
     question = one_shot.question(request.question)
     with ExitStack() as resources:
         session = None
@@ -44,6 +46,7 @@ def run(request: ChatRequest) -> int:
         source = EngineSource(
             revision=request.revision,
             draft_model=request.draft_model,
+            chat_template=template,
             kv=request.kv,
             context=request.context,
             force=request.force,
@@ -54,7 +57,7 @@ def run(request: ChatRequest) -> int:
         check_length(question or "", name, revision=request.revision)
         # what is typed meanwhile is for the line editor, which takes Enter for what it is
         with silent_keyboard() if question is None and can_edit_lines() else nullcontext():
-            conversation = _conversation(name, source, request)
+            conversation = _conversation(name, source, request, variables)
         # from one answer to the next too: to bring back what macOS has taken takes a while
         resources.enter_context(device.resident())
         resources.callback(_flush, conversation)
@@ -65,17 +68,15 @@ def run(request: ChatRequest) -> int:
         return _answer_once(conversation, session, request, question)
 
 
-def _conversation(name: str, source: EngineSource, request: ChatRequest) -> Conversation:
-    options = request.stream_options
-    options["max_tokens"] = options["max_tokens"] or settings.MAX_TOKENS
-    engine = source.first(name, options)
+def _conversation(name: str, source: EngineSource, request: ChatRequest, variables: Mapping[str, Any]) -> Conversation:
+    engine = source.first(name, request.stream_options)
     conversation = Conversation(
         engine.model,
         engine.tokenizer,
         options=engine.options,
         store=engine.store,
         context=source.context,
-        template_variables={"enable_thinking": False} if request.no_think else {},
+        template_variables={**variables, "enable_thinking": False} if request.no_think else variables,
     )
     if request.no_think and not conversation.knows_variable("enable_thinking"):
         note(f"{name} has no switch for its reasoning: --no-think changes nothing", dim=True)

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import InputError, OptionError
 from ..values import listed, shown
+from .logit_bias import parse_logit_bias
 
 # What TOML has for each type of option, and what that is called in a message.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -18,6 +19,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "int range": ((int,), "an integer"),
     "float": ((int, float), "a number"),
     "str": ((str,), "text"),
+    "guesses": ((int, bool), "a number of tokens, or true"),
 }
 # What `stream_generate` calls an option that is short here.
 SPELLED_OUT = {"temp": "temperature"}
@@ -61,7 +63,8 @@ def preset(name: str, context: typer.Context) -> dict[str, Any]:
         _check_type(place, value, param)
         try:
             param.type_cast_value(context, value)
-            check_options(**{SPELLED_OUT.get(_key(key), _key(key)): value})
+            meant = parse_logit_bias(value) if param.name == "logit_bias" else value
+            check_options(**{SPELLED_OUT.get(_key(key), _key(key)): meant})
         except OptionError:
             pass  # of another meaning than the answer's
         except (InputError, typer.BadParameter) as error:

@@ -8,14 +8,14 @@ import typer
 AUTO = "auto"
 
 
-def _guesses(text: str) -> int | bool:
+def guesses(given: str | int) -> int:
     """A number of tokens; True for as many as suit the device."""
-    if text == AUTO:
+    if given is True or given == AUTO:
         return True
     try:
-        return int(text)
+        return int(given)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number of tokens") from None
+        raise typer.BadParameter(f"{given!r} is no number of tokens") from None
 
 
 def _take_preset(context: typer.Context, name: str | None) -> str | None:
@@ -41,7 +41,18 @@ Preset = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 SystemPrompt = Annotated[str | None, typer.Option(help="Put before the conversation by the chat template.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        "-m",
+        help="End an answer after so many tokens, -1 for no limit; by default the model's, 256 or in a chat 2048.",
+    ),
+]
 Stop = Annotated[list[str] | None, typer.Option(help="A text that ends the answer, not shown; repeatable.")]
+ExtraEosToken = Annotated[
+    list[str] | None, typer.Option(help="Another token that ends it, its text or id; repeatable.")
+]
 Temp = Annotated[float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
 MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")]
@@ -50,7 +61,20 @@ TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens
 XtcProbability = Annotated[float | None, typer.Option(help="How often to leave out the top choices.")]
 XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
+RepetitionContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
+PresencePenalty = Annotated[float | None, typer.Option(help="Take this from the logits of recent tokens.")]
+PresenceContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
+FrequencyPenalty = Annotated[float | None, typer.Option(help="Take this as often as each of them occurs.")]
+FrequencyContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
+NoRepeatNgramSize = Annotated[int | None, typer.Option(help="Never write so many tokens in a row twice; 0 is off.")]
+LogitBias = Annotated[
+    list[str] | None, typer.Option(metavar="ID=VALUE", help="Add this to a token's logit; repeatable.")
+]
 Seed = Annotated[int | None, typer.Option(help="The same seed draws the same answer.")]
+ChatTemplate = Annotated[
+    str | None, typer.Option(metavar="FILE", help="A Jinja file in place of the model's chat template.")
+]
+ChatTemplateConfig = Annotated[str | None, typer.Option(help="Template variables, a JSON object.")]
 Context = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Tokens of conversation that memory must have room for; 4096 if not given."),
@@ -59,7 +83,7 @@ Force = Annotated[bool, typer.Option("--force", help="Load even what does not fi
 PromptLookup = Annotated[
     Any | None,
     typer.Option(
-        parser=_guesses,
+        parser=guesses,
         metavar="[N]",
         help="Guess up to so many tokens a step, what suits the device if no number follows, from the text so far.",
     ),

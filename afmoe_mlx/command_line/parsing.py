@@ -78,7 +78,8 @@ class Command(TyperCommand):
         try:
             if any(param.name == "model" and param.param_type_name == "argument" for param in self.params):
                 args = alone(args, "--model")
-            args = repeated(args, "--extra-eos-token")
+            if not any(param.param_type_name == "argument" for param in self.params):  # whose values would be taken
+                args = repeated(args, "--extra-eos-token")
             args = with_value(args, "--prompt-lookup", AUTO, lambda word: word.isdecimal() or word == AUTO)
             for option in ("--calibrate", "--resume"):
                 args = with_value(args, option, "", lambda word: not word.startswith("-"))

@@ -1,6 +1,5 @@
 """`afmoe-mlx generate`: one answer on stdout, statistics on stderr."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +7,13 @@ from ..api import load
 from ..cache import PrefixStore
 from ..command_line.answer import Answer, summary
 from ..command_line.draft import with_draft_model
+from ..command_line.generation_config import sampling_in_words, tell_unused_keys
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.length import check_length
 from ..command_line.progress import progress_bar
 from ..command_line.prompt_cache import PromptFile, disk_directory
 from ..command_line.requests.answering import GenerateRequest, or_demo
+from ..command_line.template import read_template, template_variables
 from ..errors import InputError
 from ..generation import GenerationChunk, check_options, encode_prompt, stream_generate
 from ..terminal import note, read_stdin, write, write_json
@@ -21,15 +22,12 @@ from ..tokenizer import Tokenizer
 # Shorter prompts are read before a progress bar would be worth drawing.
 LONG_PROMPT = 2048
 
-# What the command itself hands to the template.
-RESERVED = {"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize"}
-
 
 def run(request: GenerateRequest) -> int:
     """Answer and print; the exit status, 130 if the answer was interrupted."""
     name = or_demo(request.model)
-    template_variables = _template_variables(request.chat_template_config)
-    options: dict[str, Any] = {**request.stream_options, "stop": request.stop or ()}
+    template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
+    options: dict[str, Any] = request.stream_options
     check_options(**options)
     text = read_stdin() if request.prompt == "-" else request.prompt
     check_length(text, name, revision=request.revision)
@@ -41,8 +39,9 @@ def run(request: GenerateRequest) -> int:
         force=request.force,
     )
     tell_kv_bits(model)
+    tell_unused_keys(tokenizer)
     options = with_draft_model(options, request.draft_model, tokenizer, force=request.force)
-    tokenizer = tokenizer.with_extra_eos(request.extra_eos_token or ())
+    tokenizer = tokenizer if template is None else tokenizer.with_chat_template(template)
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     store = PrefixStore(model, directory=directory) if directory else None
@@ -50,7 +49,7 @@ def run(request: GenerateRequest) -> int:
     if messages is None:
         prompt = file.followed_by(tokenizer, text) if file else encode_prompt(tokenizer, text)
     else:
-        prompt = render_prompt(tokenizer, messages, template_variables)
+        prompt = render_prompt(tokenizer, messages, variables)
     options = {**options, "store": store, **(file.begin(prompt, store) if file else {})}
     answer = Answer()
     try:
@@ -62,7 +61,7 @@ def run(request: GenerateRequest) -> int:
                     write(chunk.text)
     except KeyboardInterrupt:
         answer.is_interrupted = True
-    report(answer, request, options)
+    report(answer, request, options, sampling_in_words(tokenizer, options))
     if store is not None:
         store.flush()
     if file is not None and not answer.is_interrupted:
@@ -70,8 +69,8 @@ def run(request: GenerateRequest) -> int:
     return 130 if answer.is_interrupted else 0
 
 
-def report(answer: Answer, request: GenerateRequest, options: Mapping[str, Any]) -> None:
-    """Print what is left to print: the statistics, or all of it as one object."""
+def report(answer: Answer, request: GenerateRequest, options: Mapping[str, Any], sampling: str) -> None:
+    """Print what is left to print: the statistics and how was sampled, or all of it as one object."""
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
@@ -80,6 +79,7 @@ def report(answer: Answer, request: GenerateRequest, options: Mapping[str, Any])
     write("\n")
     if request.wants_statistics and answer.last:
         _statistics(answer.last, answer.finish_reason, speculated=speculated, kept=kept)
+        note(f"Sampling: {sampling}")
 
 
 def make_messages(
@@ -118,20 +118,6 @@ def render_prompt(
     return tokenizer.apply_chat_template(
         messages, add_generation_prompt=not continued, continue_final_message=continued, **template_variables
     )
-
-
-def _template_variables(text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"--chat-template-config is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError("--chat-template-config: expected a JSON object, such as '{\"enable_thinking\": false}'")
-    if clash := value.keys() & RESERVED:
-        raise InputError(f"--chat-template-config sets {sorted(clash)[0]}: that is not the template's to choose")
-    return value
 
 
 def _statistics(last: GenerationChunk, reason: str | None, *, speculated: bool, kept: bool) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 import mlx.core as mx
+import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..checkpoint.files import DTYPES, StoredTensor
@@ -65,11 +66,13 @@ def converted_weights(config: ModelConfig, dtype: mx.Dtype, *, bits: int | None)
     bits: None for weights in `dtype`.
     """
     model = make_model(config)
-    model.set_dtype(dtype)
+    nn.Module.set_dtype(model, dtype)  # all of it, as it is stored
     if bits is not None:
         quantize_all(model, {"bits": bits, "group_size": 64, "mode": "affine"})
-    sizes = {name: array.nbytes for name, array in _arrays(model).items()}
-    return Weights(sum(sizes.values()), sum(sizes.values()), _active(sizes, config))
+    stored = {name: array.nbytes for name, array in _arrays(model).items()}
+    wide = {name: array.size * mx.float32.size for name, array in _arrays(model).items() if config.is_float32(name)}
+    held = stored | wide
+    return Weights(sum(stored.values()), sum(held.values()), _active(held, config))
 
 
 def _arrays(model: CausalLM) -> dict[str, mx.array]:

@@ -2,9 +2,11 @@
 
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
 from .loop import decode, prefill
-from .sampling import SamplingOptions, make_logits_processors, make_sampler
+from .options import NO_LIMIT, SamplingOptions, StoppingOptions, unused_keys
+from .processors import make_logits_processors
+from .sampling import make_sampler
 from .stopping import StopStrings
-from .stream import NO_LIMIT, GenerationChunk, check_options, encode_prompt, generate, stream_generate
+from .stream import GenerationChunk, check_options, encode_prompt, generate, stream_generate
 
 __all__ = [
     "NO_LIMIT",
@@ -13,6 +15,7 @@ __all__ = [
     "PromptLookup",
     "SamplingOptions",
     "StopStrings",
+    "StoppingOptions",
     "check_options",
     "check_same_tokenizer",
     "decode",
@@ -22,4 +25,5 @@ __all__ = [
     "make_sampler",
     "prefill",
     "stream_generate",
+    "unused_keys",
 ]

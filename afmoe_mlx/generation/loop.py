@@ -7,9 +7,9 @@ import mlx.core as mx
 
 from .. import device
 from ..cache import Cache
-from ..errors import InputError
 from ..models import CausalLM
-from .sampling import LogitsProcessor, Sampler, keeps_no_count
+from .processors import LogitsProcessor, check_token_ids
+from .sampling import Sampler, keeps_no_count
 
 Progress = Callable[[int, int], None]
 
@@ -33,7 +33,7 @@ def prefill(
     step_size: by default what suits the device. on_chunk: called after each chunk, when the cache has its columns.
     InputError for a token that the model has not.
     """
-    require_token_ids(tokens, model.config.vocab_size, "the prompt")
+    check_token_ids(tokens, model.config.vocab_size, "the prompt")
     done, cleared, total = 0, 0, len(tokens)
     while done < total:
         if on_progress is not None:
@@ -51,13 +51,6 @@ def prefill(
     if on_progress is not None:
         on_progress(total, total)
     return logits[:, -1]
-
-
-def require_token_ids(tokens: Sequence[int], vocab_size: int, where: str) -> None:
-    """InputError for an id outside the vocabulary; the device would read whatever lies there."""
-    for token in tokens:
-        if not 0 <= token < vocab_size:
-            raise InputError(f"{where} has token {token}: expected ids from 0 to {vocab_size - 1}")
 
 
 def decode(

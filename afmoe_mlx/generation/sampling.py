@@ -1,4 +1,4 @@
-"""Sampling on the device: penalties of logits, filters over log-probabilities, then one draw.
+"""Sampling on the device: filters over log-probabilities, then one draw.
 
 Filters, their order and their meanings are those of `mlx_lm.sample_utils`. Unlike there, each sampler owns its random
 key, so that a seed gives the same tokens whatever else draws in the process.
@@ -7,17 +7,15 @@ key, so that a seed gives the same tokens whatever else draws in the process.
 import math
 import os
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
 from ..errors import InputError
+from .options import SamplingOptions
+from .processors import PureProcessor
 
 Sampler = Callable[[mx.array], mx.array]
-LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 # Below this the draw is the argmax anyway; far smaller ones would overflow float32.
 _COLDEST = 1e-30
@@ -25,89 +23,6 @@ _COLDEST = 1e-30
 _LEAST_NOISE = -5.0
 # SplitMix64 (Steele, Lea, Flood 2014), which numbers the random keys.
 _SPLITMIX_STEP = 0x9E3779B97F4A7C15
-
-
-class _Rule(NamedTuple):
-    kind: type
-    accepts: Callable[[Any], bool]
-    expected: str
-
-
-_RULES = {
-    "temperature": _Rule(Real, lambda x: x >= 0, "a finite number >= 0"),
-    "top_p": _Rule(Real, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "min_p": _Rule(Real, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "min_tokens_to_keep": _Rule(Integral, lambda x: x >= 1, "an integer >= 1"),
-    "top_k": _Rule(Integral, lambda x: x >= 0, "an integer >= 0"),
-    "xtc_probability": _Rule(Real, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
-    "xtc_threshold": _Rule(Real, lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5"),
-    "repetition_penalty": _Rule(Real, lambda x: x > 0, "a finite number > 0"),
-    "repetition_context_size": _Rule(Integral, lambda x: x >= 1, "an integer >= 1"),
-    "seed": _Rule(Integral, lambda x: 0 <= x < 2**64, "an integer from 0 to 2**64 - 1"),
-}
-
-
-def _check(name: str, value: object, source: str = "") -> None:
-    rule = _RULES[name]
-    if isinstance(value, rule.kind) and not isinstance(value, bool) and _is_finite(value) and rule.accepts(value):
-        return
-    raise InputError(f"{source}{name} is {reprlib.repr(value)}, expected {rule.expected}")
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How the next token is chosen; the defaults are greedy.
-
-    `top_p` 0 or 1, `top_k` 0, `min_p` 0, `xtc_probability` 0 and `repetition_penalty` 1 each switch a step off.
-    `seed` None draws one from the operating system: each sampler has a key of its own, which `mx.random.seed` does not
-    reach. Raises InputError for a value that makes no sense.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    min_tokens_to_keep: int = 1
-    top_k: int = 0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    repetition_penalty: float = 1.0
-    repetition_context_size: int = 20
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None or field.name != "seed":
-                _check(field.name, value)
-
-    @classmethod
-    def from_generation_config(cls, config: Mapping[str, Any], **overrides: Any) -> "SamplingOptions":
-        """Options from the contents of a generation_config.json, over which overrides other than None win.
-
-        Without an explicit temperature, `do_sample` false means greedy and `do_sample` true alone temperature 1.
-        Raises InputError naming the file's key, or the override, that makes no sense.
-        """
-        chosen = {name: value for name, value in overrides.items() if value is not None}
-        source = "generation_config.json: "
-        do_sample = config.get("do_sample")
-        if do_sample is not None and not isinstance(do_sample, bool):
-            raise InputError(f"{source}do_sample is {reprlib.repr(do_sample)}, expected true or false")
-
-        found: dict[str, Any] = {"temperature": 1.0} if do_sample else {}
-        for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
-            if config.get(name) is not None and name not in chosen:
-                _check(name, config[name], source)
-                found[name] = config[name]
-        if do_sample is False:
-            found["temperature"] = 0.0
-        return cls(**found | chosen)
 
 
 def make_sampler(options: SamplingOptions, *, xtc_special_tokens: Sequence[int] = ()) -> Sampler:
@@ -161,36 +76,9 @@ class RandomSampler:
         return logprobs
 
 
-def make_logits_processors(options: SamplingOptions) -> list[LogitsProcessor]:
-    """Functions from the tokens so far (n,) and logits (B, V) to new logits, to apply in order before sampling."""
-    if options.repetition_penalty == 1:
-        return []
-    return [RepetitionPenalty(options.repetition_penalty, options.repetition_context_size)]
-
-
-@dataclass(frozen=True)
-class RepetitionPenalty:
-    """Makes the last `context_size` tokens less likely: positive logits are divided by `penalty`, others multiplied."""
-
-    penalty: float
-    context_size: int
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        logits = logits.astype(mx.float32)
-        if tokens.size == 0:
-            return logits
-        recent = mx.broadcast_to(
-            tokens[-self.context_size :], (*logits.shape[:-1], min(self.context_size, tokens.size))
-        )
-        found = mx.take_along_axis(logits, recent, axis=-1)
-        found = mx.where(found < 0, found * self.penalty, found / self.penalty)
-        # A repeated token is written twice with the same value.
-        return mx.put_along_axis(logits, recent, found, axis=-1)
-
-
 def keeps_no_count(function: object) -> bool:
     """Whether a copy of it, asked in its place, leaves no trace: true of those made here, unknown of others."""
-    return function is greedy or isinstance(function, RandomSampler | RepetitionPenalty)
+    return function is greedy or isinstance(function, RandomSampler | PureProcessor)
 
 
 def apply_top_p(logprobs: mx.array, top_p: float) -> mx.array:

@@ -1,10 +1,9 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from numbers import Integral
 from operator import index
 from typing import Any
 
@@ -16,17 +15,16 @@ from ..errors import CheckpointError, InputError, OptionError
 from ..keywords import GENERATE, takes
 from ..models import CausalLM
 from ..terminal import write
-from ..tokenizer import Tokenizer
+from ..tokenizer import TextStream, Tokenizer
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
-from .loop import Chooser, Progress, decode, prefill, require_token_ids
-from .sampling import LogitsProcessor, Sampler, SamplingOptions, make_logits_processors, make_sampler
+from .loop import Chooser, Progress, decode, prefill
+from .options import NO_LIMIT, SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
+from .processors import LogitsProcessor, check_token_ids, make_logits_processors
+from .sampling import Sampler, make_sampler
 from .speculate import SpeculativeDecoder, Tally
 from .stopping import StopStrings
 
 Prompt = str | Sequence[int] | mx.array
-
-# `max_tokens` for as many as the context takes.
-NO_LIMIT = -1
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,10 @@ def stream_generate(
     tokenizer: Tokenizer,
     prompt: Prompt,
     *,
-    max_tokens: int = 256,
-    stop: Sequence[str] = (),
+    max_tokens: int | None = None,
+    stop: Sequence[str] | None = None,
+    extra_eos_token: Sequence[str] | None = None,
+    skip_special_tokens: bool = False,
     sampler: Sampler | None = None,
     logits_processors: Sequence[LogitsProcessor] | None = None,
     cache: Cache | None = None,
@@ -113,10 +113,12 @@ def stream_generate(
 
     prompt: text, encoded as it is, or token ids, in a sequence or an array (L,) of integers (see
     `Tokenizer.apply_chat_template` for messages).
-    max_tokens: -1 for as many as the model's context takes.
-    stop: texts at which the answer ends, themselves never shown.
+    max_tokens, stop, extra_eos_token: where the answer ends, the fields of `StoppingOptions`; sampling: how tokens are
+    chosen, those of `SamplingOptions`. Those not given come from the model's generation_config.json, whose `do_sample`
+    makes answers random. `seed` makes them repeat, `mx.random.seed` does not.
+    skip_special_tokens: leave special tokens out of the text; else all are in it but the one that ends the answer.
     sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
-    the place of the options below.
+    the place of the options of sampling.
     cache: what the model has already seen; the prompt continues it.
     prefill_step_size: prompt tokens run at a time, by default what suits the device.
     on_progress: called with the prompt tokens done and their total.
@@ -128,34 +130,33 @@ def stream_generate(
     there, the answer too; with a cache, that takes `seen`.
     kv_bits: how many bits the cache made for this answer keeps keys and values of full-attention layers in, None for as
     `model.kv_quantization` says; kv_group_size and quantized_kv_start belong to it, see `KVQuantization`.
-    sampling: the fields of `SamplingOptions`; those not given come from the model's generation_config.json, whose
-    `do_sample` makes answers random. `seed` makes them repeat, `mx.random.seed` does not.
-    Raises InputError for options that make no sense and for a prompt longer than the model's context, CheckpointError
-    for a model whose logits are no numbers.
+    Raises InputError for options that make no sense and for a prompt longer than the model's context, TokenizerError
+    for an extra_eos_token that is none, CheckpointError for a model whose logits are no numbers.
     """
+    stopping = {"max_tokens": max_tokens, "stop": stop, "extra_eos_token": extra_eos_token}
     check_options(
-        max_tokens=max_tokens,
-        stop=stop,
+        **stopping,
         prefill_step_size=prefill_step_size,
         prompt_lookup=prompt_lookup,
         num_draft_tokens=num_draft_tokens,
         **sampling,
     )
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
-    stops = StopStrings(stop)
-    max_tokens = int(max_tokens)
+    ending = StoppingOptions.from_generation_config(tokenizer.generation_config, **stopping)
+    tokenizer = tokenizer.with_extra_eos(ending.extra_eos_token)
+    check_token_ids(options.logit_bias or (), model.config.vocab_size, "logit_bias")
     if isinstance(prompt, str):
         tokenizer.check_length(prompt, model.config.max_position_embeddings)
     tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
     kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
     cache, cached = _begin(model, tokens, seen, cache, store, kept)
-    require_token_ids(seen, model.config.vocab_size, "seen")
     room = _room(model, tokens[cached:], cache)
+    check_token_ids(seen, model.config.vocab_size, "seen")
     unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
     known = sorted(token for token in unspoken if 0 <= token < model.config.vocab_size)  # a config may name others
     sampler = sampler or make_sampler(options, xtc_special_tokens=known)
     processors = make_logits_processors(options) if logits_processors is None else logits_processors
-    limit = room if max_tokens == NO_LIMIT else min(max_tokens, room)
+    limit = room if ending.max_tokens == NO_LIMIT else min(int(ending.max_tokens), room)
     tally = Tally()
     drafter = make_drafter(
         model,
@@ -178,12 +179,14 @@ def stream_generate(
             return
         drafter.begin(whole)
         choose = Chooser(sampler, processors, whole)
-        ends = tokenizer.eos_token_ids
-        decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
+        decoder = SpeculativeDecoder(
+            model, cache, choose, drafter, limit=limit, ends=tokenizer.eos_token_ids, tally=tally
+        )
         yield from decoder.tokens(logits)
 
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
-    chunks = _chunks(tokenizer, steps(), stops, tally, **counts, limit=limit)
+    texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)
+    chunks = _chunks(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -240,7 +243,8 @@ def _resident(chunks: Generator[GenerationChunk, None, None]) -> Generator[Gener
 
 
 def _chunks(
-    tokenizer: Tokenizer,
+    texts: TextStream,
+    ends: Collection[int],
     steps: Generator[tuple[int, mx.array], None, None],
     stops: StopStrings,
     tally: Tally,
@@ -250,7 +254,6 @@ def _chunks(
     limit: int,
 ) -> Generator[GenerationChunk, None, None]:
     """The text, statistics and end of an answer whose tokens `steps` gives, the prompt's work included in the first."""
-    texts = tokenizer.stream()
     began = time.perf_counter()
     prompt_seconds = 0.0
     for count, (token, logprobs) in enumerate(steps, 1):
@@ -259,7 +262,7 @@ def _chunks(
             prompt_seconds, began = now - began, now
             if mx.isnan(logprobs).any().item():
                 raise CheckpointError("the model's logits are no numbers: its weights are damaged, convert it again")
-        is_eos = token in tokenizer.eos_token_ids
+        is_eos = token in ends
         text = "" if is_eos else stops.push(texts.push(token))
         reason = "stop" if is_eos or stops.matched else "length" if count == limit else None
         if reason:
@@ -311,36 +314,28 @@ def _token_ids(tokens: Any, refusal: str) -> list[int]:
 
 def check_options(
     *,
-    max_tokens: int = 1,
-    stop: Sequence[str] = (),
     prefill_step_size: int | None = None,
     prompt_lookup: int | bool | None = None,
     num_draft_tokens: int = 1,
-    **sampling: Any,
+    **answer: Any,
 ) -> None:
     """InputError for options of `stream_generate` that make no sense with any model, OptionError for one it has not."""
-    counts: dict[str, Any] = {"max_tokens": max_tokens, "num_draft_tokens": num_draft_tokens}
-    optional = {
-        "prefill_step_size": prefill_step_size,
-        "prompt_lookup": None if prompt_lookup is True else prompt_lookup,
-    }
-    counts |= {name: value for name, value in optional.items() if value is not None}
-    for name, value in counts.items():
-        is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-        if not is_integer or (value < 1 and (name, value) != ("max_tokens", NO_LIMIT)):
-            endless = ", or -1 for as many as the context takes" if name == "max_tokens" else ""
-            raise InputError(f"{name} is {value!r}: expected an integer, 1 or more{endless}")
-    StopStrings(stop)
-    if unknown := sampling.keys() - SamplingOptions.__dataclass_fields__.keys():
+    check_count("num_draft_tokens", num_draft_tokens)
+    if prefill_step_size is not None:
+        check_count("prefill_step_size", prefill_step_size)
+    if prompt_lookup is not None and prompt_lookup is not True:
+        check_count("prompt_lookup", prompt_lookup)
+    if unknown := answer.keys() - {*SAMPLING, *STOPPING}:
         raise OptionError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
-    SamplingOptions.from_generation_config({}, **sampling)
+    SamplingOptions.from_generation_config({}, **{name: answer.get(name) for name in SAMPLING})
+    StoppingOptions.from_generation_config({}, **{name: answer.get(name) for name in STOPPING})
 
 
 def _room(model: CausalLM, tokens: Sequence[int], cache: Cache) -> int:
     """How many tokens may follow the prompt; InputError if the prompt itself cannot be run."""
     if not tokens:
         raise InputError("the prompt is empty: expected at least one token")
-    require_token_ids(tokens, model.config.vocab_size, "the prompt")
+    check_token_ids(tokens, model.config.vocab_size, "the prompt")
     context = model.config.max_position_embeddings
     used = cache.offset + len(tokens)
     if used >= context:

@@ -150,6 +150,12 @@ class Tokenizer:
         other.eos_token_ids = self.eos_token_ids | {self._eos_id(token) for token in tokens}
         return other
 
+    def with_chat_template(self, template: str) -> "Tokenizer":
+        """A copy whose one chat template is this Jinja source, with tools and without."""
+        other = copy.copy(self)
+        other._templates, other._compiled = {"default": template}, {}
+        return other
+
     @overload
     def apply_chat_template(
         self,

@@ -132,10 +132,8 @@ def set_option(chat: Chat, argument: str) -> None:
     if not argument:
         _show_settings(chat)
         return
-    name, *rest = argument.split()
+    name, *rest = argument.split(maxsplit=1)
     name = settings.full_name(name)
-    if len(rest) > 1:
-        raise InputError(f"{name} has {len(rest)} values: expected one, as in /set temperature 0.3")
     if rest:
         settings.change(chat.conversation.options, name, rest[0])
         chat.save()
@@ -154,7 +152,7 @@ def _show_settings(chat: Chat) -> None:
     table.add_column(no_wrap=True, min_width=max(map(len, settings.MEANINGS)))
     for setting in _settings(chat):
         source = "" if setting.source == settings.DEFAULT else setting.source
-        table.add_row(setting.name, setting.shown, source, Text(setting.meaning, style="dim"))
+        table.add_row(setting.name, Text(printable(setting.shown)), source, Text(setting.meaning, style="dim"))
     chat.show(table)
     chat.say("/set temperature 0.3 changes one, /set temperature default takes the model's own.")
 

@@ -9,10 +9,12 @@ from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.errors import ContextFullError, InputError, TokenizerError
 from afmoe_mlx.generation import NO_LIMIT, GenerationChunk, SamplingOptions, stream_generate
 from afmoe_mlx.generation.loop import Progress
+from afmoe_mlx.generation.options import SAMPLING
 from afmoe_mlx.messages.prompts import Message, Prompt, Prompts
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
 
+from . import settings
 from .recall import Recall
 
 Chunks = Generator[GenerationChunk, None, None]
@@ -99,8 +101,7 @@ class Conversation:
     @property
     def is_greedy(self) -> bool:
         """Whether an answer drawn again is the same."""
-        fields = SamplingOptions.__dataclass_fields__
-        sampling = {name: value for name, value in self.options.items() if name in fields}
+        sampling = {name: self.options.get(name) for name in SAMPLING}
         return SamplingOptions.from_generation_config(self.tokenizer.generation_config, **sampling).temperature == 0
 
     @property
@@ -123,7 +124,7 @@ class Conversation:
                 f"the conversation would have {len(prompt.tokens):,} tokens: expected fewer than "
                 f"{self.context_limit:,}, the context: shorten the message, drop the oldest turns or begin anew"
             )
-        limit = self.options.get("max_tokens", NO_LIMIT)
+        limit = settings.max_tokens(self.options, self.tokenizer.generation_config)
         options = self.options | {"max_tokens": room if limit == NO_LIMIT else min(limit, room)}
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + draws) % 2**64

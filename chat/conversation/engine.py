@@ -9,6 +9,7 @@ from afmoe_mlx.api import load
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.checkpoint.names import caution
 from afmoe_mlx.command_line.draft import with_draft_model
+from afmoe_mlx.command_line.generation_config import tell_unused_keys
 from afmoe_mlx.command_line.kv_bits import KVOptions, tell_kv_bits
 from afmoe_mlx.errors import TokenizerError
 from afmoe_mlx.models import CausalLM
@@ -41,6 +42,8 @@ class EngineSource:
     """Of the first model."""
     draft_model: str | None = None
     """Of the first model."""
+    chat_template: str | None = None
+    """Of the first model, in place of its own."""
     kv: KVOptions
     context: int | None = None
     force: bool = False
@@ -51,23 +54,31 @@ class EngineSource:
 
     def first(self, name: str, options: Mapping[str, Any]) -> Engine:
         """The model that the chat begins with; TokenizerError if it cannot chat, else the errors of `load`."""
-        return self._engine(name, options, revision=self.revision, draft_model=self.draft_model)
+        return self._engine(name, options, self.revision, self.draft_model, self.chat_template)
 
     def another(self, name: str, options: Mapping[str, Any]) -> Engine:
         """A model to go on with, with the same options; errors as of `first`."""
         if words := caution(name):
             note(words, dim=True)
         options = {key: value for key, value in options.items() if key != "draft_model"}
-        return self._engine(name, options, revision=None, draft_model=None)
+        return self._engine(name, options)
 
     def _engine(
-        self, name: str, options: Mapping[str, Any], *, revision: str | None, draft_model: str | None
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        revision: str | None = None,
+        draft_model: str | None = None,
+        chat_template: str | None = None,
     ) -> Engine:
         kept = self.kv.quantization
         model, tokenizer = load(name, revision=revision, context=self.context, kv_quantization=kept, force=self.force)
+        if chat_template is not None:
+            tokenizer = tokenizer.with_chat_template(chat_template)
         if tokenizer.chat_template is None:
             raise TokenizerError(f"{name} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
         tell_kv_bits(model)
+        tell_unused_keys(tokenizer)
         options = with_draft_model(options, draft_model, tokenizer, force=self.force)
         store = PrefixStore(model, directory=self.directory) if self.keeps or self.directory else None
         return Engine(name, model, tokenizer, options, store)

@@ -1,18 +1,22 @@
-"""The settings of /set: sampling options and the limit of tokens."""
+"""The settings of /set: how tokens are chosen, and where an answer ends."""
 
 import dataclasses
 import difflib
+import shlex
 import types
 import typing
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from afmoe_mlx.command_line.logit_bias import parse_logit_bias
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import SamplingOptions, check_options
+from afmoe_mlx.generation import SamplingOptions, StoppingOptions, check_options
 
 MEANINGS = {
     "max_tokens": "tokens of an answer at most; -1: no limit",
+    "stop": "texts that end an answer, in quotes if they have blanks",
+    "extra_eos_token": "tokens that end it too",
     "temperature": "0: always the likeliest token",
     "top_p": "share that the likeliest tokens make up",
     "min_p": "least share of the best token's likelihood",
@@ -21,7 +25,13 @@ MEANINGS = {
     "xtc_probability": "how often top choices are left out",
     "xtc_threshold": "how likely a top choice is at least",
     "repetition_penalty": "divides the logits of recent tokens",
-    "repetition_context_size": "how many tokens are recent",
+    "repetition_context_size": "how many tokens are recent for it; 0: all",
+    "presence_penalty": "taken from the logits of recent tokens",
+    "presence_context_size": "how many tokens are recent for it; 0: all",
+    "frequency_penalty": "taken as often as a recent token occurs",
+    "frequency_context_size": "how many tokens are recent for it; 0: all",
+    "no_repeat_ngram_size": "so many tokens in a row occur once; 0: off",
+    "logit_bias": "added to logits of tokens, by id: 42=-5 7=1",
     "seed": "the same seed draws the same answers",
 }
 SHORT = {"temp": "temperature"}
@@ -41,21 +51,44 @@ class Setting:
 
     @property
     def shown(self) -> str:
-        return "random" if self.value is None else str(self.value)
+        """As `change` reads it."""
+        match self.value:
+            case None:
+                return "random" if self.name == "seed" else "none"
+            case dict():
+                return " ".join(f"{token}={bias:g}" for token, bias in self.value.items()) or "none"
+            case list() | tuple():
+                return shlex.join(self.value) or "none"
+        return str(self.value)
 
 
 def current(options: Mapping[str, Any], generation_config: Mapping[str, Any]) -> list[Setting]:
     """Every setting with the value that counts."""
-    sampling = {name: options.get(name) for name in MEANINGS if name != "max_tokens"}
-    plain = {**dataclasses.asdict(SamplingOptions()), "max_tokens": MAX_TOKENS}
-    now = dataclasses.asdict(SamplingOptions.from_generation_config(generation_config, **sampling))
-    now["max_tokens"] = options.get("max_tokens") or MAX_TOKENS
+    plain, models, now = _values({}, {}), _values({}, generation_config), _values(options, generation_config)
     found = []
     for name, meaning in MEANINGS.items():
-        is_set = sampling.get(name) is not None or (name == "max_tokens" and now[name] != plain[name])
-        source = "set" if is_set else DEFAULT if now[name] == plain[name] else "model"
+        is_set = options.get(name) is not None
+        source = "set" if is_set else DEFAULT if models[name] == plain[name] else "model"
         found.append(Setting(name, now[name], source, meaning))
     return found
+
+
+def max_tokens(options: Mapping[str, Any], generation_config: Mapping[str, Any]) -> int:
+    """How many tokens an answer may have."""
+    return _stopping(options, generation_config).max_tokens
+
+
+def _values(options: Mapping[str, Any], generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    given = {field.name: options.get(field.name) for field in dataclasses.fields(SamplingOptions)}
+    sampling = SamplingOptions.from_generation_config(generation_config, **given)
+    return dataclasses.asdict(sampling) | dataclasses.asdict(_stopping(options, generation_config))
+
+
+def _stopping(options: Mapping[str, Any], generation_config: Mapping[str, Any]) -> StoppingOptions:
+    given = {field.name: options.get(field.name) for field in dataclasses.fields(StoppingOptions)}
+    if generation_config.get("max_new_tokens") is None:
+        given["max_tokens"] = given["max_tokens"] or MAX_TOKENS
+    return StoppingOptions.from_generation_config(generation_config, **given)
 
 
 def change(options: MutableMapping[str, Any], name: str, text: str) -> str:
@@ -65,8 +98,6 @@ def change(options: MutableMapping[str, Any], name: str, text: str) -> str:
     """
     name = full_name(name)
     value: Any = None if text == DEFAULT else parse(name, text)
-    if name == "max_tokens" and value is None:
-        value = MAX_TOKENS
     check_options(**{name: value})
     options[name] = value
     return name
@@ -95,20 +126,28 @@ def full_name(name: str) -> str:
     raise InputError(f"no setting called {name!r}: {hint}")
 
 
-def parse(name: str, text: str) -> int | float:
-    """The number that was typed; InputError for what is none."""
+def parse(name: str, text: str) -> int | float | list[str] | dict[int, float]:
+    """What was typed as a setting's value; InputError for what is none."""
     kind = kind_of(name)
+    if kind is dict:
+        return parse_logit_bias(text.split())
+    if kind is list:
+        try:
+            return shlex.split(text)
+        except ValueError:
+            raise InputError(f"{name} is {text!r}: expected texts, with a quote at both ends or none") from None
+    if (count := len(text.split())) > 1:
+        raise InputError(f"{name} has {count} values: expected one, as in /set temperature 0.3")
     try:
-        return kind(text)
+        return int(text) if kind is int else float(text)
     except ValueError:
         noun = "a whole number" if kind is int else "a number"
         raise InputError(f"{name} is {text!r}: expected {noun}, or {DEFAULT}") from None
 
 
-def kind_of(name: str) -> type[int] | type[float]:
-    """Whether a setting is counted or measured."""
-    if name == "max_tokens":
-        return int
-    hint = typing.get_type_hints(SamplingOptions)[name]
+def kind_of(name: str) -> type:
+    """What a setting's value is: an int, a float, a list of texts, or a dict of biases."""
+    hint = (typing.get_type_hints(SamplingOptions) | typing.get_type_hints(StoppingOptions))[name]
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return int if int in kinds else float
+    origins = [typing.get_origin(kind) or kind for kind in kinds]
+    return int if int in origins else float if float in origins else dict if Mapping in origins else list

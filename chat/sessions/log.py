@@ -58,8 +58,9 @@ def dump_json(value: Any, *, indent: int | None = None) -> str:
 
 
 def plain_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options that are set, and that JSON gives back as they are."""
-    return {name: value for name, value in options.items() if isinstance(value, str | int | float)}
+    """Those options that are set, as JSON gives them back: the ids of `logit_bias` as texts."""
+    kept = {name: value for name, value in options.items() if isinstance(value, str | int | float | list | dict)}
+    return dict(json.loads(json.dumps(kept)))
 
 
 def encode(record: Mapping[str, Any]) -> bytes:

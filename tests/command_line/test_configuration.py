@@ -63,6 +63,13 @@ def test_the_model_of_the_file_answers_where_none_is_named(file: Path, model: st
     assert capfd.readouterr().err == ""
 
 
+def test_a_preset_may_have_options_that_are_no_plain_values(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("[presets.a]\nlogit-bias = ['4=-5']\nprompt-lookup = true\n[presets.b]\nprompt_lookup = 3")
+    first, second = (asked(monkeypatch, "generate", "-p", "x", "--preset", name) for name in "ab")
+    assert first.stream_options["logit_bias"] == {4: -5.0}
+    assert (first.prompt_lookup, second.prompt_lookup) == (True, 3)
+
+
 def test_a_preset_may_name_a_model(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('model = "a/b"\n[presets.other]\nmodel = "c/d"')
     for command in (("generate", "-p", "x"), ("chat", "x")):
@@ -90,6 +97,8 @@ def test_a_preset_may_name_a_model(file: Path, monkeypatch: pytest.MonkeyPatch) 
         ("[presets.mine]\nstop = 'x'", "presets.mine.stop is 'x': expected a list"),
         ("[presets.mine]\nstop = ['x', 1]", "presets.mine.stop is 1: expected text"),
         ("[presets.mine]\nstop = ['']", "presets.mine.stop: a stop string is ''"),
+        ("[presets.mine]\nlogit-bias = ['x']", "presets.mine.logit-bias: logit_bias is 'x'"),
+        ("[presets.mine]\nprompt-lookup = 'x'", "presets.mine.prompt-lookup is 'x': expected a number of tokens"),
         ("modle = 'x'", "modle: expected model, and tables [presets.NAME]"),
         ("model = ", "cannot be read as TOML"),
     ],

@@ -65,12 +65,56 @@ def test_stop_seed_and_extra_eos_are_honoured(model: str) -> None:
     text = run(*options).out
     assert run(*options).out == text
     assert run(*options, "--stop", text[5:7]).out == text[: text.index(text[5:7])] + "\n"
+    assert (
+        run("chat", "hello", *options[1:3], *options[5:], "--stop", text[5:7]).out
+        == run(*options, "--stop", text[5:7]).out
+    )
+    forced = ("--extra-eos-token", "9", "--logit-bias", "9=1000")
+    assert run(*options, *forced).out == run("chat", "hello", *options[1:3], *forced).out == "\n"
+
+
+def test_a_biased_token_is_all_that_is_written(model: str) -> None:
+    tokenizer = load(model)[1]
+    token = tokenizer.token_to_id("<|im_start|>")
+    result = run("generate", "--model", model, "-p", "hello", "-m", "3", "--logit-bias", f"{token}=1000")
+    assert result.out == "<|im_start|>" * 3 + "\n"
+
+
+def test_a_chat_template_from_a_file_takes_the_place_of_the_models(model: str, tmp_path: Path) -> None:
+    template = tmp_path / "plain.jinja"
+    template.write_text("{{ messages[-1].content }}{{ more }}")
+    options = ("--model", model, "-m", "6")
+    own = ("--chat-template", str(template), "--chat-template-config", '{"more": " world"}')
+    expected = run("generate", *options, "-p", "hello world", "--ignore-chat-template").out
+    assert run("generate", *options, "-p", "hello", *own).out == expected
+    assert run("chat", *options, "hello", *own).out == expected
+    assert run("generate", *options, "-p", "hello", "--ignore-chat-template", *own).code == 2
+
+
+def test_what_generation_config_does_is_said_and_what_it_does_not(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "m")
+    config = {"do_sample": True, "temperature": 0.15, "num_beams": 4, "max_time": 3, "use_cache": True}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    options = ("--model", str(folder), "-m", "3")
+    result = run("generate", *options, "-p", "hello")
+    assert result.err.splitlines()[0] == "generation_config.json: not used: max_time, num_beams"
+    assert "Sampling: temperature 0.15, by the model's generation_config.json\n" in result.err
+    assert "Sampling: temperature 0.7\n" in run("generate", *options, "-p", "hello", "--temp", "0.7").err
+    assert "Sampling: temperature 0," in run("generate", *options, "-p", "hello", "--temp", "0").err
+    assert run("chat", *options, "hello").err == "generation_config.json: not used: max_time, num_beams\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--temp", "-1"], "temperature"),
+        (["--logit-bias", "5"], "logit_bias is '5', expected ID=VALUE"),
+        (["--logit-bias", "5=inf"], "ID=VALUE"),
+        (["--logit-bias", "a=1"], "ID=VALUE"),
+        (["--logit-bias", "9999=1"], "logit_bias has token 9999: expected ids from 0 to"),
+        (["--no-repeat-ngram-size", "-1"], "no_repeat_ngram_size"),
+        (["--chat-template", "/no/such/file"], "--chat-template /no/such/file: cannot be read (No such file"),
+        (["--chat-template", "/"], "--chat-template /: cannot be read"),
         (["--top-p", "1.5"], "top_p"),
         (["--max-tokens", "0"], "max_tokens"),
         (["--chat-template-config", "{"], "--chat-template-config"),

@@ -109,7 +109,7 @@ def test_json_holds_what_is_printed(tmp_path: Path) -> None:
     assert value["disk_bytes"] == 4_693_588_864
     assert value["weight_bytes"] == value["disk_bytes"] + 22 * 32 * 2  # expert_bias is loaded as float32
     assert value["context"] == 1000
-    assert value["cache_bytes"] == {"conv": 18 * 1024 * 2048 * 2, "full_attention": 6 * 1024 * 2 * 8 * 64 * 2}
+    assert value["cache_bytes"] == {"conv": 18 * 1000 * 2048 * 2, "full_attention": 6 * 1024 * 2 * 8 * 64 * 2}
     parts = value["weight_bytes"] + sum(value["cache_bytes"].values()) + value["workspace_bytes"]
     assert value["needed_bytes"] == parts
     here = value["this_machine"]

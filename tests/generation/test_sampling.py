@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import sampling
-from afmoe_mlx.generation.sampling import SamplingOptions, make_logits_processors, make_sampler
+from afmoe_mlx.generation.processors import make_logits_processors
+from afmoe_mlx.generation.sampling import SamplingOptions, make_sampler
 
 VOCABULARY = 97
 
@@ -198,15 +199,20 @@ def test_a_sampler_never_waits_for_the_device(monkeypatch):
     def wait(*_args):
         raise AssertionError("waited for the device")
 
-    options = SamplingOptions(1.0, 0.9, 0.01, 2, 20, 0.5, 0.1, repetition_penalty=1.2, seed=7)
-    sampler, (processor,) = make_sampler(options), make_logits_processors(options)
-    logprobs, tokens = random_logprobs(14), mx.array([1, 2])
+    penalties = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 0.5}
+    others = {"no_repeat_ngram_size": 2, "logit_bias": {3: -1.0}}
+    options = SamplingOptions(1.0, 0.9, 0.01, 2, 20, 0.5, 0.1, seed=7, **penalties, **others)
+    sampler, processors = make_sampler(options), make_logits_processors(options)
+    assert len(processors) == 5
+    logprobs, tokens = random_logprobs(14), mx.array([1, 2, 1])
     for name in ("eval", "async_eval", "synchronize"):
         monkeypatch.setattr(mx, name, wait)
     for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__array__"):
         if hasattr(mx.array, name):
             monkeypatch.setattr(mx.array, name, wait)
-    token = sampler(processor(tokens, logprobs))
+    for processor in processors:
+        logprobs = processor(tokens, logprobs)
+    token = sampler(logprobs)
     monkeypatch.undo()
     assert token.shape == (3,)
 
@@ -241,7 +247,12 @@ def test_a_penalty_of_one_needs_no_processor():
         ("xtc_probability", [-0.1, 1.1, math.nan]),
         ("xtc_threshold", [-0.1, 0.51, math.nan]),
         ("repetition_penalty", [0, -1.0, math.nan, math.inf, True]),
-        ("repetition_context_size", [0, -1, 2.5, True]),
+        ("repetition_context_size", [-1, 2.5, True]),
+        ("presence_penalty", [math.nan, -math.inf, 1e31, True, "1", None]),
+        ("presence_context_size", [-1, 2.5, True, None]),
+        ("frequency_penalty", [math.nan, math.inf, True]),
+        ("frequency_context_size", [-1, 2.5, True]),
+        ("no_repeat_ngram_size", [-1, 2.0, True, None]),
         ("seed", [-1, 2**64, 1.0, True, "7"]),
     ],
 )
@@ -255,8 +266,8 @@ def test_senseless_values_are_refused_in_one_line_naming_the_option(name, values
 
 
 def test_the_ends_of_every_range_are_accepted():
-    SamplingOptions(0, 0, 0, 1, 0, 0, 0, 1e-3, 1, 0)
-    SamplingOptions(100.0, 1, 1, 10**6, 10**6, 1, 0.5, 10, 10**6, 2**64 - 1)
+    SamplingOptions(0, 0, 0, 1, 0, 0, 0, 1e-3, 0, -9, 0, -9, 0, 0, {}, 0)
+    SamplingOptions(100.0, 1, 1, 10**6, 10**6, 1, 0.5, 10, 10**6, 9, 10**6, 9, 10**6, 10**6, {0: -math.inf}, 2**64 - 1)
 
 
 # generation_config.json

@@ -118,7 +118,7 @@ def test_every_token_is_the_samplers_choice_from_the_models_own_logits(
     drawn = list(steps)
     answer, rows = [token for token, _ in drawn], [np.array(logprobs) for _, logprobs in drawn]
     assert len(answer) == count
-    assert np.abs(np.stack(rows) - run.expected_logprobs(answer)).max() < TOLERANCE
+    assert np.allclose(np.stack(rows), run.expected_logprobs(answer), rtol=0, atol=TOLERANCE)  # -inf is -inf
     sampler = make_sampler(options)
     assert [int(sampler(mx.array(row)[None]).item()) for row in rows] == answer  # type: ignore[arg-type]
     assert_cache_holds(model, cache, [*PROMPT, *answer[:-1]])
@@ -243,6 +243,9 @@ READS = ("item", "tolist", "__int__", "__bool__", "__float__", "__index__", "__a
     [
         SamplingOptions(),
         SamplingOptions(temperature=1.0, top_p=0.9, xtc_probability=0.3, repetition_penalty=1.3, seed=1),
+        SamplingOptions(
+            logit_bias={3: 1.0}, presence_penalty=0.5, frequency_penalty=0.5, no_repeat_ngram_size=2, seed=1
+        ),
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 """Generation: the right tokens, ended where they should, with the device never kept waiting."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from afmoe_mlx.errors import CheckpointError, InputError
 from afmoe_mlx.generation import prefill
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
-from helpers.tiny import ARCHITECTURES, tiny_folder
+from helpers.tiny import ARCHITECTURES, scripted, tiny_folder
 
 Loaded = tuple[CausalLM, Tokenizer]
 
@@ -81,7 +82,30 @@ def test_an_eos_token_ends_the_answer_and_is_not_shown(loaded: Loaded) -> None:
     at = plain.index(plain[5])
     assert [chunk.token for chunk in chunks] == plain[: at + 1]
     assert chunks[-1].finish_reason == "stop"
-    assert "".join(c.text for c in chunks) == tokenizer.decode(plain[:at], skip_special_tokens=True)
+    assert "".join(c.text for c in chunks) == tokenizer.decode(plain[:at])
+
+
+def test_what_ends_an_answer_is_not_text_and_every_other_token_is(loaded: Loaded) -> None:
+    _, tokenizer = loaded
+    start, end = (tokenizer.token_to_id(token) for token in ("<|im_start|>", "<|im_end|>"))
+    hello = tokenizer.encode("hello")
+    said = [start, *hello, 1, *hello, end]
+    chunks = list(stream_generate(*loaded, "x", sampler=scripted(said), max_tokens=50))
+    assert "".join(chunk.text for chunk in chunks) == "<|im_start|>hello</s>hello"
+    assert (len(chunks), chunks[-1].finish_reason) == (len(said), "stop")
+    assert generate(*loaded, "x", sampler=scripted(said), skip_special_tokens=True) == "hellohello"
+    for lookup in (None, 3):  # guesses end with it too
+        options = {"extra_eos_token": ["</s>"], "prompt_lookup": lookup}
+        assert generate(*loaded, "x", sampler=scripted(said), **options) == "<|im_start|>hello"
+
+
+def test_a_stop_string_may_be_a_special_token(loaded: Loaded) -> None:
+    _, tokenizer = loaded
+    said = [*tokenizer.encode("hello"), tokenizer.token_to_id("<|im_start|>"), *tokenizer.encode("world")]
+    chunks = list(stream_generate(*loaded, "x", sampler=scripted(said), stop=["<|im_start|>"]))
+    assert ("".join(chunk.text for chunk in chunks), chunks[-1].finish_reason) == ("hello", "stop")
+    inside = generate(*loaded, "x", sampler=scripted(said), stop=["lo<|im"])
+    assert inside == "hel"
 
 
 def test_a_stop_string_ends_the_answer_and_never_shows(loaded: Loaded) -> None:
@@ -99,6 +123,42 @@ def test_defaults_come_from_generation_config_and_arguments_win(tmp_path: Path) 
     warm = load(folder)
     assert any(tokens_of(warm, max_tokens=20, seed=seed) != greedy for seed in range(3))
     assert tokens_of(warm, max_tokens=20, temperature=0) == greedy
+
+
+def test_the_limit_and_the_stop_strings_of_generation_config_count_unless_told_otherwise(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "m")
+    text = generate(*load(folder), "hello", max_tokens=40)
+    (folder / "generation_config.json").write_text(json.dumps({"max_new_tokens": 40, "stop_strings": [text[10:13]]}))
+    model = load(folder)
+    assert generate(*model, "hello", stop=()) == text
+    assert generate(*model, "hello") == text[: text.index(text[10:13])]
+    assert generate(*model, "hello", stop=[text[4:6]]) == text[: text.index(text[4:6])]
+    assert len(tokens_of(model, "hello", max_tokens=3)) == 3
+
+
+PENALTIES: dict[str, Any] = {
+    "repetition_penalty": 1.3,
+    "repetition_context_size": 0,
+    "presence_penalty": 0.5,
+    "presence_context_size": 0,
+    "frequency_penalty": 0.3,
+    "frequency_context_size": 0,
+    "no_repeat_ngram_size": 2,
+    "logit_bias": {3: -1.0},
+}
+
+
+def test_penalties_see_the_whole_text_wherever_it_is_cut_into_what_was_seen_and_the_prompt(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    ids = tokenizer.encode("hello world, hello to the world")
+    expected = tokens_of(loaded, ids, max_tokens=10, **PENALTIES)
+    assert expected != tokens_of(loaded, ids, max_tokens=10)
+    for cut in (1, 6, len(ids) - 1):
+        cache = model.make_cache()
+        prefill(model, ids[:cut], cache, step_size=4)
+        assert tokens_of(loaded, ids[cut:], cache=cache, seen=ids[:cut], max_tokens=10, **PENALTIES) == expected
+    went_on = [*ids, *expected[:4]]
+    assert tokens_of(loaded, went_on, max_tokens=6, **PENALTIES) == expected[4:]
 
 
 def test_own_sampler_and_logits_processors_take_the_place_of_options(loaded: Loaded) -> None:
@@ -137,6 +197,11 @@ def test_own_sampler_and_logits_processors_take_the_place_of_options(loaded: Loa
         ("hello", {"top_p": 2.0}, "top_p"),
         ("hello", {"stop": [""]}, "stop"),
         ("hello " * 600, {}, "context"),
+        ("hello", {"logit_bias": {10**6: 1.0}}, "logit_bias has token 1000000: expected ids from 0 to"),
+        ([5], {"seen": [10**6]}, "seen has token 1000000"),
+        ([5], {"seen": [-1]}, "seen has token -1"),
+        ("hello", {"presence_penalty": "x"}, "presence_penalty"),
+        ("hello", {"extra_eos_token": "x"}, "extra_eos_token"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_runs(

@@ -39,6 +39,11 @@ OPTIONS = st.builds(
     top_k=st.sampled_from([0, 5]),
     xtc_probability=st.sampled_from([0.0, 0.5]),
     repetition_penalty=st.sampled_from([1.0, 1.3]),
-    repetition_context_size=st.sampled_from([4, 20]),
+    repetition_context_size=st.sampled_from([4, 20, 0]),
+    presence_penalty=st.sampled_from([0.0, 0.6]),
+    frequency_penalty=st.sampled_from([0.0, 0.3]),
+    frequency_context_size=st.sampled_from([4, 0]),
+    no_repeat_ngram_size=st.sampled_from([0, 2, 3]),
+    logit_bias=st.sampled_from([None, {3: 2.0, 9: float("-inf")}]),
     seed=st.integers(0, 100),
 )

@@ -1,5 +1,6 @@
 """Tiny random models, made in memory or as a folder."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ def tiny_folder(folder: Path, model_type: str = "afmoe", *, template: str | None
     save(folder, tokenizer, config=config, **files)
     save_weights(folder, dict(tree_flatten(model.parameters())))
     return folder
+
+
+def scripted(tokens: Iterable[int]) -> Callable[[mx.array], mx.array]:
+    """A sampler that says these tokens, then token 0."""
+    rest = iter(tokens)
+    return lambda logprobs: mx.array([next(rest, 0)])
 
 
 def two_layers(model_type: str, window: int) -> CausalLM:

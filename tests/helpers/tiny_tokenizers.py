@@ -56,3 +56,14 @@ def save(folder: Path, tokenizer: Tokenizer | None = None, **files: dict[str, An
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
     return folder
+
+
+def rename_special(folder: Path, token: str, name: str) -> Path:
+    """Gives a special token of a folder's byte-level tokenizer another text."""
+    path = folder / "tokenizer.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    (entry,) = (entry for entry in value["added_tokens"] if entry["content"] == token)
+    entry["content"] = name
+    value["model"]["vocab"][name] = value["model"]["vocab"].pop(token)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return folder

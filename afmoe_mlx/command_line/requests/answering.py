@@ -8,22 +8,33 @@ import typer
 
 from ...terminal import note
 from ..options import (
+    ChatTemplate,
+    ChatTemplateConfig,
     Context,
     DiskCache,
     DraftModel,
+    ExtraEosToken,
     Force,
+    FrequencyContextSize,
+    FrequencyPenalty,
     KVBits,
     KVGroupSize,
     KVStart,
+    LogitBias,
+    MaxTokens,
     MinP,
     MinTokens,
     Model,
     NoDiskCache,
+    NoRepeatNgramSize,
     NumDraftTokens,
     PrefillStepSize,
+    PresenceContextSize,
+    PresencePenalty,
     Preset,
     PromptCacheDir,
     PromptLookup,
+    RepetitionContextSize,
     RepetitionPenalty,
     Revision,
     Seed,
@@ -41,22 +52,32 @@ if TYPE_CHECKING:
 
 DEMO_NOTE = "The built-in demo, about this program; a real one: --model trinity-nano (3.5 GB)"  # fits 80 columns
 
-# What `stream_generate` calls the options that are handed on to it.
-STREAM_OPTIONS = {
-    "max_tokens": "max_tokens",
-    "prefill_step_size": "prefill_step_size",
-    "prompt_lookup": "prompt_lookup",
-    "num_draft_tokens": "num_draft_tokens",
-    "temp": "temperature",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "min_tokens_to_keep": "min_tokens_to_keep",
-    "top_k": "top_k",
-    "xtc_probability": "xtc_probability",
-    "xtc_threshold": "xtc_threshold",
-    "repetition_penalty": "repetition_penalty",
-    "seed": "seed",
-}
+# The options that are handed on to `stream_generate`; one is called otherwise there.
+STREAM_OPTIONS = (
+    "max_tokens",
+    "stop",
+    "extra_eos_token",
+    "temp",
+    "top_p",
+    "min_p",
+    "min_tokens_to_keep",
+    "top_k",
+    "xtc_probability",
+    "xtc_threshold",
+    "repetition_penalty",
+    "repetition_context_size",
+    "presence_penalty",
+    "presence_context_size",
+    "frequency_penalty",
+    "frequency_context_size",
+    "no_repeat_ngram_size",
+    "logit_bias",
+    "seed",
+    "prefill_step_size",
+    "prompt_lookup",
+    "num_draft_tokens",
+)
+PYTHON_NAMES = {"temp": "temperature"}
 
 
 def or_demo(model: str | None) -> str:
@@ -80,14 +101,29 @@ class AnswerRequest:
     model: Model = None
     preset: Preset = None
     """Whose options are among the others already."""
-    max_tokens: int | None = None  # each has its own default and help
+    max_tokens: MaxTokens = None
+    stop: Stop = None
+    extra_eos_token: ExtraEosToken = None
     temp: Temp = None
     top_p: TopP = None
     min_p: MinP = None
+    min_tokens_to_keep: MinTokens = None
     top_k: TopK = None
+    xtc_probability: XtcProbability = None
+    xtc_threshold: XtcThreshold = None
     repetition_penalty: RepetitionPenalty = None
+    repetition_context_size: RepetitionContextSize = None
+    presence_penalty: PresencePenalty = None
+    presence_context_size: PresenceContextSize = None
+    frequency_penalty: FrequencyPenalty = None
+    frequency_context_size: FrequencyContextSize = None
+    no_repeat_ngram_size: NoRepeatNgramSize = None
+    logit_bias: LogitBias = None
     seed: Seed = None
     system_prompt: SystemPrompt = None
+    chat_template: ChatTemplate = None
+    chat_template_config: ChatTemplateConfig = None
+    prefill_step_size: PrefillStepSize = None
     prompt_lookup: PromptLookup = None
     draft_model: DraftModel = None
     num_draft_tokens: NumDraftTokens = None
@@ -112,9 +148,13 @@ class AnswerRequest:
     @property
     def stream_options(self) -> dict[str, Any]:
         """The options of `stream_generate` among these, None where the command line says nothing."""
-        found = {STREAM_OPTIONS[name]: value for name, value in vars(self).items() if name in STREAM_OPTIONS}
+        from ..logit_bias import parse_logit_bias
+
+        found = {PYTHON_NAMES.get(name, name): getattr(self, name) for name in STREAM_OPTIONS}
         if self.num_draft_tokens is None:
             del found["num_draft_tokens"]
+        if self.logit_bias is not None:
+            found["logit_bias"] = parse_logit_bias(self.logit_bias)
         return found
 
     @property
@@ -135,24 +175,19 @@ class GenerateRequest(AnswerRequest):
     """Answer one prompt. What is not set comes from the model's generation_config.json."""
 
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")]
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", "-m", help="End the answer after so many tokens; -1 for no limit.")
-    ] = 256
-    min_tokens_to_keep: MinTokens = None
-    xtc_probability: XtcProbability = None
-    xtc_threshold: XtcThreshold = None
-    stop: Stop = None
-    extra_eos_token: Annotated[list[str] | None, typer.Option(help="Another token that ends it; repeatable.")] = None
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False
-    chat_template_config: Annotated[str | None, typer.Option(help="Template variables, a JSON object.")] = None
-    prefill_step_size: PrefillStepSize = None
     prompt_cache_file: Annotated[
         str | None,
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
     ] = None
     verbose: Annotated[str, typer.Option(help="False: no statistics on stderr.")] = "True"
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with statistics.")] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ignore_chat_template and not (self.chat_template is None and self.chat_template_config is None):
+            raise typer.BadParameter("--ignore-chat-template leaves nothing to --chat-template and its variables")
 
     @property
     def wants_statistics(self) -> bool:
@@ -169,9 +204,6 @@ class ChatRequest(AnswerRequest):
 
     question: Annotated[
         str | None, typer.Argument(help="Answer this and leave; what stands on stdin is put before it.")
-    ] = None
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", "-m", help="End an answer after so many tokens; 2048 if not given.")
     ] = None
     no_think: Annotated[
         bool, typer.Option("--no-think", help="Answer without reasoning first, if the model's template can say so.")

@@ -2,16 +2,20 @@
 
 from collections.abc import Generator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from afmoe_mlx import generate
+from afmoe_mlx import generate, load
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.chat import Conversation
 from afmoe_mlx.errors import ContextFullError, InputError, TokenizerError
+from afmoe_mlx.messages.reasoning import split_thinking
 from helpers.conversations import ANSWER, checked, loaded_model
 from helpers.fake_engine import FakeConversation
+from helpers.tiny import scripted, tiny_folder
+from helpers.tiny_tokenizers import rename_special
 
 
 def text_of(chunks: Generator[Any, None, None]) -> str:
@@ -50,6 +54,15 @@ def test_what_came_of_an_interrupted_answer_is_kept_and_continued_from(loaded: A
     asked = [{"role": "user", "content": "hello"}, *conversation.messages[1:-1]]
     prompt = loaded[1].apply_chat_template(asked, add_generation_prompt=True)
     assert answer == generate(*loaded, prompt, max_tokens=8)
+
+
+def test_reasoning_between_special_tokens_is_told_from_the_answer(tmp_path: Path) -> None:
+    folder = rename_special(tiny_folder(tmp_path / "m"), "<s>", "<think>")
+    model, tokenizer = load(rename_special(folder, "</s>", "</think>"))
+    said = tokenizer.encode("<think>hello</think>world<|im_end|>")
+    assert said[0] == tokenizer.token_to_id("<think>")
+    conversation = Conversation(model, tokenizer, options={"sampler": scripted(said)})
+    assert split_thinking(text_of(conversation.reply("hello"))) == ("hello", "world")
 
 
 def test_clear_forgets_all_but_the_system_prompt(loaded: Any) -> None:

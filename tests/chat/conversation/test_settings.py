@@ -6,11 +6,6 @@ import pytest
 
 from afmoe_mlx.chat.conversation import settings
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import SamplingOptions
-
-
-def test_every_sampling_option_can_be_set() -> None:
-    assert settings.MEANINGS.keys() == SamplingOptions.__dataclass_fields__.keys() | {"max_tokens"}
 
 
 @pytest.mark.parametrize(
@@ -31,7 +26,7 @@ def test_a_value_is_read_as_what_it_is_and_the_default_comes_back(name: str, tex
     assert options[full] == value
     assert type(options[full]) is type(value)
     settings.change(options, full, "default")
-    assert options[full] == (settings.MAX_TOKENS if full == "max_tokens" else None)
+    assert options[full] is None
     assert options["prompt_lookup"] == 8
 
 
@@ -45,6 +40,10 @@ def test_a_value_is_read_as_what_it_is_and_the_default_comes_back(name: str, tex
         ("top_p", "2", "expected a number from 0 to 1"),
         ("max_tokens", "0", "max_tokens is 0: expected an integer, 1 or more"),
         ("seed", "-1", "expected an integer from 0"),
+        ("stop", "'a", "expected texts, with a quote at both ends"),
+        ("stop", "''", "a stop string is ''"),
+        ("logit_bias", "3", "expected ID=VALUE"),
+        ("presence_penalty", "1 2", "presence_penalty has 2 values: expected one"),
         ("temprature", "1", "did you mean temperature?"),
         ("zzz", "1", "/set shows all"),
     ],
@@ -62,3 +61,16 @@ def test_what_counts_is_shown_with_where_it_comes_from() -> None:
     assert found["top_k"] == (5, "set")
     assert found["min_p"] == (0.0, "default")
     assert found["max_tokens"] == (settings.MAX_TOKENS, "default")
+
+
+def test_the_models_limit_and_stop_strings_are_shown_as_the_models() -> None:
+    config = {"max_new_tokens": 40, "stop_strings": ["a b", "c"], "suppress_tokens": [3], "repetition_penalty": 1.1}
+    found = {s.name: (s.shown, s.source) for s in settings.current({}, config)}
+    assert found["max_tokens"] == ("40", "model")
+    assert found["stop"] == ("'a b' c", "model")
+    assert found["logit_bias"] == ("3=-inf", "model")
+    assert found["repetition_context_size"] == ("0", "model")
+    assert found["extra_eos_token"] == ("none", "default")
+    assert settings.max_tokens({}, config) == 40
+    assert settings.max_tokens({"max_tokens": 3}, config) == 3
+    assert settings.max_tokens({"max_tokens": None}, {"max_new_tokens": None}) == settings.MAX_TOKENS

@@ -1,15 +1,20 @@
 """What a model writes is shown, aligned and never obeyed."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from afmoe_mlx import load
+from afmoe_mlx.chat.conversation.conversation import Conversation
 from afmoe_mlx.chat.screen.markdown import markdown_lines
 from helpers.answers import show
 from helpers.markdown_texts import HOSTILE
 from helpers.screens import Screen
+from helpers.tiny import tiny_folder
+from helpers.tiny_tokenizers import rename_special
 
 WAYS = [
     "{}",
@@ -40,6 +45,21 @@ def test_what_a_model_writes_is_shown_and_never_obeyed(way: str, show_thinking: 
         assert "\u202e" not in screen.written
         if markdown and "[bold]" in text and way != THINKING:
             assert "[bold]bold[/bold]" in "".join(screen.rows)
+
+
+def test_a_special_token_is_shown_and_never_obeyed(tmp_path: Path) -> None:
+    """Its text comes from a file of the model's, and reaches the answer."""
+    token = "<|\x1b]0;title\x07\x1b[2J\u202e|>"
+    model, tokenizer = load(rename_special(tiny_folder(tmp_path / "m"), "<|im_start|>", token))
+    options = {"max_tokens": 3, "logit_bias": {tokenizer.token_to_id(token): 1000.0}}
+    conversation = Conversation(model, tokenizer, options=options)
+    pieces = [chunk.text for chunk in conversation.reply("hello")]
+    assert "".join(pieces) == token * 3
+    for markdown in (True, False):
+        screen = Screen()
+        show(screen, pieces, markdown=markdown)
+        assert screen.foreign() == ""
+        assert "\\x1b]0;title" in "".join(screen.rows)
 
 
 def test_a_link_is_shown_with_its_target() -> None:

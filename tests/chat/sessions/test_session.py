@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from afmoe_mlx.chat.conversation import settings
 from afmoe_mlx.chat.sessions import session as session_file
 from afmoe_mlx.chat.sessions.folder import SessionFolder
 from afmoe_mlx.chat.sessions.log import replay
@@ -77,6 +78,20 @@ def test_the_model_and_the_settings_are_kept(folder: SessionFolder) -> None:
         session.save(talk(temperature=0.7), model="trinity-nano")
     with folder.open("one") as session:
         assert (session.model, session.settings) == ("trinity-nano", {"max_tokens": 9, "temperature": 0.7})
+
+
+def test_settings_of_every_kind_come_back_as_they_were(folder: SessionFolder) -> None:
+    options: dict[str, Any] = {"stop": ["END"], "logit_bias": {42: -5.0}, "presence_penalty": 0.5}
+    with folder.create("one", model="demo") as session:
+        session.save(talk(**options))
+    with folder.open("one") as session:
+        found = settings.usable(session.settings)
+        shown = [setting for setting in settings.current(found, {}) if setting.source == "set"]
+        assert {setting.name: setting.value for setting in shown} == {"max_tokens": 9} | options
+        before = len(lines(session.path))
+        session.save(talk(**found))
+        session.save(talk(**options))
+        assert len(lines(session.path)) == before
 
 
 def test_a_file_of_which_most_was_replaced_is_rewritten_when_opened(
