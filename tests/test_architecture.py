@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "checkpoint": {"models", "errors", "device", "values"},
     "tokenizer": {"errors"},
     "messages": {"cache", "tokenizer"},
-    "generation": {"models", "cache", "tokenizer", "errors", "device"},
+    "generation": {"models", "cache", "tokenizer", "messages", "errors", "device"},
     "conversion": {"checkpoint", "durable", "models", "errors", "device", "terminal", "values"},
     "calibration": {"conversion", "durable", "models", "tokenizer", "errors"},
     "footprint": {"checkpoint", "models", "cache", "errors", "device", "terminal"},

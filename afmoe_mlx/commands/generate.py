@@ -6,7 +6,7 @@ from typing import Any
 
 from ..api import load
 from ..cache import PrefixStore
-from ..command_line.answer import Answer, summary
+from ..command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
 from ..command_line.draft import with_draft_model
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.progress import progress_bar
@@ -14,6 +14,8 @@ from ..command_line.prompt_cache import PromptFile, disk_directory
 from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..errors import InputError
 from ..generation import GenerationChunk, check_options, encode_prompt, stream_generate
+from ..messages.prompts import for_template
+from ..messages.reasoning import opened_by
 from ..terminal import note, read_stdin, write
 from ..tokenizer import Tokenizer
 
@@ -50,32 +52,27 @@ def run(request: GenerateRequest) -> int:
     else:
         prompt = render_prompt(tokenizer, messages, template_variables)
     options = {**options, "store": store, **(file.begin(prompt, store) if file else {})}
-    answer = Answer()
-    try:
-        with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
-            rest = prompt[len(options.get("seen", ())) :]
-            for chunk in stream_generate(model, tokenizer, rest, on_progress=show, **options):
-                answer.add(chunk)
-                if not request.as_json:
-                    write(chunk.text)
-    except KeyboardInterrupt:
-        answer.is_interrupted = True
-    report(answer, request, options)
+    answer = Answer(request.prefill_response or opened_by(tokenizer, prompt))
+    with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
+        rest = prompt[len(options.get("seen", ())) :]
+        chunks = stream_generate(model, tokenizer, rest, on_progress=show, **options)
+        receive(answer, chunks, None if request.as_json else AnswerPrinter())
+    report(answer, request, options, context=model.config.max_position_embeddings)
     if store is not None:
         store.flush()
     if file is not None and not answer.is_interrupted:
-        file.finish([*prompt, *answer.tokens], messages, answer.text)
+        file.finish([*prompt, *answer.tokens], messages, answer.beginning + answer.text)
     return 130 if answer.is_interrupted else 0
 
 
-def report(answer: Answer, request: GenerateRequest, options: Mapping[str, Any]) -> None:
-    """Print what is left to print: the statistics, or all of it as one object."""
+def report(answer: Answer, request: GenerateRequest, options: Mapping[str, Any], *, context: int) -> None:
+    """Print what is left to print: how it ended and the statistics, or all of it as one object."""
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
         write(json.dumps(summary(answer, speculated=speculated, kept=kept), ensure_ascii=False) + "\n")
         return
-    write("\n")
+    tell_cut_off(answer, context=context)
     if request.wants_statistics and answer.last:
         _statistics(answer.last, answer.finish_reason, speculated=speculated, kept=kept)
 
@@ -113,8 +110,12 @@ def render_prompt(
 ) -> list[int]:
     """The prompt as the chat template makes it."""
     continued = messages[-1]["role"] == "assistant"
+    *before, last = messages
     return tokenizer.apply_chat_template(
-        messages, add_generation_prompt=not continued, continue_final_message=continued, **template_variables
+        [*for_template(before, tokenizer.chat_template or ""), last],
+        add_generation_prompt=not continued,
+        continue_final_message=continued,
+        **template_variables,
     )
 
 

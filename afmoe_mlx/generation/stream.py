@@ -15,6 +15,7 @@ from ..cache import Cache, PrefixStore
 from ..errors import CheckpointError, InputError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
+from .budget import ReasoningBudget, decode_within
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .loop import Chooser, Progress, decode, prefill
 from .sampling import LogitsProcessor, Sampler, SamplingOptions, make_logits_processors, make_sampler
@@ -64,6 +65,7 @@ def stream_generate(
     *,
     max_tokens: int = 256,
     stop: Sequence[str] = (),
+    reasoning_budget: int | None = None,
     sampler: Sampler | None = None,
     logits_processors: Sequence[LogitsProcessor] | None = None,
     cache: Cache | None = None,
@@ -81,6 +83,8 @@ def stream_generate(
     prompt: text, encoded as it is, or token ids, in a sequence or an array (L,) of integers (see
     `Tokenizer.apply_chat_template` for messages).
     stop: texts at which the answer ends, themselves never shown.
+    reasoning_budget: tokens after which a thought, opened by the model or at the end of the prompt, is closed for the
+    answer to go on; the closing tokens count as the answer's.
     sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
     the place of the options below.
     cache: what the model has already seen; the prompt continues it.
@@ -97,6 +101,7 @@ def stream_generate(
     check_options(
         max_tokens=max_tokens,
         stop=stop,
+        reasoning_budget=reasoning_budget,
         prefill_step_size=prefill_step_size,
         prompt_lookup=prompt_lookup,
         num_draft_tokens=num_draft_tokens,
@@ -130,17 +135,25 @@ def stream_generate(
         if store is not None:
             store.insert(whole[: cache.offset], cache)
 
+    decoder = None
+    if drafter is not None:
+        choose, ends = Chooser(sampler, processors, ()), tokenizer.eos_token_ids
+        decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
+
+    def answer(logits: mx.array, before: Sequence[int], limit: int) -> Generator[tuple[int, mx.array], None, None]:
+        if decoder is None:
+            yield from decode(model, logits, cache, sampler, tokens=before, processors=processors, limit=limit)
+        else:
+            yield from decoder.continued(before, logits, limit)
+
     def steps() -> Generator[tuple[int, mx.array], None, None]:
         rest, step = tokens[cached:], prefill_step_size
         logits = prefill(model, rest, cache, step_size=step, on_progress=on_progress, on_chunk=keep)
-        if drafter is None:
-            yield from decode(model, logits, cache, sampler, tokens=whole, processors=processors, limit=limit)
+        if reasoning_budget is None:
+            yield from answer(logits, whole, limit)
             return
-        drafter.begin(whole)
-        choose = Chooser(sampler, processors, whole)
-        ends = tokenizer.eos_token_ids
-        decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
-        yield from decoder.tokens(logits)
+        budget = ReasoningBudget(tokenizer, int(reasoning_budget), whole)
+        yield from decode_within(budget, answer, model, logits, cache, tokens=whole, limit=limit, tally=tally)
 
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
     chunks = _chunks(tokenizer, steps(), stops, tally, **counts, limit=limit)
@@ -249,6 +262,7 @@ def check_options(
     *,
     max_tokens: int = 1,
     stop: Sequence[str] = (),
+    reasoning_budget: int | None = None,
     prefill_step_size: int = 1,
     prompt_lookup: int | None = None,
     num_draft_tokens: int = 1,
@@ -260,12 +274,18 @@ def check_options(
     if prompt_lookup is not None:
         counts["prompt_lookup"] = prompt_lookup
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        if not _is_count(value) or value < 1:
             raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")
+    if reasoning_budget is not None and not (_is_count(reasoning_budget) and reasoning_budget >= 0):
+        raise InputError(f"reasoning_budget is {reasoning_budget!r}: expected an integer, 0 or more, or None")
     StopStrings(stop)
     if unknown := sampling.keys() - SamplingOptions.__dataclass_fields__.keys():
         raise TypeError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
     SamplingOptions.from_generation_config({}, **sampling)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _room(model: CausalLM, tokens: Sequence[int], cache: Cache) -> int:

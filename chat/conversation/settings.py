@@ -1,4 +1,4 @@
-"""The settings of /set: sampling options and the limit of tokens."""
+"""The settings of /set: sampling options and the limits of tokens."""
 
 import dataclasses
 import difflib
@@ -13,6 +13,7 @@ from afmoe_mlx.generation import SamplingOptions, check_options
 
 MEANINGS = {
     "max_tokens": "tokens of an answer at most",
+    "reasoning_budget": "tokens after which a thought is closed",
     "temperature": "0: always the likeliest token",
     "top_p": "share that the likeliest tokens make up",
     "min_p": "least share of the best token's likelihood",
@@ -24,8 +25,10 @@ MEANINGS = {
     "repetition_context_size": "how many tokens are recent",
     "seed": "the same seed draws the same answers",
 }
+UNSET = {"seed": "random", "reasoning_budget": "none"}
 SHORT = {"temp": "temperature"}
 MAX_TOKENS = 2048
+LIMITS = {"max_tokens": MAX_TOKENS, "reasoning_budget": None}
 DEFAULT = "default"
 
 
@@ -41,18 +44,18 @@ class Setting:
 
     @property
     def shown(self) -> str:
-        return "random" if self.value is None else str(self.value)
+        return UNSET[self.name] if self.value is None else str(self.value)
 
 
 def current(options: Mapping[str, Any], generation_config: Mapping[str, Any]) -> list[Setting]:
     """Every setting with the value that counts."""
-    sampling = {name: options.get(name) for name in MEANINGS if name != "max_tokens"}
-    plain = {**dataclasses.asdict(SamplingOptions()), "max_tokens": MAX_TOKENS}
+    sampling = {name: options.get(name) for name in MEANINGS if name not in LIMITS}
+    plain = {**dataclasses.asdict(SamplingOptions()), **LIMITS}
     now = dataclasses.asdict(SamplingOptions.from_generation_config(generation_config, **sampling))
-    now["max_tokens"] = options.get("max_tokens") or MAX_TOKENS
+    now |= {name: limit if options.get(name) is None else options[name] for name, limit in LIMITS.items()}
     found = []
     for name, meaning in MEANINGS.items():
-        is_set = sampling.get(name) is not None or (name == "max_tokens" and now[name] != plain[name])
+        is_set = sampling.get(name) is not None or (name in LIMITS and now[name] != plain[name])
         source = "set" if is_set else DEFAULT if now[name] == plain[name] else "model"
         found.append(Setting(name, now[name], source, meaning))
     return found
@@ -64,9 +67,7 @@ def change(options: MutableMapping[str, Any], name: str, text: str) -> str:
     Raises InputError, and nothing changes, for a setting that is not there and a value that makes no sense.
     """
     name = full_name(name)
-    value: Any = None if text == DEFAULT else parse(name, text)
-    if name == "max_tokens" and value is None:
-        value = MAX_TOKENS
+    value: Any = LIMITS.get(name) if text == DEFAULT else parse(name, text)
     check_options(**{name: value})
     options[name] = value
     return name
@@ -107,7 +108,7 @@ def parse(name: str, text: str) -> int | float:
 
 def kind_of(name: str) -> type[int] | type[float]:
     """Whether a setting is counted or measured."""
-    if name == "max_tokens":
+    if name in LIMITS:
         return int
     hint = typing.get_type_hints(SamplingOptions)[name]
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

@@ -68,8 +68,8 @@ def message_lines(
     if lines and answer.strip():
         lines.append(Text())
     lines += _answer_lines(console, answer, markdown=markdown and is_live(console))
-    if message.get("stopped"):
-        lines.append(Text("(stopped)", DIM))
+    if ended := "stopped" if message.get("stopped") else "cut off" if message.get("cut_off") else "":
+        lines.append(Text(f"({ended})", DIM))
     return lines
 
 

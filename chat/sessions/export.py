@@ -72,4 +72,5 @@ def _content(message: Message) -> str:
         thought, text = split_thinking(text)
         if thought.strip():
             text = f"<details><summary>Reasoning</summary>\n\n{thought.strip()}\n\n</details>\n\n{text}"
-    return text + "\n\n*(stopped)*" if message.get("stopped") else text
+    ended = "stopped" if message.get("stopped") else "cut off" if message.get("cut_off") else ""
+    return f"{text}\n\n*({ended})*" if ended else text

@@ -23,6 +23,7 @@ from ..options import (
     PrefillStepSize,
     PromptCacheDir,
     PromptLookup,
+    ReasoningBudget,
     RepetitionPenalty,
     Revision,
     Seed,
@@ -43,6 +44,7 @@ DEMO_NOTE = "The built-in demo, about this program; a real one: --model trinity-
 # What `stream_generate` calls the options that are handed on to it.
 STREAM_OPTIONS = {
     "max_tokens": "max_tokens",
+    "reasoning_budget": "reasoning_budget",
     "prefill_step_size": "prefill_step_size",
     "prompt_lookup": "prompt_lookup",
     "num_draft_tokens": "num_draft_tokens",
@@ -76,6 +78,7 @@ class AnswerRequest:
 
     model: Model = None
     max_tokens: int | None = None  # each has its own default and help
+    reasoning_budget: ReasoningBudget = None
     temp: Temp = None
     top_p: TopP = None
     min_p: MinP = None
