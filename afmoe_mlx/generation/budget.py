@@ -16,6 +16,8 @@ from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .speculate import Drawn, Tally
 
+HELD = "\ufffd"  # in place of text that more tokens may complete
+
 Decode = Callable[[mx.array, list[int], int], Generator[Drawn, None, None]]
 """(logits (1, vocab) after some tokens, those tokens, how many to give) -> the next, with their log-probabilities."""
 
@@ -46,7 +48,7 @@ class ReasoningBudget:
             return
         self._left -= self._splitter.thinking
         text = self._texts.push(token)
-        self._tail = (self._tail + text)[-len(CLOSE) :]
+        self._tail = (self._tail + (text or HELD))[-len(CLOSE) :]
         self._splitter.feed(text)
 
     def close(self) -> list[int]:
