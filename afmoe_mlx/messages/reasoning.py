@@ -124,7 +124,7 @@ def split_thinking(content: str) -> tuple[str, str]:
 
 def closing_of(thought: str) -> str:
     """What closes a reasoning that was cut off: the rest of a tag that has begun, or one on a line of its own."""
-    if begun := _begun(thought):
+    if (begun := _begun(thought)) > 1:  # "<" alone may be anything
         return f"{CLOSE[begun:]}\n\n"
     return f"{CLOSE}\n\n" if thought.endswith("\n") else f"\n{CLOSE}\n\n"
 
@@ -144,8 +144,8 @@ def fields(content: str) -> dict[str, str]:
     thought, answer, splitter = _split(content)
     if not thought and answer == content:
         return {"content": content}
-    if splitter.thinking:
-        thought = thought[: len(thought) - _begun(thought)]
+    if splitter.thinking and (begun := _begun(thought)) > 1:
+        thought = thought[:-begun]
     return {"reasoning_content": thought.strip("\n"), "content": answer}
 
 

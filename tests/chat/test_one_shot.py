@@ -46,7 +46,7 @@ def test_a_question_is_answered_plainly_and_nothing_is_saved(
 ) -> None:
     result = chat(*arguments, "--model", model, "-m", "8", "--temp", "0", stdin=stdin)
     assert result.stdout == expected(model, message, max_tokens=8) + "\n"
-    assert (result.stderr, result.exit_code) == ("", 0)
+    assert (result.stderr, result.exit_code) == ("The answer is cut off after 8 tokens: --max-tokens allows more.\n", 0)
     assert not (home / "data").exists()
     assert not (home / "cache").exists()
 

@@ -25,7 +25,10 @@ def test_the_answer_alone_is_on_stdout(model: str) -> None:
 
 
 def test_verbose_false_prints_the_answer_alone(model: str) -> None:
-    assert run("generate", "--model", model, "--prompt", "hello", "-m", "3", "--verbose", "False").err == ""
+    options = ("generate", "--model", model, "--prompt", "hello", "--verbose", "False")
+    stop = run(*options, "-m", "3").out[1]
+    assert run(*options, "-m", "3", "--stop", stop).err == ""
+    assert run(*options, "-m", "3").err == "The answer is cut off after 3 tokens: --max-tokens allows more.\n"
 
 
 def test_json_holds_text_and_statistics(model: str) -> None:
@@ -34,6 +37,7 @@ def test_json_holds_text_and_statistics(model: str) -> None:
     assert (value["finish_reason"], value["generation_tokens"]) == ("length", 5)
     assert value.keys() == {
         "text",
+        "reasoning",
         "finish_reason",
         "prompt_tokens",
         "generation_tokens",
@@ -95,7 +99,8 @@ def test_an_unknown_config_key_is_a_warning_of_one_line(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "m", some_new_key=3)
     result = run("generate", "--model", str(folder), "-p", "hello", "-m", "1", "--verbose", "F")
     assert result.code == 0
-    assert result.err == "warning: config: unknown keys ignored: some_new_key\n"
+    assert result.err.startswith("warning: config: unknown keys ignored: some_new_key\n")
+    assert result.err.count("warning") == 1
 
 
 def test_convert_writes_a_model_that_answers(model: str, tmp_path: Path) -> None:

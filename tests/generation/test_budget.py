@@ -1,6 +1,5 @@
 """A reasoning budget closes a thought where it is used up; what is before and after is as without it."""
 
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx

@@ -10,7 +10,7 @@ from afmoe_mlx.generation import SamplingOptions
 
 
 def test_every_sampling_option_can_be_set() -> None:
-    assert settings.MEANINGS.keys() == SamplingOptions.__dataclass_fields__.keys() | {"max_tokens"}
+    assert settings.MEANINGS.keys() == SamplingOptions.__dataclass_fields__.keys() | settings.LIMITS.keys()
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ def test_every_sampling_option_can_be_set() -> None:
         ("top_k", "40", 40),
         ("seed", "7", 7),
         ("max_tokens", "100", 100),
+        ("reasoning-budget", "0", 0),
         ("repetition_context_size", "64", 64),
     ],
 )
@@ -31,7 +32,7 @@ def test_a_value_is_read_as_what_it_is_and_the_default_comes_back(name: str, tex
     assert options[full] == value
     assert type(options[full]) is type(value)
     settings.change(options, full, "default")
-    assert options[full] == (settings.MAX_TOKENS if full == "max_tokens" else None)
+    assert options[full] == settings.LIMITS.get(full)
     assert options["prompt_lookup"] == 8
 
 
@@ -45,6 +46,7 @@ def test_a_value_is_read_as_what_it_is_and_the_default_comes_back(name: str, tex
         ("top_p", "2", "expected a number from 0 to 1"),
         ("max_tokens", "0", "max_tokens is 0: expected an integer, 1 or more"),
         ("seed", "-1", "expected an integer from 0"),
+        ("reasoning_budget", "-1", "reasoning_budget is -1: expected an integer, 0 or more"),
         ("temprature", "1", "did you mean temperature?"),
         ("zzz", "1", "/set shows all"),
     ],
@@ -62,3 +64,7 @@ def test_what_counts_is_shown_with_where_it_comes_from() -> None:
     assert found["top_k"] == (5, "set")
     assert found["min_p"] == (0.0, "default")
     assert found["max_tokens"] == (settings.MAX_TOKENS, "default")
+    assert found["reasoning_budget"] == (None, "default")
+    (budget,) = (s for s in settings.current({"reasoning_budget": 0}, {}) if s.name == "reasoning_budget")
+    assert (budget.shown, budget.source) == ("0", "set")
+    assert {s.name: s.shown for s in settings.current({}, {})}["reasoning_budget"] == "none"
