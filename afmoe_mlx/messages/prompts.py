@@ -6,7 +6,7 @@ from typing import Any
 
 from ..cache import shared_prefix
 from ..tokenizer import Tokenizer
-from .reasoning import closed, fields, opened_thinking, reads_reasoning
+from .reasoning import closed, fields, opened_thinking, reasoning_field
 
 Message = dict[str, Any]
 """{"role": "system", "user" or "assistant", "content": text}; in an answer broken off "stopped": True, in one that the
@@ -27,16 +27,16 @@ class Prompt:
 def for_template(messages: Sequence[Mapping[str, Any]], template: str) -> list[Message]:
     """Messages as a chat template takes them: the reasoning of answers closed where it was cut off.
 
-    It stands in "reasoning_content" for a template that reads such a field, as Transformers hands it over, and in the
-    content, as it was written, for any other: that strips it or shows it.
+    It stands in a field of its own, as Transformers hands it over, for a template that reads one, and in the content,
+    as it was written, for any other: that strips it or shows it.
     """
-    apart = reads_reasoning(template)
+    field = reasoning_field(template)
 
     def handed(message: Mapping[str, Any]) -> Message:
         content = message.get("content")
         if message["role"] != "assistant" or not isinstance(content, str):
             return dict(message)
-        return {**message, **(fields(content) if apart else {"content": closed(content)})}
+        return {**message, **(fields(content, field) if field else {"content": closed(content)})}
 
     return [handed(message) for message in messages]
 

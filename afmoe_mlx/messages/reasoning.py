@@ -14,10 +14,10 @@ OPEN, CLOSE = "<think>", "</think>"
 _OPENED = re.compile(rf"{OPEN}\s*\Z")
 _OPENED_TOKENS = 16
 
-# A template that reads a message's reasoning apart from its content: message.thinking, message['thinking'],
-# message.get("thinking"); not the variables enable_thinking and thinking.
-_FIELD = "(?:reasoning_content|thinking|reasoning)"
-_READS_REASONING = re.compile(rf"\.{_FIELD}\b|(['\"]){_FIELD}\1")
+# What templates call a message's reasoning that is apart from its content, and how they read it: message.thinking,
+# message['thinking'], message.get("thinking"); not the variables enable_thinking and thinking.
+REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+_READS = r"\.{0}\b|(['\"]){0}\1"
 
 
 @dataclass(frozen=True)
@@ -139,19 +139,19 @@ def closed(content: str) -> str:
     return content + closing_of(content) if is_open(content) else content
 
 
-def fields(content: str) -> dict[str, str]:
-    """A whole message as Transformers hands it to templates: "content", and "reasoning_content" if there is any."""
+def fields(content: str, field: str = "reasoning_content") -> dict[str, str]:
+    """A whole message as Transformers hands it to templates: "content", and `field` with its reasoning, if any."""
     thought, answer, splitter = _split(content)
     if not thought and answer == content:
         return {"content": content}
     if splitter.thinking and (begun := _begun(thought)) > 1:
         thought = thought[:-begun]
-    return {"reasoning_content": thought.strip("\n"), "content": answer}
+    return {field: thought.strip("\n"), "content": answer}
 
 
-def reads_reasoning(template: str) -> bool:
-    """Whether a chat template reads the reasoning of messages from a field of its own, not from their content alone."""
-    return _READS_REASONING.search(template) is not None
+def reasoning_field(template: str) -> str | None:
+    """The field that a chat template reads the reasoning of messages from; None if it has their content alone."""
+    return next((field for field in REASONING_FIELDS if re.search(_READS.format(field), template)), None)
 
 
 def _split(content: str) -> tuple[str, str, ThinkingSplitter]:

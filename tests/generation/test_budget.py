@@ -1,5 +1,6 @@
 """A reasoning budget closes a thought where it is used up; what is before and after is as without it."""
 
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -121,6 +122,16 @@ def test_guessing_ahead_does_not_change_what_a_budget_gives(
     assert tokens_of(guessed) == tokens_of(plain)
     assert guessed[-1].drafted_tokens > 0 or not drafts
     assert guessed[-1].saved_steps <= guessed[-1].accepted_tokens
+
+
+def test_tags_that_are_special_tokens_are_closed_by_theirs(tmp_path: Path) -> None:
+    model, tokenizer = load(tiny_folder(tmp_path / "m", vocab_size=290))
+    tokenizer._backend.add_special_tokens(["<think>", "</think>"])
+    tag = tokenizer.token_to_id("</think>")
+    prompt = [*tokenizer.encode("hello"), tokenizer.token_to_id("<think>"), *tokenizer.encode("\n")]
+    answer = tokens_of(stream_generate(model, tokenizer, prompt, max_tokens=9, reasoning_budget=3))
+    newline = tokenizer.encode("\n")
+    assert answer[3:7] == [*newline, tag, *newline, *newline]
 
 
 @pytest.mark.parametrize("taken", [3, 6, 7, 12, 30])

@@ -92,10 +92,12 @@ def test_reasoning_goes_back_closed_and_as_the_template_reads_it(
     assert rendered(template, CUT, WHOLE, **variables) == start + cut + END + whole + END
 
 
-def test_a_field_of_another_name_is_filled_too(rendered: Any) -> None:
-    assert "<analysis>why</analysis><assistant>yes" in rendered(THINKING_FIELD, WHOLE)
-    assert "<analysis>why</analysis><assistant><user>" in rendered(THINKING_FIELD, CUT)
-    assert "analysis" not in rendered(THINKING_FIELD, "yes")
+@pytest.mark.parametrize("name", ["thinking", "reasoning"])
+def test_a_field_of_another_name_is_filled_too(rendered: Any, name: str) -> None:
+    template = THINKING_FIELD.replace("thinking", name)
+    assert "<analysis>why</analysis><assistant>yes" in rendered(template, WHOLE)
+    assert "<analysis>why</analysis><assistant><user>" in rendered(template, CUT)
+    assert "analysis" not in rendered(template, "yes")
 
 
 def test_the_users_own_tags_stay_as_they_are(rendered: Any, tmp_path: Path) -> None:
