@@ -100,12 +100,11 @@ def test_the_models_own_tags_are_counted_and_completed_wherever_they_are_cut(
 
 @pytest.mark.parametrize("guesses", ["draft_model", "prompt_lookup"])
 @pytest.mark.parametrize(("temperature", "penalty"), [(0.0, 3.0), (0.7, 1.0), (1.2, 3.0)])
-@pytest.mark.parametrize("budget", [0, 6])
 def test_guessing_ahead_does_not_change_what_a_budget_gives(
-    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, guesses: str, temperature: float, penalty: float, budget: int
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, guesses: str, temperature: float, penalty: float
 ) -> None:
     monkeypatch.setattr("afmoe_mlx.generation.speculate.Pace", Always)
-    options = {"max_tokens": 24, "reasoning_budget": budget, "seed": 5, "temperature": temperature}
+    options = {"max_tokens": 24, "reasoning_budget": 6, "seed": 5, "temperature": temperature}
     options["repetition_penalty"] = penalty
     guess = {guesses: loaded[0] if guesses == "draft_model" else 5}
     plain = list(stream_generate(*loaded, OPENED, **options))
@@ -125,7 +124,7 @@ def test_tags_that_are_special_tokens_are_closed_by_theirs(tmp_path: Path) -> No
     assert answer[3:7] == [*newline, tag, *newline, *newline]
 
 
-@pytest.mark.parametrize("taken", [3, 6, 7, 12, 30])
+@pytest.mark.parametrize("taken", [3, 6, 7, 20])
 @pytest.mark.parametrize("options", [{}, {"prompt_lookup": 4}], ids=["plain", "speculative"])
 def test_the_caches_hold_what_was_written_wherever_the_answer_is_left(
     loaded: Loaded, taken: int, options: dict[str, Any]
