@@ -24,6 +24,11 @@ class Prompt:
     """Where other prompts will part from this one: before the last message's text, after it, and at the end."""
 
 
+def ending(message: Mapping[str, Any]) -> str:
+    """How an answer that is not whole has ended, in words: "stopped" or "cut off"; "" for a whole one."""
+    return "stopped" if message.get("stopped") else "cut off" if message.get("cut_off") else ""
+
+
 def for_template(messages: Sequence[Mapping[str, Any]], template: str) -> list[Message]:
     """Messages as a chat template takes them: the reasoning of answers closed where it was cut off.
 
