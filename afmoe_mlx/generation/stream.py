@@ -277,7 +277,7 @@ def check_options(
         if not _is_count(value) or value < 1:
             raise InputError(f"{name} is {value!r}: expected an integer, 1 or more")
     if reasoning_budget is not None and not (_is_count(reasoning_budget) and reasoning_budget >= 0):
-        raise InputError(f"reasoning_budget is {reasoning_budget!r}: expected an integer, 0 or more, or None")
+        raise InputError(f"reasoning_budget is {reasoning_budget!r}: expected an integer, 0 or more")
     StopStrings(stop)
     if unknown := sampling.keys() - SamplingOptions.__dataclass_fields__.keys():
         raise TypeError(f"stream_generate() has no option {sorted(unknown)[0]!r}")

@@ -154,5 +154,5 @@ def test_the_limit_of_tokens_holds_within_the_closing_too(loaded: Loaded, limit:
 
 @pytest.mark.parametrize("budget", [-1, 1.5, True, "5"])
 def test_a_budget_that_makes_no_sense_is_refused(models: dict[str, Loaded], budget: Any) -> None:
-    with pytest.raises(InputError, match=r"reasoning_budget is .*: expected an integer, 0 or more, or None"):
+    with pytest.raises(InputError, match=r"reasoning_budget is .*: expected an integer, 0 or more"):
         stream_generate(*models["afmoe"], OPENED, reasoning_budget=budget)
