@@ -66,11 +66,20 @@ def note(text: str, *, dim: bool = False) -> None:
     """One line of status on stderr; dim where a terminal shows colours."""
     if sys.stderr is None:
         return
-    text = printable(text)
-    if dim and sys.stderr.isatty() and "NO_COLOR" not in os.environ:
-        text = f"\x1b[2m{text}\x1b[0m"
-    sys.stderr.write(text + "\n")
+    sys.stderr.write((_dimmed(text) if dim else printable(text)) + "\n")
     sys.stderr.flush()
+
+
+def aside(text: str) -> None:
+    """A piece of what is not the answer itself, at once on stderr; dim where a terminal shows colours."""
+    if sys.stderr is not None:
+        sys.stderr.write(_dimmed(text) if sys.stderr.isatty() else text)
+        sys.stderr.flush()
+
+
+def _dimmed(text: str) -> str:
+    text = printable(text)
+    return f"\x1b[2m{text}\x1b[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else text
 
 
 def size(count: int) -> str:

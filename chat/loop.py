@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from afmoe_mlx.command_line.answer import cut_off
 from afmoe_mlx.errors import AfmoeError, ContextFullError, SessionError, is_device_trouble
 from afmoe_mlx.generation import GenerationChunk
-from afmoe_mlx.messages.reasoning import opens_thinking
+from afmoe_mlx.messages.reasoning import is_open
 from afmoe_mlx.terminal import printable
 
 from .conversation import settings
@@ -159,7 +160,7 @@ class Chat:
             self.console,
             show_thinking=self.view.thinking,
             markdown=self.view.markdown,
-            thinking=opens_thinking(self.conversation.opened),
+            thinking=bool(self.conversation.opened),
         )
         shown.append(display)
         last, asked = None, self.conversation.current_messages
@@ -170,8 +171,8 @@ class Chat:
                     display.add(last.text)
                 used, limit = self.conversation.context_used, self.conversation.context_limit
                 display.finish(last, context_used=used, context_limit=limit)
-            if last is not None and last.finish_reason == "length" and used >= limit - 1:
-                self.say("The context is full: before the next answer you are asked whether to drop the oldest turns.")
+            if last is not None:
+                self._tell_cut_off(last)
         except SystemExit:  # told to end: what was asked is there when the conversation is resumed
             if last is None:
                 self.conversation.restore(asked)
@@ -184,6 +185,16 @@ class Chat:
             self.save()
         self.console.print()  # what belongs together stands together
         return True
+
+    def _tell_cut_off(self, last: GenerationChunk) -> None:
+        """A line about an answer that a limit has ended, and what to do."""
+        is_reasoning = is_open(self.conversation.last_answer or "")
+        commands = {"max_tokens": "/set max_tokens N", "reasoning_budget": "/set reasoning_budget N"}
+        limit = self.conversation.context_limit
+        if words := cut_off(last, context=limit, is_reasoning=is_reasoning, **commands):
+            is_full = last.prompt_tokens + last.generation_tokens >= limit
+            more = " Before the next one you are asked whether to drop the oldest turns." if is_full else ""
+            self.say(words + more)
 
     def _begin(self, question: Question, progress: Progress) -> Chunks | None:
         """The answer, not begun yet; None if the user would rather stop than have the oldest turns dropped for it."""

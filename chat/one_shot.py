@@ -3,9 +3,9 @@
 import sys
 from contextlib import closing
 
-from afmoe_mlx.command_line.answer import Answer, summary
+from afmoe_mlx.command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.terminal import read_stdin, write, write_json
+from afmoe_mlx.terminal import read_stdin, write_json
 
 from .conversation.conversation import Conversation
 from .loop import View
@@ -28,47 +28,42 @@ def question(argument: str | None) -> str | None:
 def answer(conversation: Conversation, text: str, view: View, *, as_json: bool) -> int:
     """Print the answer to a message; the exit status, 130 if it was interrupted.
 
-    Plain text, as it comes; as Markdown where both stdin and stdout are a terminal; or one JSON object, as
-    `afmoe-mlx generate --json` prints it.
+    Plain text, as it comes, its reasoning on stderr; as Markdown where both stdin and stdout are a terminal; or one
+    JSON object, as `afmoe-mlx generate --json` prints it.
     """
     if not as_json and view.markdown and _on_terminal():
         return _answer_on_terminal(conversation, text, view)
-    found = Answer()
-    try:
-        with closing(conversation.reply(text)) as chunks:
-            for chunk in chunks:
-                found.add(chunk)
-                if not as_json:
-                    write(chunk.text)
-    except KeyboardInterrupt:
-        found.is_interrupted = True
+    with closing(conversation.reply(text)) as chunks:
+        found = Answer(conversation.opened)
+        receive(found, chunks, None if as_json else AnswerPrinter())
     if as_json:
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
         told = summary(found, speculated=speculated, kept=conversation.store is not None)
         write_json(told)
     else:
-        write("\n")
+        tell_cut_off(found, context=conversation.context_limit)
     return 130 if found.is_interrupted else 0
 
 
 def _answer_on_terminal(conversation: Conversation, text: str, view: View) -> int:
     from rich.console import Console
 
-    from afmoe_mlx.messages.reasoning import opens_thinking
-
     from .screen.display import AnswerDisplay
 
     shown: list[AnswerDisplay] = []
     chunks = conversation.reply(text, on_progress=lambda done, total: shown[0].progress(done, total))
-    opened = opens_thinking(conversation.opened)
+    found = Answer(conversation.opened)
+    opened = bool(conversation.opened)
     shown.append(AnswerDisplay(Console(highlight=False), show_thinking=view.thinking, thinking=opened))
     try:
         with shown[0] as display, closing(chunks):
             for chunk in chunks:
+                found.add(chunk)
                 display.add(chunk.text)
             display.finish(None)
     except KeyboardInterrupt:
         return 130
+    tell_cut_off(found, context=conversation.context_limit)
     return 0
 
 

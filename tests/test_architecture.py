@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "checkpoint": {"models", "errors", "device", "interrupts", "values"},
     "tokenizer": {"errors", "interrupts"},
     "messages": {"cache", "tokenizer"},
-    "generation": {"models", "cache", "tokenizer", "errors", "device", "keywords", "terminal"},
+    "generation": {"models", "cache", "tokenizer", "messages", "errors", "device", "keywords", "terminal"},
     "conversion": {"checkpoint", "durable", "models", "errors", "device", "terminal", "values"},
     "calibration": {"conversion", "durable", "models", "tokenizer", "errors"},
     "footprint": {"checkpoint", "models", "cache", "errors", "device", "terminal"},

@@ -24,6 +24,7 @@ EXAMPLES: Mapping[str, tuple[list[str], Any]] = {
     "max_tokens": (["9"], 9),
     "stop": (["a b", "c"], ["a b", "c"]),
     "extra_eos_token": (["hello", "5"], ["hello", "5"]),
+    "reasoning_budget": (["500"], 500),
     "temperature": (["0.5"], 0.5),
     "top_p": (["0.9"], 0.9),
     "min_p": (["0.1"], 0.1),

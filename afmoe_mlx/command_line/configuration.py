@@ -63,7 +63,7 @@ def preset(name: str, context: typer.Context) -> dict[str, Any]:
         _check_type(place, value, param)
         try:
             param.type_cast_value(context, value)
-            meant = parse_logit_bias(value) if param.name == "logit_bias" else value
+            meant: Any = parse_logit_bias(value) if param.name == "logit_bias" else value
             check_options(**{SPELLED_OUT.get(_key(key), _key(key)): meant})
         except OptionError:
             pass  # of another meaning than the answer's

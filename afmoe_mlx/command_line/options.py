@@ -53,6 +53,7 @@ Stop = Annotated[list[str] | None, typer.Option(help="A text that ends the answe
 ExtraEosToken = Annotated[
     list[str] | None, typer.Option(help="Another token that ends it, its text or id; repeatable.")
 ]
+ReasoningBudget = Annotated[int | None, typer.Option(metavar="N", help="Close a thought after so many tokens.")]
 Temp = Annotated[float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
 MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")]

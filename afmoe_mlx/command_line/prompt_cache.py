@@ -71,13 +71,14 @@ class PromptFile:
         return store.lookup(prompt) if store and prompt else (self.model.make_cache(), 0)
 
     def finish(self, tokens: Sequence[int], messages: Sequence[Mapping[str, Any]] | None, answer: str) -> None:
-        """Write the file, if it is not there yet. tokens: the prompt's and the answer's; messages: None: plain text."""
+        """Write the file, if it is not there yet.
+
+        tokens: the prompt's and the answer's; messages: None: plain text. answer: all of it, also what the prompt held.
+        """
         if self.saved is not None:
             return
         if messages is not None:
-            before, beginning = list(messages), ""
-            if before[-1]["role"] == "assistant":
-                beginning = before.pop()["content"]
-            messages = [*before, {"role": "assistant", "content": beginning + answer}]
+            before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+            messages = [*before, {"role": "assistant", "content": answer}]
         told = "" if messages is None else json.dumps(messages, ensure_ascii=False)
         save_cache(self.path, self.model, self._cache, tokens[: self._cache.offset], note=told)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..api import load
 from ..cache import PrefixStore
-from ..command_line.answer import Answer, summary
+from ..command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
 from ..command_line.draft import with_draft_model
 from ..command_line.generation_config import sampling_in_words, tell_unused_keys
 from ..command_line.kv_bits import tell_kv_bits
@@ -16,7 +16,9 @@ from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..command_line.template import read_template, template_variables
 from ..errors import InputError
 from ..generation import GenerationChunk, check_options, encode_prompt, stream_generate
-from ..terminal import note, read_stdin, write, write_json
+from ..messages.prompts import for_template
+from ..messages.reasoning import opened_by
+from ..terminal import note, read_stdin, write_json
 from ..tokenizer import Tokenizer
 
 # Shorter prompts are read before a progress bar would be worth drawing.
@@ -51,32 +53,30 @@ def run(request: GenerateRequest) -> int:
     else:
         prompt = render_prompt(tokenizer, messages, variables)
     options = {**options, "store": store, **(file.begin(prompt, store) if file else {})}
-    answer = Answer()
-    try:
-        with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
-            rest = prompt[len(options.get("seen", ())) :]
-            for chunk in stream_generate(model, tokenizer, rest, on_progress=show, **options):
-                answer.add(chunk)
-                if not request.as_json:
-                    write(chunk.text)
-    except KeyboardInterrupt:
-        answer.is_interrupted = True
-    report(answer, request, options, sampling_in_words(tokenizer, options))
+    answer = Answer(request.prefill_response or opened_by(tokenizer, prompt))
+    with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
+        rest = prompt[len(options.get("seen", ())) :]
+        chunks = stream_generate(model, tokenizer, rest, on_progress=show, **options)
+        receive(answer, chunks, None if request.as_json else AnswerPrinter())
+    context, sampling = model.config.max_position_embeddings, sampling_in_words(tokenizer, options)
+    report(answer, request, options, context=context, sampling=sampling)
     if store is not None:
         store.flush()
     if file is not None and not answer.is_interrupted:
-        file.finish([*prompt, *answer.tokens], messages, answer.text)
+        file.finish([*prompt, *answer.tokens], messages, answer.beginning + answer.text)
     return 130 if answer.is_interrupted else 0
 
 
-def report(answer: Answer, request: GenerateRequest, options: Mapping[str, Any], sampling: str) -> None:
-    """Print what is left to print: the statistics and how was sampled, or all of it as one object."""
+def report(
+    answer: Answer, request: GenerateRequest, options: Mapping[str, Any], *, context: int, sampling: str
+) -> None:
+    """Print what is left to print: how it ended, the statistics and how was sampled, or all of it as one object."""
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
         write_json(summary(answer, speculated=speculated, kept=kept))
         return
-    write("\n")
+    tell_cut_off(answer, context=context)
     if request.wants_statistics and answer.last:
         _statistics(answer.last, answer.finish_reason, speculated=speculated, kept=kept)
         note(f"Sampling: {sampling}")
@@ -115,8 +115,12 @@ def render_prompt(
 ) -> list[int]:
     """The prompt as the chat template makes it."""
     continued = messages[-1]["role"] == "assistant"
+    *before, last = messages
     return tokenizer.apply_chat_template(
-        messages, add_generation_prompt=not continued, continue_final_message=continued, **template_variables
+        [*for_template(before, tokenizer.chat_template or ""), last],
+        add_generation_prompt=not continued,
+        continue_final_message=continued,
+        **template_variables,
     )
 
 

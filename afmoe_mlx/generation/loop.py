@@ -89,7 +89,11 @@ class Chooser:
 
     def __init__(self, sampler: Sampler, processors: Sequence[LogitsProcessor], tokens: Sequence[int]) -> None:
         self._sampler, self._processors = sampler, processors
-        self.history = mx.array(list(tokens) if processors else [], mx.int32)
+        self.begin(tokens)
+
+    def begin(self, tokens: Sequence[int]) -> None:
+        """Go on after these tokens; the randomness goes on where it was."""
+        self.history = mx.array(list(tokens) if self._processors else [], mx.int32)
 
     def __call__(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         """The next token (1,), by its logits (1, vocab), and its log-probabilities (vocab,)."""

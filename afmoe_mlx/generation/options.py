@@ -234,17 +234,21 @@ class StoppingOptions:
     """Where an answer ends, beside the tokens that end it in any case (`Tokenizer.eos_token_ids`).
 
     `stop` are texts at which it ends, themselves never shown, `extra_eos_token` tokens, each by its text or by its id
-    in digits. Raises InputError for a value that makes no sense.
+    in digits. A thought, opened by the model or at the end of the prompt, is closed after `reasoning_budget` tokens for
+    the answer to go on; the closing tokens count as the answer's. Raises InputError for a value that makes no sense.
     """
 
     max_tokens: int = 256
     """NO_LIMIT for as many as the model's context takes."""
     stop: Sequence[str] = ()
     extra_eos_token: Sequence[str] = ()
+    reasoning_budget: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens != NO_LIMIT:
             check_count("max_tokens", self.max_tokens)
+        if self.reasoning_budget is not None:
+            check_count("reasoning_budget", self.reasoning_budget, least=0)
         StopStrings(self.stop)
         if isinstance(self.extra_eos_token, str) or not all(isinstance(token, str) for token in self.extra_eos_token):
             raise InputError(f"extra_eos_token is {reprlib.repr(self.extra_eos_token)}, expected a list of strings")
@@ -265,10 +269,10 @@ class StoppingOptions:
         return cls(**chosen)
 
 
-def check_count(name: str, value: object, source: str = "") -> None:
-    """InputError for what is no number of things, 1 or more."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise InputError(f"{source}{name} is {value!r}: expected an integer, 1 or more")
+def check_count(name: str, value: object, source: str = "", *, least: int = 1) -> None:
+    """InputError for what is no number of things, `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{source}{name} is {value!r}: expected an integer, {least} or more")
 
 
 SAMPLING = tuple(field.name for field in fields(SamplingOptions))

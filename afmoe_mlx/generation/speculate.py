@@ -8,7 +8,7 @@ their distributions are alike.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -50,7 +50,9 @@ class SpeculativeDecoder:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """The drafter and `choose` know the tokens so far. limit: tokens to give. ends: tokens no guess goes beyond."""
+        """For `tokens`, the drafter and `choose` know the tokens so far. limit: tokens to give. ends: tokens no guess
+        goes beyond.
+        """
         self._model, self._cache, self._choose, self._drafter = model, cache, choose, drafter
         self._limit, self._ends = limit, frozenset(ends)
         self._tally = tally or Tally()
@@ -96,6 +98,13 @@ class SpeculativeDecoder:
             drawn, is_read = following, False
         if not is_read:
             yield token_id(drawn[0]), drawn[1]
+
+    def continued(self, tokens: Sequence[int], logits: mx.array, limit: int) -> Iterator[Drawn]:
+        """`limit` tokens after these, whatever was given before; the randomness and the pace go on where they were."""
+        self._choose.begin(tokens)
+        self._drafter.begin(tokens)
+        self._limit = limit
+        return self.tokens(logits)
 
     def _draft_length(self, most: int) -> int:
         """How many tokens to guess, where `most` are wanted: no more than can be taken back."""

@@ -16,6 +16,7 @@ from ..keywords import GENERATE, takes
 from ..models import CausalLM
 from ..terminal import write
 from ..tokenizer import TextStream, Tokenizer
+from .budget import ReasoningBudget, decode_within
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .loop import Chooser, Progress, decode, prefill
 from .options import NO_LIMIT, SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
@@ -93,6 +94,7 @@ def stream_generate(
     max_tokens: int | None = None,
     stop: Sequence[str] | None = None,
     extra_eos_token: Sequence[str] | None = None,
+    reasoning_budget: int | None = None,
     skip_special_tokens: bool = False,
     sampler: Sampler | None = None,
     logits_processors: Sequence[LogitsProcessor] | None = None,
@@ -113,9 +115,10 @@ def stream_generate(
 
     prompt: text, encoded as it is, or token ids, in a sequence or an array (L,) of integers (see
     `Tokenizer.apply_chat_template` for messages).
-    max_tokens, stop, extra_eos_token: where the answer ends, the fields of `StoppingOptions`; sampling: how tokens are
-    chosen, those of `SamplingOptions`. Those not given come from the model's generation_config.json, whose `do_sample`
-    makes answers random. `seed` makes them repeat, `mx.random.seed` does not.
+    max_tokens, stop, extra_eos_token, reasoning_budget: where the answer ends, and its reasoning, the fields of
+    `StoppingOptions`; sampling: how tokens are chosen, those of `SamplingOptions`. Those not given come from the
+    model's generation_config.json, whose `do_sample` makes answers random. `seed` makes them repeat, `mx.random.seed`
+    does not.
     skip_special_tokens: leave special tokens out of the text; else all are in it but the one that ends the answer.
     sampler: log-probabilities (1, vocab) -> token (1,), and logits_processors: (tokens so far, logits) -> logits, take
     the place of the options of sampling.
@@ -134,6 +137,7 @@ def stream_generate(
     for an extra_eos_token that is none, CheckpointError for a model whose logits are no numbers.
     """
     stopping = {"max_tokens": max_tokens, "stop": stop, "extra_eos_token": extra_eos_token}
+    stopping |= {"reasoning_budget": reasoning_budget}
     check_options(
         **stopping,
         prefill_step_size=prefill_step_size,
@@ -171,18 +175,25 @@ def stream_generate(
         if store is not None:
             store.insert(whole[: cache.offset], cache)
 
+    decoder = None
+    if drafter is not None:
+        choose, ends = Chooser(sampler, processors, ()), tokenizer.eos_token_ids
+        decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
+
+    def answer(logits: mx.array, before: Sequence[int], limit: int) -> Generator[tuple[int, mx.array], None, None]:
+        if decoder is None:
+            yield from decode(model, logits, cache, sampler, tokens=before, processors=processors, limit=limit)
+        else:
+            yield from decoder.continued(before, logits, limit)
+
     def steps() -> Generator[tuple[int, mx.array], None, None]:
         rest, step = tokens[cached:], None if prefill_step_size is None else int(prefill_step_size)
         logits = prefill(model, rest, cache, step_size=step, on_progress=on_progress, on_chunk=keep)
-        if drafter is None:
-            yield from decode(model, logits, cache, sampler, tokens=whole, processors=processors, limit=limit)
+        if reasoning_budget is None:
+            yield from answer(logits, whole, limit)
             return
-        drafter.begin(whole)
-        choose = Chooser(sampler, processors, whole)
-        decoder = SpeculativeDecoder(
-            model, cache, choose, drafter, limit=limit, ends=tokenizer.eos_token_ids, tally=tally
-        )
-        yield from decoder.tokens(logits)
+        budget = ReasoningBudget(tokenizer, int(reasoning_budget), whole)
+        yield from decode_within(budget, answer, model, logits, cache, tokens=whole, limit=limit, tally=tally)
 
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
     texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)

@@ -1,17 +1,16 @@
 """From messages to a prompt's tokens, by the model's chat template."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..cache import shared_prefix
 from ..tokenizer import Tokenizer
+from .reasoning import closed, fields, opened_thinking, reasoning_field
 
 Message = dict[str, Any]
-"""{"role": "system", "user" or "assistant", "content": text}, and "stopped": True in an answer broken off."""
-
-_OPENED_THINKING = re.compile(r"<think>\s*\Z")
+"""{"role": "system", "user" or "assistant", "content": text}; in an answer broken off "stopped": True, in one that the
+token limit or the context ended "cut_off": True. An answer's text holds its reasoning, as the model wrote it."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,28 @@ class Prompt:
     """What of the answer the template itself has written: "<think>\\n", or nothing."""
     places: list[int]
     """Where other prompts will part from this one: before the last message's text, after it, and at the end."""
+
+
+def ending(message: Mapping[str, Any]) -> str:
+    """How an answer that is not whole has ended, in words: "stopped" or "cut off"; "" for a whole one."""
+    return "stopped" if message.get("stopped") else "cut off" if message.get("cut_off") else ""
+
+
+def for_template(messages: Sequence[Mapping[str, Any]], template: str) -> list[Message]:
+    """Messages as a chat template takes them: the reasoning of answers closed where it was cut off.
+
+    It stands in a field of its own, as Transformers hands it over, for a template that reads one, and in the content,
+    as it was written, for any other: that strips it or shows it.
+    """
+    field = reasoning_field(template)
+
+    def handed(message: Mapping[str, Any]) -> Message:
+        content = message.get("content")
+        if message["role"] != "assistant" or not isinstance(content, str):
+            return dict(message)
+        return {**message, **(fields(content, field) if field else {"content": closed(content)})}
+
+    return [handed(message) for message in messages]
 
 
 class Prompts:
@@ -38,8 +59,8 @@ class Prompts:
         tokens = self._encode(text)
         before = self._render(messages, add_generation_prompt=False)
         generation = text[len(before) :] if text.startswith(before) else ""
-        opened = _OPENED_THINKING.search(generation)
-        return Prompt(tokens, opened[0] if opened else "", self._places(messages, text, generation, len(tokens)))
+        opened = opened_thinking(generation)
+        return Prompt(tokens, opened, self._places(messages, text, generation, len(tokens)))
 
     def count(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> int:
         """How many tokens the messages have."""
@@ -56,6 +77,7 @@ class Prompts:
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+        plain = for_template(plain, self.tokenizer.chat_template or "")
         variables = {name: value for name, value in self.variables.items() if self.knows_variable(name)}
         return self.tokenizer.apply_chat_template(
             plain, tokenize=False, add_generation_prompt=add_generation_prompt, **variables

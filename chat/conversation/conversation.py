@@ -25,7 +25,7 @@ class Conversation:
     cache does not hold of it is run.
 
     messages: the system message if there is one, then turns: a message of the user and its answer. An answer holds all
-    that the model wrote, its reasoning too: the template strips that where it should.
+    that the model wrote, its reasoning too: `Prompts` hands it to the template, which strips that where it should.
     context: tokens the conversation may have, if fewer than the model's own context.
     template_variables: what else the chat template sees, of those that it mentions: {"enable_thinking": False}.
 
@@ -152,19 +152,20 @@ class Conversation:
 
     def _keep(self, messages: list[Message], tokens: list[int], chunks: Chunks) -> Chunks:
         parts: list[str] = []
-        seen, is_whole = list(tokens), False
+        seen, reason = list(tokens), None
         try:
             with closing(chunks):
                 for chunk in chunks:
                     parts.append(chunk.text)
                     seen.append(chunk.token)
-                    is_whole = chunk.finish_reason is not None
+                    reason = chunk.finish_reason
                     yield chunk
         finally:
             self._under_way = None
             if parts:  # before anything that another Ctrl-C could interrupt
                 answer: Message = {"role": "assistant", "content": self.opened + "".join(parts)}
-                self.messages = [*messages, answer if is_whole else answer | {"stopped": True}]
+                mark: Message = {None: {"stopped": True}, "length": {"cut_off": True}}.get(reason, {})
+                self.messages = [*messages, answer | mark]
             self._recall.finish(seen, marks=[self._prompts.opening(self._system)] if self.store is not None else [])
 
     def _running(self) -> Chunks | None:

@@ -17,6 +17,7 @@ MEANINGS = {
     "max_tokens": "tokens of an answer at most; -1: no limit",
     "stop": "texts that end an answer, in quotes if they have blanks",
     "extra_eos_token": "tokens that end it too",
+    "reasoning_budget": "tokens after which a thought is closed",
     "temperature": "0: always the likeliest token",
     "top_p": "share that the likeliest tokens make up",
     "min_p": "least share of the best token's likelihood",

@@ -25,8 +25,6 @@ def figures(chunk: GenerationChunk, *, first_token_seconds: float | None = None,
         parts.append(f"{chunk.cached_tokens:,} reused")
     if context:
         parts.append(context)
-    if chunk.finish_reason == "length":
-        parts.append("cut at the token limit")
     return parts
 
 

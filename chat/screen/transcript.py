@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.style import Style
 from rich.text import Text
 
+from afmoe_mlx.messages.prompts import ending
 from afmoe_mlx.messages.reasoning import split_thinking
 from afmoe_mlx.terminal import printable
 
@@ -68,8 +69,8 @@ def message_lines(
     if lines and answer.strip():
         lines.append(Text())
     lines += _answer_lines(console, answer, markdown=markdown and is_live(console))
-    if message.get("stopped"):
-        lines.append(Text("(stopped)", DIM))
+    if words := ending(message):
+        lines.append(Text(f"({words})", DIM))
     return lines
 
 

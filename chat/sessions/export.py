@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.messages.prompts import Message
+from afmoe_mlx.messages.prompts import Message, ending
 from afmoe_mlx.messages.reasoning import split_thinking
 from afmoe_mlx.terminal import printable
 
@@ -72,4 +72,4 @@ def _content(message: Message) -> str:
         thought, text = split_thinking(text)
         if thought.strip():
             text = f"<details><summary>Reasoning</summary>\n\n{thought.strip()}\n\n</details>\n\n{text}"
-    return text + "\n\n*(stopped)*" if message.get("stopped") else text
+    return f"{text}\n\n*({words})*" if (words := ending(message)) else text

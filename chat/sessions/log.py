@@ -1,7 +1,8 @@
 """The format of a session's file: JSON Lines, a record a line, only ever added to, replayed when it is read.
 
 {"type": "session", "format": 1, "model": "demo", "created": "2026-11-24T09:00:00+00:00"}    always the first
-{"type": "message", "role": "user", "content": "…"}               one more; an answer broken off has "stopped": true
+{"type": "message", "role": "user", "content": "…"}               one more; an answer broken off has "stopped": true,
+                                                                       one that a limit has ended "cut_off": true
 {"type": "replace", "at": 2, "messages": […]}            the messages from number 2 on: an edit, an undo, in one line
 {"type": "system", "content": "…"}                                               the system prompt; null: none
 {"type": "model", "name": "…"}, {"type": "settings", "options": {…}}                       from here on
@@ -157,7 +158,7 @@ def _message(value: object) -> Message | None:
     if not isinstance(value, dict) or value.get("role") not in ROLES or not isinstance(value.get("content"), str):
         return None
     message: Message = {"role": value["role"], "content": value["content"]}
-    return message | {"stopped": True} if value.get("stopped") is True else message
+    return message | {mark: True for mark in ("stopped", "cut_off") if value.get(mark) is True}
 
 
 def _applied(state: SessionState, record: Mapping[str, Any]) -> SessionState | None:

@@ -36,6 +36,43 @@ def test_a_full_context_asks_what_to_drop_and_never_forgets_by_itself(talk: Call
     assert "The context of 120 tokens is full" in kept.shown
 
 
+@pytest.mark.parametrize(
+    ("answer", "context", "words"),
+    [
+        ("one two three", 4096, "The answer is cut off after 3 tokens: /set max_tokens N allows more."),
+        (
+            "<think>one two three",
+            4096,
+            "cut off in its reasoning after 3 tokens: /set max_tokens N allows more, /set reasoning_budget N ends the",
+        ),
+        ("one two three", 11, "the context of 11 tokens is full. Before the next one you are asked whether to drop"),
+    ],
+)
+def test_an_answer_that_a_limit_has_ended_says_so_in_a_line_and_in_its_session(
+    talk: Callable[..., Talk], tmp_path: Path, answer: str, context: int, words: str
+) -> None:
+    most = 3 if context > 11 else 100
+    found = talk("hello", conversation=FakeConversation([answer], context=context, options={"max_tokens": most}))
+    assert [line for line in found.shown.splitlines() if words in line]
+    assert found.shown.count("cut off") == 1
+    assert found.conversation.messages[-1]["cut_off"] is True
+    (info,) = SessionFolder(tmp_path / "sessions").list()
+    with SessionFolder(tmp_path / "sessions").open(info.name) as session:
+        assert session.messages == found.conversation.messages
+    whole = talk("hello", conversation=FakeConversation(["one"]))
+    assert "cut off" not in whole.shown
+    assert whole.conversation.messages[-1].keys() == {"role", "content"}
+
+
+def test_a_budget_is_set_and_kept_with_the_session(talk: Callable[..., Talk], tmp_path: Path) -> None:
+    found = talk("/set reasoning-budget 300", "hello", "/set")
+    assert "reasoning_budget is 300 (set)" in found.shown
+    assert found.conversation.options["reasoning_budget"] == 300
+    (info,) = SessionFolder(tmp_path / "sessions").list()
+    with SessionFolder(tmp_path / "sessions").open(info.name) as session:
+        assert session.settings["reasoning_budget"] == 300
+
+
 def test_a_message_longer_than_the_context_is_refused_without_a_question(talk: Callable[..., Talk]) -> None:
     found = talk("hello", "word " * 100, "and on", conversation=FakeConversation(context=90))
     assert found.reader.questions == []

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from afmoe_mlx import generate, load
 from afmoe_mlx.cli import app
+from afmoe_mlx.messages.reasoning import split_thinking
+from helpers.conversations import OPENING
 from helpers.pseudo_terminal import PseudoTerminal
 from helpers.tiny import tiny_folder
 
@@ -47,7 +49,7 @@ def test_a_question_is_answered_plainly_and_nothing_is_saved(
 ) -> None:
     result = chat(*arguments, "--model", model, "-m", "8", "--temp", "0", stdin=stdin)
     assert result.stdout == expected(model, message, max_tokens=8) + "\n"
-    assert (result.stderr, result.exit_code) == ("", 0)
+    assert (result.stderr, result.exit_code) == ("The answer is cut off after 8 tokens: --max-tokens allows more.\n", 0)
     assert not (home / "data").exists()
     assert not (home / "cache").exists()
 
@@ -143,3 +145,37 @@ def test_on_a_terminal_a_question_is_answered_as_markdown_and_the_program_ends(t
     assert "\nThe router is a small layer" in terminal.text
     assert "tokens/s" not in terminal.text
     assert b"\x1b[?2026h" in terminal.received
+
+
+def test_reasoning_is_on_stderr_or_a_field_and_the_answer_alone_on_stdout(tmp_path: Path) -> None:
+    folder = str(tiny_folder(tmp_path / "thinker", template=OPENING))
+    options = ("--model", folder, "-m", "30", "--temp", "0", "--reasoning-budget", "6")
+    model, tokenizer = load(folder)
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}])
+    written = generate(model, tokenizer, prompt, max_tokens=30, reasoning_budget=6)
+    thought, answer = split_thinking("<think>\n" + written)
+    assert thought.strip()
+    assert answer
+    told = json.loads(chat("hello", *options, "--json").stdout)
+    assert (told["reasoning"], told["text"]) == (thought.strip(), answer)
+    plain = chat("hello", *options)
+    assert plain.stdout == answer + "\n"
+    cut = "The answer is cut off after 30 tokens: --max-tokens allows more.\n"
+    assert plain.stderr.strip("\n") == (thought.strip("\n") + "\n" + cut).strip("\n")
+
+
+def test_an_answer_that_came_no_further_than_its_reasoning_says_so(tmp_path: Path) -> None:
+    folder = str(tiny_folder(tmp_path / "thinker", template=OPENING))
+    result = chat("hello", "--model", folder, "-m", "5", "--temp", "0")
+    assert result.stdout == "\n"
+    words = "cut off in its reasoning after 5 tokens: --max-tokens allows more, --reasoning-budget ends the reasoning"
+    assert words in result.stderr
+    told = json.loads(chat("hello", "--model", folder, "-m", "5", "--temp", "0", "--json").stdout)
+    assert (told["text"], told["finish_reason"]) == ("", "length")
+    assert told["reasoning"]
+
+
+def test_an_answer_that_fills_the_context_says_so(tmp_path: Path) -> None:
+    folder = str(tiny_folder(tmp_path / "m", max_position_embeddings=64))
+    result = chat("hello", "--model", folder, "-m", "200", "--temp", "0")
+    assert "The answer is cut off: the context of 64 tokens is full.\n" in result.stderr

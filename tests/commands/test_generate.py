@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from afmoe_mlx import generate, load, stream_generate
+from afmoe_mlx.cache import load_cache
+from afmoe_mlx.messages.reasoning import split_thinking
 from helpers.command_line import run
+from helpers.conversations import OPENING
 from helpers.tiny import tiny_folder
 
 
@@ -25,7 +28,10 @@ def test_the_answer_alone_is_on_stdout(model: str) -> None:
 
 
 def test_verbose_false_prints_the_answer_alone(model: str) -> None:
-    assert run("generate", "--model", model, "--prompt", "hello", "-m", "3", "--verbose", "False").err == ""
+    options = ("generate", "--model", model, "--prompt", "hello", "--verbose", "False")
+    stop = run(*options, "-m", "3").out[1]
+    assert run(*options, "-m", "3", "--stop", stop).err == ""
+    assert run(*options, "-m", "3").err == "The answer is cut off after 3 tokens: --max-tokens allows more.\n"
 
 
 def test_json_holds_text_and_statistics(model: str) -> None:
@@ -34,6 +40,7 @@ def test_json_holds_text_and_statistics(model: str) -> None:
     assert (value["finish_reason"], value["generation_tokens"]) == ("length", 5)
     assert value.keys() == {
         "text",
+        "reasoning",
         "finish_reason",
         "prompt_tokens",
         "generation_tokens",
@@ -41,6 +48,46 @@ def test_json_holds_text_and_statistics(model: str) -> None:
         "generation_tps",
         "peak_memory_gb",
     }
+
+
+def test_reasoning_is_on_stderr_or_a_field_and_the_answer_alone_on_stdout(tmp_path: Path) -> None:
+    folder = str(tiny_folder(tmp_path / "thinker", template=OPENING))
+    options = ("--model", folder, "-p", "hello", "-m", "30", "--reasoning-budget", "6")
+    loaded = load(folder)
+    ids = loaded[1].apply_chat_template([{"role": "user", "content": "hello"}])
+    thought, answer = split_thinking("<think>\n" + generate(*loaded, ids, max_tokens=30, reasoning_budget=6))
+    assert thought.strip()
+    assert answer
+    result = run("generate", *options, "--verbose", "False")
+    assert result.out == answer + "\n"
+    assert thought.strip() in result.err
+    told = json.loads(run("generate", *options, "--json").out)
+    assert (told["text"], told["reasoning"], told["finish_reason"]) == (answer, thought.strip(), "length")
+
+
+@pytest.mark.parametrize("prefill", ["<think>\nhello", "<think>\nhello</think>", "hello"])
+def test_an_answer_that_is_begun_for_the_model_is_parted_where_it_goes_on(prefill: str, model: str) -> None:
+    options = ("--model", model, "-p", "hello", "-m", "9", "--prefill-response", prefill)
+    told = json.loads(run("generate", *options, "--json").out)
+    is_thought = prefill == "<think>\nhello"
+    assert bool(told["reasoning"]) is is_thought
+    assert bool(told["text"]) is not is_thought
+
+
+def test_a_saved_conversation_has_the_reasoning_whole_and_hands_it_back_closed(tmp_path: Path) -> None:
+    folder, path = str(tiny_folder(tmp_path / "thinker", template=OPENING)), str(tmp_path / "saved")
+    options = ("--model", folder, "-m", "8", "--prompt-cache-file", path, "--json")
+    first = json.loads(run("generate", *options, "-p", "hello").out)
+    model, tokenizer = load(folder)
+    (question, answer) = json.loads(load_cache(path, model).note)
+    assert answer["content"].startswith("<think>\n")
+    assert first["reasoning"] in answer["content"]
+    second = json.loads(run("generate", *options, "-p", "the").out)
+    closed = {"role": "assistant", "content": answer["content"] + "\n</think>\n\n"}
+    ids = tokenizer.apply_chat_template([question, closed, {"role": "user", "content": "the"}])
+    assert second["prompt_tokens"] == len(ids)
+    assert second["reasoning"] == generate(model, tokenizer, ids, max_tokens=8).strip()
+    assert second["cached_tokens"] > 0
 
 
 def test_a_dash_reads_the_prompt_from_stdin(model: str) -> None:
@@ -139,7 +186,8 @@ def test_an_unknown_config_key_is_a_warning_of_one_line(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "m", some_new_key=3)
     result = run("generate", "--model", str(folder), "-p", "hello", "-m", "1", "--verbose", "F")
     assert result.code == 0
-    assert result.err == "warning: config: unknown keys ignored: some_new_key\n"
+    assert result.err.startswith("warning: config: unknown keys ignored: some_new_key\n")
+    assert result.err.count("warning") == 1
 
 
 def test_convert_writes_a_model_that_answers(model: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Conversations with tiny models, checked against runs from scratch."""
 
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Sequence
 from functools import cache as remembered
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ import numpy as np
 
 from afmoe_mlx import load
 from afmoe_mlx.chat import Conversation
+from afmoe_mlx.messages.prompts import Message
 from helpers.tiny import TEMPLATE, tiny_folder
 
 # Small beside the answers, so that caches have dropped what came before them; the rest in proportion.
@@ -28,16 +30,66 @@ def loaded_model(model_type: str, template: str = TEMPLATE, **changes: Any) -> A
     return model, tokenizer
 
 
+# What strips reasoning from the content, what reads it from a field, and opens it or not.
+STRIPPING = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content.split('</think>')[-1] if message.role == 'assistant' else message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{{ '<think>\n' if enable_thinking is not defined or enable_thinking }}{% endif %}"
+)
+FIELD = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.reasoning_content is defined %}<think>\n{{ message.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+OPENING = TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+
+
+def handed_over(messages: Sequence[Message], template: str) -> list[Message]:
+    """Messages as a template of these wants them."""
+    found = []
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role == "assistant" and content.startswith("<think>"):
+            if "</think>" not in content:
+                begun = re.search(r"</(t(h(i(nk?)?)?)?)?\Z|\n\Z", content)
+                content = re.sub(r"</\w*\Z", "", content) if begun else content + "\n"
+                content += "</think>\n\n"
+            thought, _, rest = content.partition("</think>")
+            if template == FIELD:
+                thought = thought.removeprefix("<think>").strip("\n")
+                found.append({"role": role, "reasoning_content": thought, "content": rest.lstrip("\n")})
+                continue
+        found.append({"role": role, "content": content})
+    return found
+
+
 def checked(conversation: Conversation, chunks: Generator[Any, None, None]) -> str:
-    """An answer, each of its tokens the likeliest by the logits of its prompt and itself run from scratch."""
+    """An answer, each of its tokens the likeliest by the logits of its prompt and itself run from scratch, but those
+    with which a reasoning budget has closed its reasoning.
+    """
     came = list(chunks)
     model, tokenizer = conversation.model, conversation.tokenizer
-    messages = [{"role": m["role"], "content": m["content"]} for m in conversation.messages[:-1]]
+    messages = handed_over(conversation.messages[:-1], tokenizer.chat_template)
     prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, **conversation.template_variables)
     answer = [chunk.token for chunk in came]
     logits = np.array(model(mx.array([prompt + answer])))[0, len(prompt) - 1 : -1]
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     cached = np.stack([np.array(chunk.logprobs) for chunk in came])
     assert np.abs(cached - logprobs).max() < 1e-4
-    assert (logits.max(-1) - logits[np.arange(len(answer)), answer]).max() < 1e-4
+    forced = closing_at(conversation, answer)
+    missed = logits.max(-1) - logits[np.arange(len(answer)), answer]
+    assert np.delete(missed, forced).max(initial=0) < 1e-4
     return "".join(chunk.text for chunk in came)
+
+
+def closing_at(conversation: Conversation, answer: list[int]) -> list[int]:
+    """Where in an answer the tokens stand that closed its reasoning."""
+    budget = conversation.options.get("reasoning_budget")
+    if budget is None or not conversation.opened or len(answer) <= budget:
+        return []
+    for closing in map(conversation.tokenizer.encode, ("\n</think>\n\n", "</think>\n\n")):
+        if answer[budget : budget + len(closing)] == closing[: len(answer) - budget]:
+            return list(range(budget, min(budget + len(closing), len(answer))))
+    raise AssertionError(f"not closed after {budget}: {conversation.tokenizer.decode(answer)!r}")

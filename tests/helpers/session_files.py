@@ -29,10 +29,10 @@ def written(folder: SessionFolder, *texts: str, name: str = "one") -> Path:
 
 messages = st.lists(
     st.builds(
-        lambda role, content, stopped: {"role": role, "content": content} | ({"stopped": True} if stopped else {}),
+        lambda role, content, mark: {"role": role, "content": content} | ({mark: True} if mark else {}),
         st.sampled_from(["user", "assistant"]),
         st.text(max_size=8),
-        st.booleans(),
+        st.sampled_from(["", "stopped", "cut_off"]),
     ),
     max_size=5,
 )

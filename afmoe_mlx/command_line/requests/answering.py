@@ -34,6 +34,7 @@ from ..options import (
     Preset,
     PromptCacheDir,
     PromptLookup,
+    ReasoningBudget,
     RepetitionContextSize,
     RepetitionPenalty,
     Revision,
@@ -57,6 +58,7 @@ STREAM_OPTIONS = (
     "max_tokens",
     "stop",
     "extra_eos_token",
+    "reasoning_budget",
     "temp",
     "top_p",
     "min_p",
@@ -104,6 +106,7 @@ class AnswerRequest:
     max_tokens: MaxTokens = None
     stop: Stop = None
     extra_eos_token: ExtraEosToken = None
+    reasoning_budget: ReasoningBudget = None
     temp: Temp = None
     top_p: TopP = None
     min_p: MinP = None

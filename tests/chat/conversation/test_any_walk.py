@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.chat import Conversation
 from afmoe_mlx.errors import ContextFullError, InputError
-from helpers.conversations import CHUNK, checked, loaded_model
-from helpers.tiny import ARCHITECTURES
+from helpers.conversations import CHUNK, FIELD, OPENING, STRIPPING, checked, loaded_model
+from helpers.tiny import ARCHITECTURES, TEMPLATE
 
 
 class Talk(RuleBasedStateMachine):
@@ -24,11 +24,21 @@ class Talk(RuleBasedStateMachine):
         system=st.sampled_from([None, "the world", "hello " * 30]),
         answer=st.sampled_from([3, 20, 50]),
         block_size=st.sampled_from([None, 8, 32]),
+        template=st.sampled_from([TEMPLATE, OPENING, STRIPPING, FIELD]),
+        budget=st.sampled_from([None, 0, 5]),
     )
-    def begin(self, model_type: str, system: str | None, answer: int, block_size: int | None) -> None:
-        self.options = {"max_tokens": answer, "prefill_step_size": CHUNK}
-        self.block_size = block_size
-        model, tokenizer = loaded_model(model_type)
+    def begin(
+        self,
+        model_type: str,
+        system: str | None,
+        answer: int,
+        block_size: int | None,
+        template: str,
+        budget: int | None,
+    ) -> None:
+        self.options = {"max_tokens": answer, "prefill_step_size": CHUNK, "reasoning_budget": budget}
+        self.block_size, self.template = block_size, template
+        model, tokenizer = loaded_model(model_type, template)
         self.talk = Conversation(
             model, tokenizer, system_prompt=system, options=self.options, store=self.store(model), context=900
         )
@@ -84,7 +94,7 @@ class Talk(RuleBasedStateMachine):
 
     @rule(model_type=st.sampled_from(ARCHITECTURES))
     def switch(self, model_type: str) -> None:
-        model, tokenizer = loaded_model(model_type)
+        model, tokenizer = loaded_model(model_type, self.template)
         self.talk.switch(model, tokenizer, self.options, self.store(model))
 
 

@@ -10,15 +10,8 @@ import pytest
 from afmoe_mlx.cache import KVQuantization, PrefixStore, shared_prefix
 from afmoe_mlx.chat import Conversation
 from afmoe_mlx.chat.conversation.waypoints import Waypoints
-from helpers.conversations import ANSWER, CHUNK, checked, loaded_model
+from helpers.conversations import ANSWER, CHUNK, FIELD, OPENING, STRIPPING, checked, loaded_model
 from helpers.tiny import ARCHITECTURES
-
-THINKING_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{{ message.content.split('</think>')[-1] if message.role == 'assistant' else message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{{ '<think>\n' if enable_thinking is not defined or enable_thinking }}{% endif %}"
-)
 
 
 @pytest.fixture(scope="module", params=["no store", "store"])
@@ -98,7 +91,7 @@ def test_places_of_what_was_undone_are_not_gone_back_to(talk: Conversation) -> N
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_reasoning_that_the_template_strips_costs_the_answer_that_it_belongs_to(model_type: str) -> None:
-    model, tokenizer = loaded_model(model_type, THINKING_TEMPLATE)
+    model, tokenizer = loaded_model(model_type, STRIPPING)
     options = {"max_tokens": ANSWER, "prefill_step_size": CHUNK}
     conversation = Conversation(model, tokenizer, options=options)
     list(conversation.reply("hello to the world " * 10))
@@ -113,6 +106,34 @@ def test_reasoning_that_the_template_strips_costs_the_answer_that_it_belongs_to(
     list(conversation.regenerate())
     assert conversation.opened == ""
     assert not conversation.last_answer.startswith("<think>")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+@pytest.mark.parametrize("template", [OPENING, FIELD], ids=["content", "field"])
+@pytest.mark.parametrize("ending", ["limit", "stopped", "closed"])
+def test_reasoning_that_goes_back_is_not_read_again(model_type: str, template: str, ending: str) -> None:
+    model, tokenizer = loaded_model(model_type, template)
+    letters = mx.array(tokenizer.encode("ABCDEFGH"))  # which are encoded as they were written
+
+    def spell(tokens: mx.array, logits: mx.array) -> mx.array:
+        return mx.put_along_axis(mx.full(logits.shape, -99.0), letters[None], logits[:, letters], axis=-1)
+
+    options: dict[str, Any] = {"max_tokens": 40, "reasoning_budget": 12 if ending == "closed" else None}
+    options["logits_processors"] = [spell]
+    conversation = Conversation(model, tokenizer, options=options)
+    chunks = conversation.reply("hello to the world")
+    if ending == "stopped":
+        for _ in range(11):
+            next(chunks)
+        chunks.close()
+    list(chunks)
+    held = len(conversation._recall.tokens)
+    list(conversation.reply("hello"))
+    asked = tokenizer.apply_chat_template(conversation.messages[2:3])
+    closing = "" if ending == "closed" else "\n</think>\n\n"
+    # the answer's last token, what ends it, the new message
+    assert conversation.tokens_run <= 1 + len(tokenizer.encode(closing + "<|im_end|>\n")) + len(asked)
+    assert held > 30
 
 
 @pytest.mark.parametrize(("start", "run"), [(0, 1), (5000, 1), (500, None)])

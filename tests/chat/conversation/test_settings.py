@@ -17,6 +17,7 @@ from afmoe_mlx.errors import InputError
         ("top_k", "40", 40),
         ("seed", "7", 7),
         ("max_tokens", "100", 100),
+        ("reasoning-budget", "0", 0),
         ("repetition_context_size", "64", 64),
     ],
 )
@@ -44,6 +45,7 @@ def test_a_value_is_read_as_what_it_is_and_the_default_comes_back(name: str, tex
         ("stop", "''", "a stop string is ''"),
         ("logit_bias", "3", "expected ID=VALUE"),
         ("presence_penalty", "1 2", "presence_penalty has 2 values: expected one"),
+        ("reasoning_budget", "-1", "reasoning_budget is -1: expected an integer, 0 or more"),
         ("temprature", "1", "did you mean temperature?"),
         ("zzz", "1", "/set shows all"),
     ],
@@ -70,7 +72,9 @@ def test_the_models_limit_and_stop_strings_are_shown_as_the_models() -> None:
     assert found["stop"] == ("'a b' c", "model")
     assert found["logit_bias"] == ("3=-inf", "model")
     assert found["repetition_context_size"] == ("0", "model")
-    assert found["extra_eos_token"] == ("none", "default")
+    assert found["extra_eos_token"] == found["reasoning_budget"] == ("none", "default")
     assert settings.max_tokens({}, config) == 40
     assert settings.max_tokens({"max_tokens": 3}, config) == 3
     assert settings.max_tokens({"max_tokens": None}, {"max_new_tokens": None}) == settings.MAX_TOKENS
+    (budget,) = (s for s in settings.current({"reasoning_budget": 0}, {}) if s.name == "reasoning_budget")
+    assert (budget.shown, budget.source) == ("0", "set")

@@ -24,11 +24,6 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert context_meter(5, None) == context_meter(None, 5) == ""
 
 
-def test_an_answer_that_was_cut_says_so() -> None:
-    assert figures(chunk("x", 5, "length"))[-1] == "cut at the token limit"
-    assert figures(chunk("x", 5, "stop"))[-1] == "50 tokens/s"
-
-
 @pytest.mark.parametrize(("used", "word"), [(799, False), (800, True), (1000, True)])
 def test_from_80_percent_on_the_context_is_called_nearly_full(used: int, word: bool) -> None:
     assert ("nearly full" in context_meter(used, 1000)) is word

@@ -64,6 +64,9 @@ def test_reasoning_is_folded_or_shown_and_a_stopped_answer_says_so() -> None:
     show_transcript(folded.console, [message])
     show_transcript(shown.console, [message], show_thinking=True)
     assert folded.rows == ["thought · /think show", "", "yes", "(stopped)"]
+    cut = Screen(40, 10)
+    show_transcript(cut.console, [{"role": "assistant", "content": "yes", "cut_off": True}])
+    assert cut.rows == ["yes", "(cut off)"]
     assert shown.rows == ["why", "", "yes", "(stopped)"]
 
 

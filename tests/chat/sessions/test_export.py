@@ -19,6 +19,7 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "assistant", "content": "<think>\nLight…\n</think>\n\n**Scattering** of light."},
     {"role": "user", "content": "More\x1b[2J"},
     {"role": "assistant", "content": "Well", "stopped": True},
+    {"role": "assistant", "content": "Too", "cut_off": True},
 ]
 MADE_WITH: dict[str, Any] = {"model": "demo", "settings": {"temperature": 0.5, "seed": None, "draft_model": object()}}
 
@@ -28,7 +29,8 @@ def test_markdown_has_every_message_under_its_heading(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == (
         "# Chat with demo\n\ntemperature 0.5\n\n## System prompt\n\nBe brief.\n\n## User\n\nWhy is 天 blue?\n\n"
         "## Assistant\n\n<details><summary>Reasoning</summary>\n\nLight…\n\n</details>\n\n"
-        "**Scattering** of light.\n\n## User\n\nMore\\x1b[2J\n\n## Assistant\n\nWell\n\n*(stopped)*\n"
+        "**Scattering** of light.\n\n## User\n\nMore\\x1b[2J\n\n## Assistant\n\nWell\n\n*(stopped)*\n\n"
+        "## Assistant\n\nToo\n\n*(cut off)*\n"
     )
 
 
