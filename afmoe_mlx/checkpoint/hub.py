@@ -221,9 +221,7 @@ def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
     patterns = [glob.escape(name) for name in files]
     try:
         return Path(
-            interruptible(
-                lambda: snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar),
-            )
+            interruptible(lambda: snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar))
         )
     except BaseException:
         stopped.set()
