@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.errors import InputError
@@ -39,6 +39,7 @@ def printed(value: Any, **stream: Any) -> bytes:
     return out.buffer.getvalue()  # type: ignore[attr-defined]
 
 
+@settings(max_examples=40, deadline=None)
 @given(value=VALUES, is_terminal=st.booleans())
 def test_json_is_json_on_every_stream(value: Any, is_terminal: bool) -> None:
     for encoding in ("latin-1", "ascii", "cp437", "utf-8"):

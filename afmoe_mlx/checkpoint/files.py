@@ -44,16 +44,14 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     return read_json(folder / "config.json", ConfigError)
 
 
-def require_model(folder: Path) -> None:
-    """Refuse a folder without `config.json`: CheckpointError for an adapter's, ConfigError for any other."""
-    if (folder / "config.json").exists():
+def refuse_adapter(folder: Path) -> None:
+    """CheckpointError for a folder that holds an adapter and no model."""
+    if (folder / "config.json").exists() or not (folder / ADAPTER).is_file():
         return
-    if (folder / ADAPTER).is_file():
-        made_for = read_json(folder / ADAPTER)
-        model = made_for.get("base_model_name_or_path") or made_for.get("model")
-        base = f" ({shown(model)})" if isinstance(model, str) else ""
-        raise CheckpointError(f"{folder} holds an adapter, no model: give the model that it was trained on{base}")
-    read_config_json(folder)
+    made_for = read_json(folder / ADAPTER)
+    model = made_for.get("base_model_name_or_path") or made_for.get("model")
+    base = f" ({shown(model)})" if isinstance(model, str) else ""
+    raise CheckpointError(f"{folder} holds an adapter, no model: give the model that it was trained on{base}")
 
 
 @dataclass(frozen=True, slots=True)

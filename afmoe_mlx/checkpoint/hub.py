@@ -19,7 +19,7 @@ from ..errors import AfmoeError, CheckpointError, HubError
 from ..interrupts import interruptible
 from ..models import read_config
 from . import names
-from .files import ADAPTER, INDEX, StoredTensor, find_weights, read_config_json, read_headers, require_model
+from .files import ADAPTER, INDEX, StoredTensor, find_weights, read_config_json, read_headers, refuse_adapter
 from .hub_errors import explain, few, one_line
 from .verify import Check
 
@@ -62,7 +62,7 @@ def _locate(source: str | os.PathLike[str], revision: str | None, weights: bool)
     if os.path.isdir(folder):
         if revision is not None:
             raise CheckpointError(f"{text!r} is a local folder, and a local folder has no revisions: leave it out")
-        require_model(Path(folder))
+        refuse_adapter(Path(folder))
         return Path(folder)
     if os.path.isfile(folder):
         raise CheckpointError(f"{text!r} is a file: give the folder that holds config.json and the safetensors")
@@ -221,9 +221,7 @@ def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
     patterns = [glob.escape(name) for name in files]
     try:
         return Path(
-            interruptible(
-                lambda: snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar),
-            )
+            interruptible(lambda: snapshot_download(repo, revision=commit, allow_patterns=patterns, tqdm_class=Bar))
         )
     except BaseException:
         stopped.set()

@@ -45,6 +45,8 @@ class Group(TyperGroup):
             else:
                 note(f"error: {wrong_usage(error)}")
             sys.exit(error.exit_code)
+        except typer.Abort:
+            sys.exit(1)
         sys.exit(code or 0)
 
     def invoke(self, ctx: Any) -> Any:

@@ -47,14 +47,16 @@ class History:
             return
         try:
             with self.path.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - KEPT_BYTES))
+                if (rest := os.fstat(file.fileno()).st_size - KEPT_BYTES) > 0:
+                    file.seek(rest)
+                    file.readline()  # what is left of a line
                 lines = file.read().splitlines()
         except OSError:
             return
         for line in lines:
             try:
                 entry = json.loads(line)
-            except ValueError:  # written, or read, in part
+            except ValueError:  # written in part
                 continue
             if isinstance(entry, str):
                 yield entry

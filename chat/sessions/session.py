@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..conversation.conversation import Conversation
 
 SUFFIX = ".jsonl"
-ASIDE = ".cut"  # of the file beside it with lines that were cut off
+ASIDE = ".old"  # of the file beside it with all that was ever taken out of it
 MAX_NAME = 80  # characters; a file's name has 255 bytes at most
 
 # Bytes from which a file is rewritten when opened, if most of it has been replaced since.
@@ -197,6 +197,7 @@ def open_session(path: Path) -> Session:
             compact = sum(len(encode(record)) for record in whole(replayed.state))
             if len(content) > LONG and len(content) > 2 * compact and not replayed.warnings:
                 with suppress(OSError):  # a full disk: the long file serves as well
+                    _set_aside(path, content)
                     descriptor = _replaced(path, descriptor, replayed.state)
         except BaseException:
             os.close(descriptor)
@@ -215,14 +216,20 @@ def _end_line(path: Path, descriptor: int, content: bytes, end: int) -> None:
         _append(descriptor, b"\n")
 
 
-def _set_aside(path: Path, tail: bytes) -> None:
+def _set_aside(path: Path, lines: bytes) -> None:
     """Keep what a session's file is about to lose."""
-    aside = path.with_name(path.name + ASIDE)
+    aside = _aside(path)
     descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        _append(descriptor, tail + b"\n")
+        _append(descriptor, lines.removesuffix(b"\n") + b"\n")
     finally:
+        if not os.fstat(descriptor).st_size:
+            aside.unlink()
         os.close(descriptor)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ASIDE)
 
 
 def _rename(before: Path, after: Path) -> None:
@@ -233,6 +240,8 @@ def _rename(before: Path, after: Path) -> None:
         if not os.path.samefile(before, after):  # as on a disk that does not tell upper from lower case
             raise
     before.replace(after)
+    if _aside(before).exists() and not _aside(after).exists():
+        _aside(before).rename(_aside(after))
     sync_folder(after.parent)
 
 

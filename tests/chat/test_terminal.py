@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import sys
 import termios
@@ -219,6 +220,7 @@ def test_what_is_typed_while_a_stopped_answer_goes_on_still_waits_for_the_prompt
         terminal.wait(lambda: not termios.tcgetattr(file)[3] & termios.ECHO, "silence", timeout=10)
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with jobs")
 def test_after_ctrl_z_and_fg_each_word_stands_once(tmp_path: Path, babbler: str) -> None:
     talk = tmp_path / "talk"
     options = ["--model", babbler, "-m", "150", "--temp", "0", "--no-save"]

@@ -244,3 +244,11 @@ def test_mlx_quantizes_every_module_to_its_format(model_type: str, name: str) ->
         if chosen is not None:
             module = dict(model.named_modules())[path]
             assert mx.quantize(module.weight, **chosen)[0].shape[-1] * 32 // chosen["bits"] == module.weight.shape[-1]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf[default]\r\nbits = 3\r\n")
+    with_mark = read_recipe(str(path))
+    path.write_bytes(b"[default]\nbits = 3\n")
+    assert with_mark == read_recipe(str(path))

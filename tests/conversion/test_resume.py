@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -291,3 +293,22 @@ pipeline.write_json = stop
 from afmoe_mlx.cli import main
 main()
 """
+
+
+def test_ctrl_c_is_heard_with_the_piece_under_way(
+    hub_layout: Path, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, evaluate = [], mx.eval
+
+    def interrupted_at_the_fifth(*arrays: Any) -> None:
+        begun.append(arrays)
+        if len(begun) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        evaluate(*arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mx, "eval", interrupted_at_the_fifth)
+        with pytest.raises(KeyboardInterrupt):
+            convert(hub_layout, tmp_path / "out", **OPTIONS)
+    assert len(begun) == 5
+    assert contents(convert(hub_layout, tmp_path / "out", **OPTIONS)) == undisturbed

@@ -31,14 +31,14 @@ def backend(request: pytest.FixtureRequest) -> Any:
     return request.param()
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS)
 def test_a_long_text_has_the_tokens_that_a_short_one_would_have(backend: Any, text: str) -> None:
     expected = backend.encode(text).ids
     assert encoding.encode(backend, text, add_special_tokens=True) == expected
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS, limit=st.integers(1, 60))
 def test_no_text_that_fits_is_refused(backend: Any, text: str, limit: int) -> None:
     _refuses_only_what_is_longer(backend, text, limit)

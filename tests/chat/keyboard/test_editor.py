@@ -45,3 +45,8 @@ def test_an_editor_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert edit_text("x", {"EDITOR": editor(tmp_path, 'echo y > "$1"; exit 1')}) is None
     with pytest.raises(InputError, match="cannot be read"):
         edit_text("x", {"EDITOR": editor(tmp_path, "printf '\\377' > \"$1\"")})
+
+
+def test_a_byte_order_mark_that_an_editor_adds_is_no_part_of_the_message(tmp_path: Path) -> None:
+    wish = editor(tmp_path, "printf '\\357\\273\\277hello\\n' > \"$1\"")
+    assert edit_text("", {"EDITOR": wish}) == "hello"

@@ -23,9 +23,12 @@ def test_the_last_entries_are_gone_through_and_all_stay(tmp_path: Path) -> None:
 
 def test_no_more_of_a_long_file_is_read_than_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "history.jsonl"
-    path.write_text("".join(json.dumps(f"entry {i}") + "\n" for i in range(100)))
-    monkeypatch.setattr(module, "KEPT_BYTES", 40)
-    assert History(path).entries == ["entry 97", "entry 98", "entry 99"]
+    entries = [*(f"entry {i}" for i in range(100)), 'he said "yes" and "no"', "last"]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    for length in range(1, 80):  # wherever a line is cut
+        monkeypatch.setattr(module, "KEPT_BYTES", length)
+        found = History(path).entries
+        assert found == entries[len(entries) - len(found) :]
 
 
 def test_a_history_never_stands_in_the_way(tmp_path: Path) -> None:

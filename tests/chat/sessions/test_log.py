@@ -46,7 +46,7 @@ CUT_OFF = "the last line is cut off and left out: it was being written when the 
 @pytest.mark.parametrize("tail", [b'{"type": "mess', b"\0" * 300, b'"\xff'])
 def test_a_last_line_that_is_cut_off_goes_to_a_file_beside(folder: SessionFolder, tail: bytes) -> None:
     path = written(folder, "hello", "fine")
-    aside = path.with_name("one.jsonl.cut")
+    aside = path.with_name("one.jsonl.old")
     for times in (1, 2):
         whole_file = path.read_bytes()
         path.write_bytes(whole_file + tail)

@@ -102,7 +102,8 @@ def test_a_file_of_which_most_was_replaced_is_rewritten_when_opened(
         created = lines(session.path)[0]["created"]
         for i in range(50):
             session.save(talk(said("hello", f"fine {i} " * 5)))
-        long = session.path.stat().st_size
+        before = session.path.read_bytes()
+        long = len(before)
     with folder.open("one") as session:
         assert session.path.stat().st_size < long / 10
         assert (session.messages, session.model) == (said("hello", "fine 49 " * 5), "demo")
@@ -112,7 +113,12 @@ def test_a_file_of_which_most_was_replaced_is_rewritten_when_opened(
     with folder.open("one") as session:
         assert session.messages == said("hello", "fine", "more")
     assert lines(session.path)[0]["created"] == created
-    assert [path.name for path in folder.path.iterdir()] == ["one.jsonl"]
+    old = folder.path / "one.jsonl.old"
+    assert {path.name for path in folder.path.iterdir()} == {"one.jsonl", old.name}
+    assert old.read_bytes() == before
+    with folder.open("one") as session:
+        session.rename("two")
+    assert {path.name for path in folder.path.iterdir()} == {"two.jsonl", "two.jsonl.old"}
 
 
 def test_a_read_only_file_is_continued_and_says_that_nothing_is_saved(
