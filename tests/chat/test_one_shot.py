@@ -151,7 +151,7 @@ def test_reasoning_is_on_stderr_or_a_field_and_the_answer_alone_on_stdout(tmp_pa
     folder = str(tiny_folder(tmp_path / "thinker", template=OPENING))
     options = ("--model", folder, "-m", "30", "--temp", "0", "--reasoning-budget", "6")
     model, tokenizer = load(folder)
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}])
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)
     written = generate(model, tokenizer, prompt, max_tokens=30, reasoning_budget=6)
     thought, answer = split_thinking("<think>\n" + written)
     assert thought.strip()

@@ -1,10 +1,12 @@
 """How the command line is read: wrong usage is 2, mlx-lm's other options are refused by name."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
 import typer
+from typer.main import get_command
 
 from afmoe_mlx.cli import app
 from afmoe_mlx.command_line.parsing import NOT_HERE, repeated
@@ -17,6 +19,15 @@ def test_options_of_mlx_lm_that_are_not_here_are_refused_by_name(option: str, mo
     assert result.code == 2
     assert option in result.err
     assert "No such option" not in result.err
+
+
+@pytest.mark.parametrize(("command", "parser"), [("generate", "setup_arg_parser"), ("convert", "configure_parser")])
+def test_every_option_of_mlx_lm_is_taken_or_refused_by_name(command: str, parser: str) -> None:
+    pytest.importorskip("mlx_lm")
+    actions = getattr(import_module(f"mlx_lm.{command}"), parser)()._actions
+    theirs = {option for action in actions for option in action.option_strings} - {"-h", "--help"}
+    ours = {option for param in get_command(app).commands[command].params for option in param.opts}  # type: ignore[attr-defined]
+    assert not theirs - ours - NOT_HERE.keys()
 
 
 @pytest.mark.parametrize(

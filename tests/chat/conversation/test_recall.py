@@ -129,7 +129,7 @@ def test_reasoning_that_goes_back_is_not_read_again(model_type: str, template: s
     list(chunks)
     held = len(conversation._recall.tokens)
     list(conversation.reply("hello"))
-    asked = tokenizer.apply_chat_template(conversation.messages[2:3])
+    asked = tokenizer.apply_chat_template(conversation.messages[2:3], add_generation_prompt=True)
     closing = "" if ending == "closed" else "\n</think>\n\n"
     # the answer's last token, what ends it, the new message
     assert conversation.tokens_run <= 1 + len(tokenizer.encode(closing + "<|im_end|>\n")) + len(asked)
