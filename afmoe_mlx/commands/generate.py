@@ -12,6 +12,7 @@ from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.progress import progress_bar
 from ..command_line.prompt_cache import PromptFile, disk_directory
 from ..command_line.requests.answering import GenerateRequest, or_demo
+from ..command_line.self_test import suggest_self_test
 from ..errors import InputError
 from ..generation import GenerationChunk, check_options, encode_prompt, stream_generate
 from ..terminal import note, read_stdin, write
@@ -39,6 +40,7 @@ def run(request: GenerateRequest) -> int:
         force=request.force,
     )
     tell_kv_bits(model)
+    suggest_self_test(name)
     options = with_draft_model(options, request.draft_model, tokenizer, force=request.force)
     tokenizer = tokenizer.with_extra_eos(request.extra_eos_token or ())
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None

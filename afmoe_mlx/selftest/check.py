@@ -1,0 +1,64 @@
+"""One check of the self-test, and what came of it."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .. import device
+from .twin import Twin
+
+# How MLX says that an operation is not there for a device or dtype.
+_ABSENT = re.compile(r"not (yet )?(been )?(implemented|supported)|only supports|has no (CPU|GPU|Metal|CUDA) ", re.I)
+
+TF32 = "this GPU multiplies float32 in TF32, of 10 bits: MLX_ENABLE_TF32=0 in the environment makes it exact"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a check: a difference, the reason why it was skipped, or the error that it ended with."""
+
+    name: str
+    dtype: str
+    limit: float
+    difference: float | None = None
+    seconds: float = 0.0
+    skipped: str | None = None
+    error: str | None = None
+
+    @property
+    def is_failed(self) -> bool:
+        return self.error is not None or (self.difference is not None and not self.difference <= self.limit)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, in one line."""
+        where = f"{self.name}, {self.dtype}"
+        if self.error is not None:
+            return f"{where}: {self.error}"
+        hint = f"; unless {TF32}" if self.dtype == "float32" and not device.is_cpu() else ""
+        return f"{where}: off by {self.difference:.2g}, expected {self.limit:.2g} at most{hint}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A comparison with the twin."""
+
+    name: str
+    dtype: str
+    limit: float
+    measure: Callable[[Twin], float]
+    """The difference that it is about."""
+    skipped: str | None = None
+    """Why it is not made here, if it is not."""
+
+    def make(self, twin: Twin) -> Result:
+        """Measure, whatever that ends with."""
+        difference, skipped, error = None, self.skipped, None
+        began = time.perf_counter()
+        try:
+            difference = None if skipped else self.measure(twin)
+        except Exception as raised:  # whatever a device does not do, or does wrong
+            words = " ".join(str(raised).split()) or type(raised).__name__
+            skipped, error = (words, None) if _ABSENT.search(words) else (None, words)
+        return Result(self.name, self.dtype, self.limit, difference, time.perf_counter() - began, skipped, error)
