@@ -5,6 +5,7 @@ They name what is wrong where a model's logits are.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import mlx.core as mx
@@ -46,13 +47,14 @@ class Operation:
 
     def on_device(self, dtype: str) -> list[mx.array]:
         """Its results on the default device, in `dtype`."""
-        return self.run(*(_cast(array, DTYPES[dtype]) for array in self._inputs()))
+        return self.run(*(_cast(array, DTYPES[dtype]) for array in self._given))
 
     def twin(self) -> list[mx.array]:
         """The same in float32, by the CPU if that is the default device."""
-        return self.plain(*self._inputs())
+        return self.plain(*self._given)
 
-    def _inputs(self) -> Arrays:
+    @cached_property
+    def _given(self) -> Arrays:
         with mx.stream(mx.cpu):
             inputs = self.inputs()
             mx.eval(inputs)

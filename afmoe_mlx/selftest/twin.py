@@ -23,6 +23,9 @@ KEY_BITS = (8, 4)
 
 Twin = dict[str, mx.array]
 
+# -P: no module of the folder that the user is in is one of ours.
+COMMAND = ("-P", "-m", __name__)
+
 
 def compute() -> Twin:
     """The logits (L, vocab) of every model's text, and every operation's results, by name."""
@@ -52,13 +55,13 @@ def result_of(operation: str, i: int) -> str:
 
 def from_child() -> Twin:
     """The twin of this installation, from a child process; SelfTestError if that ends badly."""
-    # -P: no module of the folder that the user is in
-    command = [sys.executable, "-P", "-m", __name__]
+    command = [sys.executable, *COMMAND]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             out, err = child.communicate()
         except BaseException:  # Ctrl-C above all
             child.kill()
+            child.wait()
             raise
     if child.returncode:
         raise SelfTestError(
