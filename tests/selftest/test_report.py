@@ -1,6 +1,7 @@
 """`afmoe-mlx doctor --self-test`: its table, its report, its exit status, and what is remembered of it."""
 
 import getpass
+import io
 import json
 import os
 import platform
@@ -132,44 +133,53 @@ def test_a_home_that_cannot_be_written_to_does_no_harm(monkeypatch: pytest.Monke
     assert doctor(monkeypatch, GOOD).code == 0
 
 
+class Stream(io.StringIO):
+    """A stderr that somebody looks on, or nobody."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        super().__init__()
+        self.isatty = lambda: is_terminal  # type: ignore[method-assign]
+
+
+def suggested(name: str, monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool = True) -> str:
+    """What is said once a model of that name is loaded."""
+    with monkeypatch.context() as patched:
+        stream = Stream(is_terminal=is_terminal)
+        patched.setattr(sys, "stderr", stream)
+        suggest_self_test(name)
+    return stream.getvalue()
+
+
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A GPU, and somebody who looks on."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "is_cpu", lambda: False)
     monkeypatch.setattr(device, "backend", lambda: "Metal")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-
-
-def suggested(name: str, capsys: pytest.CaptureFixture[str]) -> str:
-    suggest_self_test(name)
-    return capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("gpu")
-def test_the_first_run_of_a_model_suggests_it_in_a_line_of_its_own_once(capsys: pytest.CaptureFixture[str]) -> None:
-    assert suggested("demo", capsys) == ""
-    line = suggested("trinity-nano", capsys)
+def test_the_first_run_of_a_model_suggests_it_in_one_line_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert suggested("demo", monkeypatch) == ""
+    line = suggested("trinity-nano", monkeypatch)
     assert "doctor --self-test" in line
     assert line.count("\n") == 1
-    assert suggested("lfm2-8b-a1b", capsys) == ""
+    assert suggested("lfm2-8b-a1b", monkeypatch) == ""
 
 
 @pytest.mark.usefixtures("gpu")
-def test_where_it_passed_or_nobody_looks_on_nothing_is_suggested(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    assert suggested("trinity-nano", capsys) == ""
-    assert passed.status() is None
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+def test_where_it_passed_nothing_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
     passed.remember("passed")
-    assert suggested("trinity-nano", capsys) == ""
+    assert suggested("trinity-nano", monkeypatch) == ""
 
 
-def test_on_the_cpu_nothing_is_suggested(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("gpu")
+def test_a_script_is_told_nothing_and_the_next_person_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert suggested("trinity-nano", monkeypatch, is_terminal=False) == ""
+    assert suggested("trinity-nano", monkeypatch) != ""
+
+
+def test_on_the_cpu_nothing_is_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "is_cpu", lambda: True)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert suggested("trinity-nano", capsys) == ""
+    assert suggested("trinity-nano", monkeypatch) == ""
 
 
 def test_generate_and_chat_suggest_it(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
