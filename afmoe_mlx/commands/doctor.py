@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import device
 from ..command_line.requests.machine import DoctorRequest
-from ..errors import AfmoeError
+from ..errors import AfmoeError, SelfTestError
 from ..terminal import size, write
 
 PACKAGES = ("afmoe-mlx", "mlx", "mlx-lm", "tokenizers", "safetensors", "huggingface_hub")
@@ -32,9 +32,10 @@ class Findings:
 def run(request: DoctorRequest) -> int:
     """Print the findings, or those of the self-test; the exit status, 1 if that failed."""
     if request.self_test:
+        machine = _machine()
         from ..selftest.report import self_test
 
-        return self_test(_machine(), as_json=request.as_json)
+        return self_test(machine, as_json=request.as_json)
     findings = examine()
     if request.as_json:
         write(json.dumps(findings.sections | {"problems": findings.problems}, indent=2, ensure_ascii=False) + "\n")
@@ -46,10 +47,16 @@ def run(request: DoctorRequest) -> int:
 
 
 def _machine() -> dict[str, Any]:
-    """What the self-test's report says of this machine: no path, no name of a user or host."""
+    """What the self-test's report says of this machine: no path, no name of a user or host.
+
+    SelfTestError if MLX cannot be used.
+    """
     findings = Findings()
     _examine_versions(findings)
-    _examine_device(findings)
+    try:
+        _examine_device(findings)
+    except (ImportError, RuntimeError) as error:
+        raise SelfTestError(f"MLX cannot be used ({_one_line(error)}): see `afmoe-mlx doctor`") from None
     blas = findings.sections["blas"]
     library = blas and blas["library"] and Path(blas["library"]).name
     kept = {key: findings.sections[key] for key in ("python", "os", "versions", "device")}

@@ -11,7 +11,7 @@ from .twin import Twin
 # How MLX says that an operation is not there for a device or dtype.
 _ABSENT = re.compile(r"not (yet )?(been )?(implemented|supported)|only supports|has no (CPU|GPU|Metal|CUDA) ", re.I)
 
-TF32 = "this GPU multiplies float32 in TF32, of 10 bits: MLX_ENABLE_TF32=0 in the environment makes it exact"
+TF32 = "MLX_ENABLE_TF32=0 in the environment makes float32 products exact on a GPU that multiplies in TF32, of 10 bits"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Result:
         where = f"{self.name}, {self.dtype}"
         if self.error is not None:
             return f"{where}: {self.error}"
-        hint = f"; unless {TF32}" if self.dtype == "float32" and not device.is_cpu() else ""
+        hint = f"; {TF32}" if self.dtype == "float32" and not device.is_cpu() else ""
         return f"{where}: off by {self.difference:.2g}, expected {self.limit:.2g} at most{hint}"
 
 

@@ -38,7 +38,7 @@ def self_test(machine: Mapping[str, Any], *, as_json: bool) -> int:
     if not problems:
         with suppress(OSError):  # a home that cannot be written to: it will be suggested again
             passed.remember("passed")
-    notes = [f"float32 has float16's limits: {TF32}"] if is_tf32 else []
+    notes = [f"This GPU multiplies in TF32, so float32 has float16's limits: {TF32}."] if is_tf32 else []
     show("\n" + "\n".join([*notes, *_verdict(results, problems)]) + "\n")
     if as_json:
         rows = [asdict(result) | {"is_failed": result.is_failed} for result in results]

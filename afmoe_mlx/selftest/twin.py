@@ -68,9 +68,11 @@ def from_child() -> Twin:
             f"the CPU's part of the self-test {_ending(child.returncode, err.decode(errors='replace'))}"
         )
     try:
-        return mx.load(io.BytesIO(out), format="safetensors")  # type: ignore[return-value]
+        twin: Twin = mx.load(io.BytesIO(out), format="safetensors")  # type: ignore[assignment]
+        mx.eval(twin)
     except (RuntimeError, ValueError) as error:
         raise SelfTestError(f"the CPU's part of the self-test gave no results: {error}") from None
+    return twin
 
 
 def _ending(code: int, err: str) -> str:

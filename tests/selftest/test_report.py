@@ -102,6 +102,17 @@ def test_a_twin_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     assert passed.status() is None
 
 
+def test_an_mlx_that_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("libmlx.so: cannot open shared object file")
+
+    monkeypatch.setattr(device, "memory", fail)
+    result = doctor(monkeypatch, GOOD)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: MLX cannot be used (ImportError: libmlx.so")
+    assert result.err.count("\n") == 1
+
+
 def test_that_it_passed_is_remembered_for_this_machine_and_these_versions(
     monkeypatch: pytest.MonkeyPatch, state: Path
 ) -> None:

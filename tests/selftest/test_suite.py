@@ -14,7 +14,7 @@ from afmoe_mlx.selftest.check import Check, Result
 from afmoe_mlx.selftest.limits import difference
 from afmoe_mlx.selftest.models import CONFIGS
 from afmoe_mlx.selftest.operations import HEADS, operations
-from afmoe_mlx.selftest.suite import GOLDENS, WAYS, checks
+from afmoe_mlx.selftest.suite import GOLDEN_STEP, GOLDENS, WAYS, checks
 from afmoe_mlx.selftest.twin import Twin, from_child
 
 OPERATIONS = {operation.name for operation in operations()}
@@ -63,7 +63,7 @@ def test_the_twin_computes_what_transformers_does(twin: Twin, every: list[Check]
 def test_a_text_gives_the_twins_logits_in_whatever_way_it_is_fed(twin: Twin, every: list[Check]) -> None:
     """LFM2 in all forms but some quantizations; AFMoE, which has a window, in all ways."""
     names = {f"Trinity Nano: {way}" for way in WAYS}
-    names |= {c.name for c in every if c.name.startswith("LFM2: ") and "fp4" not in c.name}
+    names |= {c.name for c in every if c.name.startswith("LFM2: ") and "fp" not in c.name}
     chosen = [c for c in every if c.name in names and c.dtype == "float32"]
     results = made(twin, chosen)
     assert failed(results) == set()
@@ -195,5 +195,16 @@ def test_every_published_grouping_of_heads_is_checked(title: str, name: str) -> 
     assert heads[0] * tiny.num_key_value_heads == heads[1] * tiny.num_attention_heads
 
 
-def test_the_goldens_are_small() -> None:
+def test_the_goldens_are_small_and_of_all_models() -> None:
     assert GOLDENS.stat().st_size < 40_000
+    assert mx.load(str(GOLDENS)).keys() == CONFIGS.keys()
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", ["Trinity Nano", "LFM2"])
+def test_the_goldens_are_what_their_script_makes(name: str) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from helpers.make_selftest_goldens import logits
+
+    assert difference(mx.array(logits(name)[::GOLDEN_STEP]), mx.load(str(GOLDENS))[name]) < 1e-5
