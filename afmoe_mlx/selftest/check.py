@@ -1,11 +1,13 @@
 """One check of the self-test, and what came of it."""
 
+import math
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import device
+from .anonymous import in_one_line
 from .twin import Twin
 
 # How MLX says that an operation is not there for a device or dtype.
@@ -51,6 +53,8 @@ class Check:
     """The difference that it is about."""
     skipped: str | None = None
     """Why it is not made here, if it is not."""
+    is_optional: bool = False
+    """Whether a device may do without what is checked."""
 
     def make(self, twin: Twin) -> Result:
         """Measure, whatever that ends with."""
@@ -59,6 +63,8 @@ class Check:
         try:
             difference = None if skipped else self.measure(twin)
         except Exception as raised:  # whatever a device does not do, or does wrong
-            words = " ".join(str(raised).split()) or type(raised).__name__
-            skipped, error = (words, None) if _ABSENT.search(words) else (None, words)
+            words = in_one_line(str(raised)) or type(raised).__name__
+            skipped, error = (words, None) if self.is_optional and _ABSENT.search(words) else (None, words)
+        if difference == math.inf:
+            difference, error = None, "its results are not finite, or of another shape"
         return Result(self.name, self.dtype, self.limit, difference, time.perf_counter() - began, skipped, error)

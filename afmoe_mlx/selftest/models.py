@@ -44,7 +44,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "LFM2": LFM2 | {"num_attention_heads": 8, "num_key_value_heads": 2},
 }
 KEYS = ("weight", "scales", "biases")
-MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
 
 # A module's quantized arrays, by its path and their name in KEYS.
 Stored = dict[str, dict[str, mx.array]]

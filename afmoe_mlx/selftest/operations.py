@@ -10,12 +10,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoint.quantized import parameters
+from ..checkpoint.quantized import MODES, parameters
 from ..models.attention import attend, attend_plain, causal_mask
 from ..models.moe import route
 from ..models.rope import Rope, RopeParameters, rotate
 from .limits import DTYPES
-from .models import MODES
 from .weights import in_every_dtype, integers
 
 Arrays = Sequence[mx.array]
@@ -43,7 +42,8 @@ class Operation:
     run: Callable[..., list[mx.array]]
     plain: Callable[..., list[mx.array]]
     dtypes: tuple[str, ...] = tuple(DTYPES)
-    is_quantized: bool = False
+    mode: str | None = None
+    """Of quantized weights."""
 
     def on_device(self, dtype: str) -> list[mx.array]:
         """Its results on the default device, in `dtype`."""
@@ -198,7 +198,7 @@ def _quantized(name: str, mode: str, experts: int | None = None) -> Operation:
         w = mx.dequantize(weight, scales, biases, **options, dtype=mx.float32)
         return _matmul(w, *rows) if experts is None else _plain_gather(w, *rows)
 
-    return Operation(name, inputs, run, plain, is_quantized=True)
+    return Operation(name, inputs, run, plain, mode=mode)
 
 
 def _router_logits() -> Arrays:

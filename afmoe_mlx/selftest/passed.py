@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -34,8 +34,15 @@ def remember(found: Status) -> None:
 def _machine() -> str:
     """What a result depends on: a home folder may be that of several machines, and outlives versions."""
     system = platform.mac_ver()[0] or platform.release()
-    versions = f"MLX {version('mlx')}, afmoe-mlx {version('afmoe-mlx')}"
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("mlx", "afmoe-mlx"))
     return f"{device.device_name()}, {device.backend()}, {sys.platform} {system}, {versions}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "of no package"
 
 
 def _read() -> dict[str, str]:

@@ -7,11 +7,12 @@ from pathlib import Path
 import mlx.core as mx
 
 from .. import device
+from ..checkpoint.quantized import MODES
 from ..models import CausalLM
 from . import feeding
 from .check import Check
 from .limits import DTYPES, difference, kernel_limit, model_limit
-from .models import CONFIGS, MODES, TinyModel, text
+from .models import CONFIGS, TinyModel, text
 from .operations import Operation, operations
 from .twin import ALL_WAYS, KEY_BITS, Twin, logits_of, result_of
 
@@ -38,9 +39,9 @@ def checks(*, is_tf32: bool = False) -> Iterator[Check]:
         yield Check(f"{name}: the CPU and Transformers", "float32", model_limit("float32"), partial(_golden, name))
     for operation in operations():
         for dtype in operation.dtypes:
-            skipped = _no_use(dtype) if operation.is_quantized else None
-            limit = kernel_limit(dtype, is_tf32=is_tf32)
-            yield Check(operation.name, dtype, limit, partial(_operation, operation, dtype), skipped)
+            limit, measure = kernel_limit(dtype, is_tf32=is_tf32), partial(_operation, operation, dtype)
+            is_optional = _is_optional(operation.mode)
+            yield Check(operation.name, dtype, limit, measure, _no_use(dtype, operation.mode), is_optional)
     for name in CONFIGS:
         yield from _model(TinyModel(name), partial(model_limit, is_tf32=is_tf32))
 
@@ -53,7 +54,7 @@ def _model(tiny: TinyModel, limit: Limit) -> Iterator[Check]:
             load = partial(tiny.loaded, DTYPES[dtype], mode)
             measure = partial(_fed, load, feeding.chunks_and_steps, logits_of(tiny.name, mode))
             name = f"{tiny.name}: {_weights(mode)}, in chunks and steps"
-            yield Check(name, dtype, limit(dtype), measure, _no_use(dtype) if mode else None)
+            yield Check(name, dtype, limit(dtype), measure, _no_use(dtype, mode), _is_optional(mode))
     for dtype in dict.fromkeys(("float32", _usual_dtype())) if is_whole else ():
         yield from _ways(tiny, dtype, partial(limit, dtype))
 
@@ -100,8 +101,13 @@ def _usual_dtype() -> str:
     return next(name for name, dtype in DTYPES.items() if dtype == device.compute_dtype(mx.bfloat16))
 
 
-def _no_use(dtype: str) -> str | None:
+def _no_use(dtype: str, mode: str | None) -> str | None:
     """Why quantized weights are not checked in a dtype, if they are not."""
-    if device.compute_dtype(DTYPES[dtype]) == DTYPES[dtype]:
+    if mode is None or device.compute_dtype(DTYPES[dtype]) == DTYPES[dtype]:
         return None
     return f"models compute in float32 on the CPU, which would sum these products in {dtype}"
+
+
+def _is_optional(mode: str | None) -> bool:
+    """Whether a device need not have it: a GPU not every number format, the CPU no dtype but float32."""
+    return device.is_cpu() or mode not in (None, "affine")

@@ -12,9 +12,11 @@ import sys
 import mlx.core as mx
 
 from .. import device
+from ..checkpoint.quantized import MODES
 from ..errors import SelfTestError
+from .anonymous import in_one_line
 from .feeding import one_shot, quantized_keys
-from .models import CONFIGS, MODES, TinyModel, text
+from .models import CONFIGS, TinyModel, text
 from .operations import operations
 
 # Models whose weights are checked quantized, and whose text is fed in every way: one of each architecture.
@@ -71,18 +73,17 @@ def from_child() -> Twin:
         twin: Twin = mx.load(io.BytesIO(out), format="safetensors")  # type: ignore[assignment]
         mx.eval(twin)
     except (RuntimeError, ValueError) as error:
-        raise SelfTestError(f"the CPU's part of the self-test gave no results: {error}") from None
+        raise SelfTestError(f"the CPU's part of the self-test gave no results: {in_one_line(str(error))}") from None
     return twin
 
 
 def _ending(code: int, err: str) -> str:
+    """How a child ended, with the last line of what it said."""
     if code < 0:
-        try:
-            return f"was ended by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was ended by signal {-code}"
+        names = {member.value: member.name for member in signal.Signals}
+        return f"was ended by {names.get(-code, f'signal {-code}')}"
     last = [line for line in err.splitlines() if line.strip()][-1:]
-    return f"ended with status {code}: {last[0].strip()}" if last else f"ended with status {code}"
+    return ": ".join([f"ended with status {code}", *map(in_one_line, last)])
 
 
 def main() -> None:

@@ -22,14 +22,17 @@ from helpers.command_line import Result, run
 
 
 def failing(twin: Twin) -> float:
-    raise RuntimeError("[metal] no such kernel")
+    raise RuntimeError(f"[metal] no such kernel in {Path.home()}/venv/mlx.metallib")
 
 
 def absent(twin: Twin) -> float:
     raise ValueError("[quantize] nvfp4 is not supported")
 
 
-GOOD = [Check("mx.matmul", "float32", 1e-4, lambda twin: 1e-6), Check("mx.gather_mm", "float16", 1e-2, absent)]
+GOOD = [
+    Check("mx.matmul", "float32", 1e-4, lambda twin: 1e-6),
+    Check("mx.gather_mm", "float16", 1e-2, absent, is_optional=True),
+]
 BAD = [Check("mx.fast.rope", "bfloat16", 0.06, lambda twin: 0.5), Check("mx.conv1d", "float16", 0.06, failing)]
 
 
@@ -60,7 +63,7 @@ def test_what_is_wrong_is_named_and_the_exit_status_is_1(monkeypatch: pytest.Mon
     result = doctor(monkeypatch, GOOD + BAD)
     assert result.code == 1
     assert "- mx.fast.rope, bfloat16: off by 0.5, expected 0.06 at most\n" in result.out
-    assert "- mx.conv1d, float16: [metal] no such kernel\n" in result.out
+    assert "- mx.conv1d, float16: [metal] no such kernel in mlx.metallib\n" in result.out
     assert [line.split()[0] for line in result.out.splitlines() if line.endswith("FAILED")] == [
         "mx.fast.rope",
         "mx.conv1d",
@@ -88,7 +91,7 @@ def test_nothing_personal_is_in_the_report(monkeypatch: pytest.MonkeyPatch, stat
     out = doctor(monkeypatch, GOOD + BAD, *arguments).out
     for secret in (str(Path.home()), str(state), os.getcwd(), platform.node(), f" {getpass.getuser()} "):
         assert secret not in out
-    assert "/" not in out.replace("OpenBLAS/", "").replace("float32/", "")
+    assert "/" not in out
 
 
 def test_a_twin_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +119,7 @@ def test_an_mlx_that_cannot_be_loaded_is_one_line(monkeypatch: pytest.MonkeyPatc
 def test_that_it_passed_is_remembered_for_this_machine_and_these_versions(
     monkeypatch: pytest.MonkeyPatch, state: Path
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert run("doctor", "--json").out.count('"self_test": false') == 1
     doctor(monkeypatch, GOOD)
     assert run("doctor", "--json").out.count('"self_test": true') == 1

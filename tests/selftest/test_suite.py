@@ -1,6 +1,7 @@
 """The self-test finds nothing wrong where all is well, and names what is broken."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -10,6 +11,7 @@ from afmoe_mlx import device
 from afmoe_mlx.models import moe, read_config
 from afmoe_mlx.models.shapes import shape
 from afmoe_mlx.selftest import check, limits
+from afmoe_mlx.selftest.anonymous import in_one_line
 from afmoe_mlx.selftest.check import Check, Result
 from afmoe_mlx.selftest.limits import difference
 from afmoe_mlx.selftest.models import CONFIGS
@@ -153,12 +155,41 @@ def test_what_is_not_a_number_or_not_there_is_infinitely_far(found: list[float],
 @pytest.mark.parametrize(
     "words", ["[Quantize] mode not supported", "[GatherMM::eval] Currently only supports float32."]
 )
-def test_what_a_device_does_not_have_is_skipped_with_its_reason(words: str) -> None:
+def test_what_a_device_may_do_without_is_skipped_with_its_reason_and_else_wrong(words: str) -> None:
     def measure(twin: Twin) -> float:
         raise ValueError(words)
 
-    result = Check("a kernel", "float16", 0.1, measure).make({})
+    result = Check("a kernel", "float16", 0.1, measure, is_optional=True).make({})
     assert (result.skipped, result.error, result.is_failed) == (words, None, False)
+    result = Check("a kernel", "float16", 0.1, measure).make({})
+    assert (result.skipped, result.error, result.is_failed) == (None, words, True)
+
+
+def test_results_that_are_no_numbers_are_an_error_and_no_number_of_the_report() -> None:
+    result = Check("a kernel", "float16", 0.1, lambda twin: difference(mx.array([mx.nan]), mx.array([1.0]))).make({})
+    assert (result.difference, result.is_failed) == (None, True)
+    assert "not finite" in result.problem
+
+
+def test_a_gpu_may_do_without_number_formats_and_the_cpu_without_dtypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(check.is_optional for check in checks() if check.name == "mx.gather_mm")
+    monkeypatch.setattr(device, "is_cpu", lambda: False)
+    optional = {check.name for check in checks() if check.is_optional}
+    assert {"mx.gather_qmm, nvfp4", "LFM2: mxfp8, in chunks and steps"} <= optional
+    assert not [name for name in optional if "fp" not in name]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("cannot load /Users/jane/venv/lib/mlx.metallib:\n gone", "cannot load mlx.metallib: gone"),
+        ("dlopen('/opt/a/b.so', 6)", "dlopen('b.so', 6)"),
+        ("1/2 of and/or float32/float16", "1/2 of and/or float32/float16"),
+        (f"in {Path.home()}/My Folder", "in ~/My Folder"),
+    ],
+)
+def test_a_reports_errors_have_files_names_and_no_folders(text: str, shown: str) -> None:
+    assert in_one_line(text) == shown
 
 
 def test_tf32_has_float16s_limits_and_is_named_in_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
