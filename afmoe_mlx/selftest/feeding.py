@@ -66,7 +66,7 @@ def from_store(model: CausalLM, ids: Sequence[int]) -> list[Part]:
 
 def padded_batch(model: CausalLM, ids: Sequence[int]) -> list[Part]:
     """Three rows that are at different places of the text, padded on the left, then decoded together."""
-    lengths, longest = (72, 50, 7), 72
+    lengths, longest = (PROMPT, 50, 7), PROMPT
     rows = [[0] * (longest - length) + list(ids[:length]) for length in lengths]
     mask = [[0] * (longest - length) + [1] * length for length in lengths]
     cache = model.make_cache(SLACK)
