@@ -116,7 +116,9 @@ def _prompt(model: CausalLM, ids: Sequence[int], cache: Cache) -> list[Part]:
 
 def _steps(model: CausalLM, ids: Sequence[int], cache: Cache) -> Iterator[Part]:
     for position in range(cache.offset, len(ids)):
-        yield position, model(mx.array([[ids[position]]]), cache=cache)[0]
+        logits = model(mx.array([[ids[position]]]), cache=cache)[0]
+        mx.async_eval(logits)  # as decoding does
+        yield position, logits
 
 
 class _Script:
