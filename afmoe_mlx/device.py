@@ -138,6 +138,13 @@ def is_cpu() -> bool:
     return mx.default_device().type == mx.DeviceType.cpu
 
 
+def use_cpu() -> None:
+    """Compute on the CPU from now on: at the start of a process, before anything is decided by the device."""
+    import mlx.core as mx
+
+    mx.set_default_device(mx.cpu)
+
+
 def compute_dtype(stored: "mx.Dtype") -> "mx.Dtype":
     """The dtype to compute in for weights stored as `stored`: the same, but float32 on the CPU.
 

@@ -52,6 +52,10 @@ class ConversionError(AfmoeError):
     """A model cannot be converted as asked."""
 
 
+class SelfTestError(AfmoeError):
+    """The self-test could not be run to its end."""
+
+
 def is_device_trouble(error: RuntimeError) -> bool:
     """Whether it is the device or its memory that gave out, rather than the program."""
     return str(error).startswith(_DEVICE_TROUBLE)

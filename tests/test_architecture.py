@@ -49,6 +49,7 @@ ARROWS: dict[str, set[str]] = {
         "terminal",
         "values",
     },
+    "selftest": {"cache", "checkpoint", "generation", "models", "errors", "device", "terminal"},
     "demo": {"api", "generation"},
 }
 # Inside the chat, from the program down. Its parts may import all of ARROWS, and what the commands share.

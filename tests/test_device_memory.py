@@ -57,7 +57,7 @@ def test_on_metal_a_model_may_have_what_the_gpu_may_hold_less_what_it_holds(meta
     metal(2_000 * MB)
     assert device.memory() == device.Memory(total=16_000, usable=8_000 * MB)
     assert device.device_name() == "Apple M2 Pro"
-    metal(11_000)
+    metal(11_000 * MB)
     assert device.memory().usable == 0
 
 

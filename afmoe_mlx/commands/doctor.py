@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import device
 from ..command_line.requests.machine import DoctorRequest
-from ..errors import AfmoeError
+from ..errors import AfmoeError, SelfTestError
 from ..terminal import size, write, write_json
 
 PACKAGES = ("afmoe-mlx", "mlx", "mlx-lm", "tokenizers", "safetensors", "huggingface_hub")
@@ -28,15 +28,38 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-def run(request: DoctorRequest) -> None:
-    """Print the findings."""
+def run(request: DoctorRequest) -> int:
+    """Print the findings, or those of the self-test; the exit status, 1 if that failed."""
+    if request.self_test:
+        machine = _machine()
+        from ..selftest.report import self_test
+
+        return self_test(machine, as_json=request.as_json)
     findings = examine()
     if request.as_json:
         write_json(findings.sections | {"problems": findings.problems}, indent=2)
-        return
+        return 0
     lines = [f"{name:10} {text}" for name, text in _describe(findings.sections)]
     problems = [f"- {problem}" for problem in findings.problems] or ["No problems found."]
     write("\n".join([*lines, "", *problems]) + "\n")
+    return 0
+
+
+def _machine() -> dict[str, Any]:
+    """What the self-test's report says of this machine: no path, no name of a user or host.
+
+    SelfTestError if MLX cannot be used.
+    """
+    findings = Findings()
+    _examine_versions(findings)
+    try:
+        _examine_device(findings)
+    except (ImportError, RuntimeError) as error:
+        raise SelfTestError(f"MLX cannot be used ({_one_line(error)}): see `afmoe-mlx doctor`") from None
+    blas = findings.sections["blas"]
+    library = blas and blas["library"] and Path(blas["library"]).name
+    kept = {key: findings.sections[key] for key in ("python", "os", "versions", "device")}
+    return kept | {"blas": library}
 
 
 def examine() -> Findings:
@@ -68,11 +91,14 @@ def _examine_versions(findings: Findings) -> None:
 
 
 def _examine_device(findings: Findings) -> None:
+    from ..selftest import passed
+
     memory, blas = device.memory(), device.blas()
     findings.sections |= {
         "device": {"name": device.device_name(), "backend": device.backend()},
         "memory": {"total_bytes": memory.total, "usable_bytes": memory.usable},
         "blas": blas and asdict(blas) | {"library": blas.library and str(blas.library)},
+        "self_test": passed.status() == "passed",
     }
     if blas and blas.is_late:
         findings.problems.append("MLX was imported before afmoe_mlx, too late for a fast BLAS: import afmoe_mlx first")
@@ -157,6 +183,8 @@ def _describe(sections: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [("afmoe-mlx", own), ("System", f"{sections['os']}, Python {sections['python']}")]
     if found := sections["device"]:
         lines += [("Device", f"{found['name']} ({found['backend']})"), ("Memory", _memory(sections["memory"]))]
+        tested = "passed on this machine, with these versions" if sections["self_test"] else "not run: --self-test"
+        lines.append(("Self-test", tested))
     if (blas := sections.get("blas")) is not None:
         lines.append(("BLAS", blas["library"] or "the reference one of MLX's wheel"))
     lines.append(("MLX", f"{mlx} ({backends})" if backends else mlx))

@@ -13,6 +13,7 @@ from ..command_line.length import check_length
 from ..command_line.progress import progress_bar
 from ..command_line.prompt_cache import PromptFile, disk_directory
 from ..command_line.requests.answering import GenerateRequest, or_demo
+from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
 from ..errors import InputError
 from ..generation import GenerationChunk, check_options, encode_prompt, stream_generate
@@ -42,6 +43,7 @@ def run(request: GenerateRequest) -> int:
     )
     tell_kv_bits(model)
     tell_unused_keys(tokenizer)
+    suggest_self_test(name)
     options = with_draft_model(options, request.draft_model, tokenizer, force=request.force)
     tokenizer = tokenizer if template is None else tokenizer.with_chat_template(template)
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None

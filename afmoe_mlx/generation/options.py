@@ -246,7 +246,7 @@ class StoppingOptions:
 
     def __post_init__(self) -> None:
         if self.max_tokens != NO_LIMIT:
-            check_count("max_tokens", self.max_tokens)
+            check_count("max_tokens", self.max_tokens, besides=f", or {NO_LIMIT} for as many as the context takes")
         if self.reasoning_budget is not None:
             check_count("reasoning_budget", self.reasoning_budget, least=0)
         StopStrings(self.stop)
@@ -269,10 +269,10 @@ class StoppingOptions:
         return cls(**chosen)
 
 
-def check_count(name: str, value: object, source: str = "", *, least: int = 1) -> None:
-    """InputError for what is no number of things, `least` or more."""
+def check_count(name: str, value: object, source: str = "", *, least: int = 1, besides: str = "") -> None:
+    """InputError for what is no number of things, `least` or more; besides: what else is expected, for the message."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{source}{name} is {value!r}: expected an integer, {least} or more")
+        raise InputError(f"{source}{name} is {value!r}: expected an integer, {least} or more{besides}")
 
 
 SAMPLING = tuple(field.name for field in fields(SamplingOptions))

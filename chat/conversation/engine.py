@@ -11,6 +11,7 @@ from afmoe_mlx.checkpoint.names import caution
 from afmoe_mlx.command_line.draft import with_draft_model
 from afmoe_mlx.command_line.generation_config import tell_unused_keys
 from afmoe_mlx.command_line.kv_bits import KVOptions, tell_kv_bits
+from afmoe_mlx.command_line.self_test import suggest_self_test
 from afmoe_mlx.errors import TokenizerError
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.terminal import note
@@ -79,6 +80,7 @@ class EngineSource:
             raise TokenizerError(f"{name} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
         tell_kv_bits(model)
         tell_unused_keys(tokenizer)
+        suggest_self_test(name)
         options = with_draft_model(options, draft_model, tokenizer, force=self.force)
         store = PrefixStore(model, directory=self.directory) if self.keeps or self.directory else None
         return Engine(name, model, tokenizer, options, store)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
@@ -22,9 +23,9 @@ from helpers import ROOT
 
 
 def made(row: Any) -> CausalLM:
-    """The model of a short name in bfloat16, none of whose weights is ever computed."""
+    """The model of a short name as it is stored, in bfloat16; none of its weights is ever computed."""
     model = make_model(read_config(shape(row.name)))
-    model.set_dtype(mx.bfloat16)
+    nn.Module.set_dtype(model, mx.bfloat16)
     return model
 
 

@@ -21,7 +21,7 @@ from afmoe_mlx.errors import HubError
 from helpers.blas import has_openblas
 from helpers.hub_server import FakeHub, use_hub
 
-LINES = ["afmoe-mlx", "System", "Device", "Memory", "MLX", "Packages", "Hub", "Models"]
+LINES = ["afmoe-mlx", "System", "Device", "Memory", "Self-test", "MLX", "Packages", "Hub", "Models"]
 
 
 find_blas = device.blas
@@ -33,6 +33,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(device, "blas", lambda: Blas(Path("/usr/lib/libopenblas.so.0"), is_late=False))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def run(*arguments: str) -> Any:

@@ -52,4 +52,7 @@ class BenchRequest:
 class DoctorRequest:
     """Look at this machine: device, memory, libraries, the Hub and its cache, and what to do about each problem."""
 
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Check what the device computes, with tiny models; takes a minute.")
+    ] = False
     as_json: AsJson = False
