@@ -75,7 +75,7 @@ def operations() -> Iterator[Operation]:
     yield Operation("mx.fast.rms_norm", lambda: (numbers("x", 80, 1024), numbers("w", 1024)), _norm, _plain_norm)
     yield _rope("mx.fast.rope", 50)
     # an angle has so few digits left there that only bfloat16 has fewer
-    yield _rope("mx.fast.rope, position 130,000", 130_000, "bfloat16")
+    yield _rope("rotation at position 130,000", 130_000, "bfloat16")
     for name, heads in HEADS.items():
         yield _attention(f"mx.fast.scaled_dot_product_attention, {name}", *heads)
     yield Operation("mx.conv1d", lambda: (numbers("x", 2, 20, 256), numbers("w", 256, 3, 1)), _conv, _plain_conv)
