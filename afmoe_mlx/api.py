@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from .cache import KVQuantization, check_kv_quantization
 from .checkpoint import load_model, resolve
+from .checkpoint.files import read_config_json
 from .checkpoint.load import parse_dtype
 from .checkpoint.names import published
 from .checkpoint.save import SHARD_BYTES
@@ -52,6 +53,7 @@ def load(
     wanted = parse_dtype(dtype)
     check = None if force else fit_check(str(source), context=context, dtype=wanted, kv_quantization=kv_quantization)
     folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
+    read_config_json(folder)  # what cannot be read is told before a tokenizer is
     tokenizer = Tokenizer.from_folder(folder)
     model, config = load_model(folder, dtype=wanted, check=check)
     if kv_quantization is not None:

@@ -11,8 +11,6 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..checkpoint.files import DTYPES, read_config_json
-from ..checkpoint.quantized import read_quantization
 from ..models import make_model
 from ..terminal import printable, size
 from .encoder import QUANTIZED
@@ -62,10 +60,11 @@ class DryRun:
         return 8 * self.bytes / sum(prod(row.shape) for row in self.rows)
 
 
-def describe(model: str, source: Source, job: Job, options: Options, calibration_tokens: int | None = None) -> DryRun:
-    """The dry run of a job made of a source and options; model: what the user calls the source."""
+def describe(model: str, source: Source, job: Job, calibration_tokens: int | None = None) -> DryRun:
+    """The dry run of a source's job; model: what the user calls the source."""
+    options = job.options
     weights = dict(tree_flatten(make_model(job.config).parameters()))
-    before = formats_of(source.headers, read_quantization(read_config_json(source.folder)) or {})
+    before = formats_of(job.headers, job.quantization or {})
     after = {path: chosen for path, chosen in job.formats.items() if chosen is not None}
     if not options.quantizes and not options.dequantize:
         after = before
@@ -80,7 +79,7 @@ def describe(model: str, source: Source, job: Job, options: Options, calibration
         was = words(before.get(path)) or dtype_name(job.parameters[name].dtype)
         becomes = words(after.get(path)) or dtype_name(job.plan.tensors[name].dtype)
         rows.append(Row(path, weights[name].shape, was, becomes, after.get(path), count))
-    stored_bytes = sum(prod(tensor.shape) * DTYPES[tensor.dtype].size for tensor in source.headers.values())
+    stored_bytes = sum(tensor.nbytes for tensor in source.headers.values())
     return DryRun(model, _title(options), rows, stored_bytes, calibration_tokens)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 
 from .. import device
+from ..models.linear import NVFP4_LARGEST
 from .recipe import Format
 from .stored import StoredWeights
 
@@ -134,8 +135,8 @@ def dequantized(parts: Mapping[str, mx.array], options: Mapping[str, Any]) -> mx
     weight, scales = parts["weight"], parts["scales"]
     if "global_scale" not in parts:
         return mx.dequantize(weight, scales, parts.get("biases"), **options)
-    experts = zip(weight, scales, parts["global_scale"], strict=True)
-    return mx.stack([mx.dequantize(w, s, None, **options, global_scale=scale) for w, s, scale in experts])
+    scale = (parts["global_scale"] / NVFP4_LARGEST).reshape(-1, *[1] * (weight.ndim - 1))
+    return (mx.dequantize(weight, scales, None, **options, dtype=mx.float32) * scale).astype(mx.bfloat16)
 
 
 def modules(names: Iterable[str]) -> dict[str, list[str]]:

@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.files import DTYPES, StoredTensor, find_weights, read_config_json, read_headers
+from ..checkpoint.files import StoredTensor, find_weights, read_config_json, read_headers
 from ..checkpoint.quantized import parameters, read_quantization
 from ..checkpoint.shards import CARD
 from ..errors import HubError
@@ -63,7 +63,7 @@ def write_model_card(
         "Calibration": calibration,
     }
     rows["Bits per weight"] = f"{bits_per_weight(headers, formats):.2f}"
-    rows["Size"] = f"{sum(_bytes(tensor) for tensor in headers.values()) / 1e9:.2f} GB"
+    rows["Size"] = f"{sum(tensor.nbytes for tensor in headers.values()) / 1e9:.2f} GB"
     rows["Source revision"] = f"`{commit}`" if commit else None
     metadata = _metadata(raw, source, bool(formats), inherited or {})
     made_of = f"[{source}](https://huggingface.co/{source})" if source else "A local checkpoint"
@@ -96,7 +96,7 @@ def bits_per_weight(headers: Mapping[str, StoredTensor], formats: Mapping[str, M
             weights += prod(tensor.shape)
         elif kind == "scales":
             weights += prod(tensor.shape) * formats[path]["group_size"]
-    return 8 * sum(_bytes(tensor) for tensor in headers.values()) / max(weights, 1)
+    return 8 * sum(tensor.nbytes for tensor in headers.values()) / max(weights, 1)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -107,10 +107,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
         return metadata_load(path) or {}
     except Exception:  # a stranger's YAML: not worth a conversion
         return {}
-
-
-def _bytes(tensor: StoredTensor) -> int:
-    return prod(tensor.shape) * DTYPES[tensor.dtype].size
 
 
 def _in_words(headers: Mapping[str, StoredTensor], formats: Mapping[str, Mapping[str, Any]]) -> str:
