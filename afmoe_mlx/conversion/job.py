@@ -20,7 +20,7 @@ from ..checkpoint.save import SHARD_BYTES
 from ..errors import ConfigError, ConversionError
 from ..models import CausalLM, ModelConfig, make_model, read_config
 from .config_json import config_json
-from .encoder import Encoder, PlainEncoder
+from .encoder import FIXED, Encoder, PlainEncoder
 from .hub_layout import hub_tensors
 from .plan import Plan, make_plan
 from .recipe import Format, Recipe, quantization_of, uniform
@@ -50,8 +50,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ConversionError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
-        is_given = self.bits is not None or self.group_size is not None or self.mode != "affine"
-        if self.recipe is not None and is_given:
+        if self.recipe is not None and self._gives_format:
             raise ConversionError("recipe and bits, group_size or mode are given: expected one or the other")
         if self.recipe is not None and self.dequantize:
             raise ConversionError("recipe and dequantize are given: expected one or the other")
@@ -60,8 +59,11 @@ class Options:
     @property
     def names_format(self) -> bool:
         """Whether it is said how to quantize, rather than left to the defaults."""
-        is_given = self.bits is not None or self.group_size is not None or self.mode != "affine"
-        return is_given or self.recipe is not None
+        return self._gives_format or self.recipe is not None
+
+    @property
+    def _gives_format(self) -> bool:
+        return self.bits is not None or self.group_size is not None or self.mode != "affine"
 
     @property
     def quantizes(self) -> bool:
@@ -135,6 +137,8 @@ def make_job(source: Source, options: Options) -> Job:
         formats,
         stored=_stored_formats(model) if options.dequantize else None,
         dtype=DTYPES[options.dtype] if options.dtype else stored_dtype(headers) if foreign else None,
+        # what was computed becomes as the model is; zero points have the precision that they need
+        fixed=FIXED if options.dtype else (*FIXED, "biases"),
     )
     layout = partial(hub_tensors, model_type=raw["model_type"]) if options.dequantize else None
     plan = make_plan(parameters, encoder, shard_bytes=options.shard_bytes, layout=layout)

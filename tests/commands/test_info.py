@@ -279,7 +279,6 @@ def test_a_repository_without_safetensors_is_one_line(hub: FakeHub) -> None:
                 b'{"a": {"dtype": "BF16"}}',
                 b'{"a": {"dtype": "BF16", "shape": [-1], "data_offsets": [0, 2]}}',
                 b'{"a": {"dtype": "BF16", "shape": ["x"], "data_offsets": [0, 2]}}',
-                b'{"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}',
             )
         ),
     ],
@@ -301,3 +300,9 @@ def test_no_slow_framework_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "0 []", done.stderr
+
+
+def test_a_number_format_that_is_not_read_is_one_line(hub: FakeHub) -> None:
+    text = b'{"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}'
+    hub.add(REPO, SMALL | {"model.safetensors": len(text).to_bytes(8, "little") + text})
+    assert_refused(run(REPO), "model.safetensors: a is C64")
