@@ -83,6 +83,7 @@ def resolve_headers(
     Raises the errors of `resolve`, and CheckpointError for headers that make no sense.
     """
     folder = resolve(source, revision=revision, weights=False)
+    read_config_json(folder)  # what is no model, or is not read, is told so before its headers are
     if os.path.isdir(os.path.expanduser(source)) or not missing_files(folder, os.listdir(folder), True):
         return folder, read_headers(find_weights(folder))
     from huggingface_hub import HfApi
