@@ -1,8 +1,8 @@
 """Makes the goldens of other quantizers' checkpoints: `cd tests && python -m helpers.make_foreign_goldens`.
 
-Needs torch, transformers, compressed-tensors, llmcompressor, nvidia-modelopt and datasets (the extra `reference`). Tiny
-models are quantized and saved by the real writers; a golden holds the file as they wrote it, its config, inputs, and
-the logits that Transformers gives in float32 for the weights that the file stands for exactly.
+Needs the extras `cpu` and `writers`. Tiny models are quantized and saved by the real writers; a golden holds the file
+as they wrote it, its config, inputs, and the logits that Transformers gives in float32 for the weights that the file
+stands for exactly.
 """
 
 import json
