@@ -81,9 +81,11 @@ def find_weights(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     if files := sorted(folder.glob("model*.safetensors")):
         return files
-    others = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for p in folder.glob(pattern))
+    others = sorted(p.name for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
     found = f"only {', '.join(others[:3])}" if others else "none"
-    raise CheckpointError(f"{folder}: {found}: expected model.safetensors; other formats are not read")
+    raise CheckpointError(
+        f"{folder}: {found}: expected model.safetensors or shards of it, other names and formats are not read"
+    )
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import CheckpointError
-from ..models.moe import NVFP4_LARGEST
+from ..models.linear import NVFP4_LARGEST
 from ..values import listed
 from .derived import Arrays, DerivedTensor, Formula
 from .files import StoredTensor
