@@ -151,14 +151,13 @@ class PackedIntegers(ForeignWeight):
         rows, groups = self._matrix("weight_scale", *FLOATS)
         if words != -(-self.width // self._per_word):
             raise self._refused("weight_packed", f"{self.width} integers of 4 or 8 bits in each row by the config")
-        if rows != n or self.width % groups:
+        if rows != n or not groups or self.width % groups:
             raise self._refused("weight_scale", f"{n} rows of one scale for each group of columns")
         if "weight_zero_point" in self.parts:
             found = self._matrix("weight_zero_point", "I32")
             if found != (-(-n // self._per_word), groups):
-                raise self._refused(
-                    "weight_zero_point", f"{groups} columns, {self._per_word} rows of the scales in one"
-                )
+                rows_in_one = f"{groups} columns, {self._per_word} rows of the scales in one"
+                raise self._refused("weight_zero_point", rows_in_one)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -220,6 +220,12 @@ REFUSED: dict[str, tuple[str, Callable[[foreign.Stored], Any], dict[str, Any], t
         {},
         (f"{UP}.weight_scale is BF16 of shape (32, 5)", "group of columns"),
     ),
+    "no groups": (
+        "w4a16",
+        lambda t: t.update({f"{UP}.weight_scale": ("BF16", np.ones((32, 0), np.float32))}),
+        {},
+        (f"{UP}.weight_scale is BF16 of shape (32, 0)",),
+    ),
     "bits": (
         "w4a16",
         lambda t: t.update({f"{UP}.weight_packed": ("I32", np.zeros((32, 5), np.int32))}),
