@@ -139,7 +139,7 @@ def dequantized(parts: Mapping[str, mx.array], options: Mapping[str, Any]) -> mx
     if "global_scale" not in parts:
         return mx.dequantize(weight, scales, parts.get("biases"), **options)
     scale = (parts["global_scale"] / NVFP4_LARGEST).reshape(-1, *[1] * (weight.ndim - 1))
-    return (mx.dequantize(weight, scales, None, **options, dtype=mx.float32) * scale).astype(mx.bfloat16)
+    return mx.dequantize(weight, scales, None, **options, dtype=mx.float32) * scale
 
 
 def modules(names: Iterable[str]) -> dict[str, list[str]]:

@@ -91,10 +91,8 @@ class Job:
     options: Options
     """As they apply to the source."""
     config: ModelConfig
-    headers: Mapping[str, StoredTensor]
-    """Of the source, in MLX's terms."""
     quantization: Mapping[str, Any] | None
-    """Of the source, likewise."""
+    """Of the source, in MLX's terms."""
     parameters: Mapping[str, Parameter]
     """Of the model, as the source has them."""
     formats: Mapping[str, Format | None]
@@ -146,7 +144,7 @@ def make_job(source: Source, options: Options) -> Job:
     norm = next(tensor for name, tensor in plan.tensors.items() if name in FINAL_NORMS)
     dtype = str(norm.dtype).removeprefix("mlx.core.")
     written = config_json(raw, config, quantization, dtype, for_hub=options.dequantize)
-    return Job(options, config, headers, stored, parameters, formats, encoder, plan, written)
+    return Job(options, config, stored, parameters, formats, encoder, plan, written)
 
 
 def stored_config(source: Source, raw: Mapping[str, Any], headers: Mapping[str, StoredTensor]) -> ModelConfig:

@@ -1,7 +1,7 @@
 """The model card (README.md) of a converted model: its origin, formats, quality, and how to run it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,9 @@ def write_model_card(
     beside.replace(folder / CARD)
 
 
-def formats_of(headers: Mapping[str, StoredTensor], quantization: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """group_size, bits and mode of every quantized module, by its path."""
-    paths = [name.removesuffix(".scales") for name in headers if name.endswith(".scales")]
+def formats_of(names: Iterable[str], quantization: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """group_size, bits and mode of every quantized module, by its path; names: of all tensors, our own."""
+    paths = [name.removesuffix(".scales") for name in names if name.endswith(".scales")]
     own = {path: quantization.get(path) for path in paths}
     return {path: parameters(value if isinstance(value, Mapping) else quantization) for path, value in own.items()}
 

@@ -98,6 +98,14 @@ def test_codes_that_mlx_has_too_are_converted_without_rounding(tmp_path: Path, n
     assert (tmp_path / "b" / "model.safetensors").read_bytes() == (tmp_path / "c" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["nvfp4", "nvfp4a16"])
+def test_what_was_kept_can_be_dequantized_later(tmp_path: Path, name: str) -> None:
+    ids, expected = foreign.write_golden(tmp_path / "a", name)
+    convert(tmp_path / "a", tmp_path / "b")
+    convert(tmp_path / "b", tmp_path / "back", dequantize=True, dtype="float32")
+    assert np.abs(logits(tmp_path / "back", ids) - expected).max() < 2e-5
+
+
 @pytest.mark.parametrize("name", foreign.NAMES)
 def test_dequantized_in_float32_it_is_what_it_stands_for(tmp_path: Path, name: str) -> None:
     ids, expected = foreign.write_golden(tmp_path / "a", name)
@@ -140,6 +148,16 @@ def test_info_tells_its_bytes_and_bits(tmp_path: Path) -> None:
     told = json.loads(run("info", str(tmp_path), "--json").out)
     assert told["quantization"] == KEPT["w4a16"]
     assert told["disk_bytes"] == sum(tensor.nbytes for tensor in read_headers(find_weights(tmp_path)).values())
+
+
+@pytest.mark.parametrize(("name", "was"), [("fp8_block", "float8"), ("nvfp4a16", "nvfp4"), ("w8a16", "8 bits")])
+def test_a_dry_run_names_the_formats(tmp_path: Path, name: str, was: str) -> None:
+    foreign.write_golden(tmp_path, name)
+    text = run("convert", "--hf-path", str(tmp_path), "--dry-run").out
+    maps = [line for line in text.splitlines() if "_proj" in line]
+    assert maps
+    assert all(was in line for line in maps)
+    assert ("quantized as it is" in text) == (name in KEPT)
 
 
 def test_zero_points_keep_their_precision_in_bfloat16(tmp_path: Path) -> None:
