@@ -138,7 +138,7 @@ def matrices(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kept", [True, False])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(made=checkpoints())
 def test_what_is_loaded_and_converted_is_what_was_stored(kept: bool, made: tuple[dict[str, Any], Any]) -> None:
     config, tensors = made
