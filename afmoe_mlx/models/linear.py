@@ -22,7 +22,7 @@ class Linear(nn.Linear):
 
 
 class QuantizedLinear(nn.QuantizedLinear):
-    """`nn.QuantizedLinear`, by `quantized_product`; nvfp4 may have one more scale, the same for every output or not."""
+    """`nn.QuantizedLinear`, by `quantized_product`; nvfp4 may have one more scale for each output, (out,)."""
 
     @classmethod
     def from_linear(
