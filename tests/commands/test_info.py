@@ -157,7 +157,7 @@ def test_what_is_not_there_is_one_line(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert_refused(run(name), "model.safetensors" if name == "." else "HF_HUB_OFFLINE")
+    assert_refused(run(name), "config.json: no such file" if name == "." else "HF_HUB_OFFLINE")
 
 
 @pytest.mark.parametrize(
