@@ -83,6 +83,7 @@ def load(
     wanted = parse_dtype(dtype)
     check = None if force else fit_check(str(source), context=context, dtype=wanted, kv_quantization=kv_quantization)
     folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
+    read_config_json(folder)  # what cannot be read is told before a tokenizer is
     tokenizer = Tokenizer.from_folder(folder)
     model, config = load_model(folder, dtype=wanted, check=check)
     if kv_quantization is not None:

@@ -53,7 +53,7 @@ def main() -> None:
         source: Any = Published.of_shape(Path(folder), shape(MODEL))
         if recipes := sys.argv[1:]:
             options = Options(recipe=recipes[0])
-            print(as_text(describe("trinity-mini", source, make_job(source, options), options)), end="")
+            print(as_text(describe("trinity-mini", source, make_job(source, options))), end="")
         else:
             print_table(source)
 

@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from afmoe_mlx.checkpoint.names import MODEL_NAMES
 from afmoe_mlx.models import make_model, read_config
 from afmoe_mlx.models.shapes import shape
+from afmoe_mlx.tokenizer.recommended import RECOMMENDED
 from helpers import ROOT
 from helpers.imports import file_graph, imports_of, package_modules, part_of
 
@@ -54,6 +57,19 @@ def test_the_prompt_caches_table_of_bytes_follows_from_the_shapes(name: str, tit
     most, least = 10_000 / 256 * block, 10_000 * full + bounded * recent
     row = f"| {title} | {block / 1e6:.1f} MB | {256 * full / 1e6:.1f} MB | {most / 1e9:.2g} GB | {least / 1e9:.2g} GB |"
     assert row in (ROOT / "docs" / "prompt-cache.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
+def test_the_page_on_models_has_every_short_name_with_what_it_runs(row: Any) -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert f"| `{row.name}` | {row.repo} | {row.source} |" in page
+
+
+@pytest.mark.parametrize("values", RECOMMENDED.values(), ids=str)
+def test_the_page_on_models_has_every_recommended_sampling(values: dict[str, float]) -> None:
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    columns = [str(values.get(key, "")) for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")]
+    assert f"{' | '.join(columns)} |".replace("|  |", "| |").replace("|  |", "| |") in page
 
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import resource
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import mlx.core as mx
 from .. import device
 from ..errors import CheckpointError, ConfigError
 from ..values import listed, shown
-from .headers import read_header
+from .headers import BITS, read_header
+from .methods import check_method
+from .names import GGUF, instead
 
 # Open files that a process may need beside a checkpoint's.
 SPARE_FILES = 256
@@ -22,6 +25,8 @@ SPARE_FILES = 256
 ADAPTER = "adapter_config.json"  # beside an adapter's weights, as mlx-lm and PEFT write them
 INDEX = "model.safetensors.index.json"
 DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U32": mx.uint32, "U8": mx.uint8}
+# What else other tensors are made of, and what MLX reads it as.
+FOREIGN_DTYPES = {"I32": mx.int32, "F8_E4M3": mx.uint8}
 
 
 def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str, Any]:
@@ -40,8 +45,12 @@ def read_json(path: Path, error: type[Exception] = CheckpointError) -> dict[str,
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
-    """The parsed `config.json` of a model's folder."""
-    return read_json(folder / "config.json", ConfigError)
+    """The parsed `config.json` of a model's folder; ConfigError too if its quantizer's files are not read."""
+    if not (folder / "config.json").exists() and any(folder.glob(f"*{GGUF}")):
+        raise ConfigError(f"{folder}: holds GGUF files, which are llama.cpp's: {instead(folder)}")
+    raw = read_json(folder / "config.json", ConfigError)
+    check_method(raw, folder)
+    return raw
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -62,6 +71,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def nbytes(self) -> int:
+        """On disk."""
+        return prod(self.shape) * BITS[self.dtype] // 8
+
 
 def find_weights(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint: those its index names, else every `model*.safetensors`."""
@@ -81,13 +95,13 @@ def find_weights(folder: Path) -> list[Path]:
     if named := sorted(path.name for path in folder.glob("*.safetensors")):
         expected = f"expected model.safetensors, or shards that {INDEX} names"
         raise CheckpointError(f"{folder}: only {listed(named)}: {expected}: rename it if it is the whole model")
-    others = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for p in folder.glob(pattern))
+    others = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in folder.glob(pattern))
     found = f"only {', '.join(others[:3])}" if others else "no weights"
     raise CheckpointError(f"{folder}: {found}: expected model.safetensors; other formats are not read")
 
 
 def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """All tensors of some safetensors files by name, from their headers alone."""
+    """All tensors of some safetensors files by name, from their headers alone, in whatever number format."""
     tensors: dict[str, StoredTensor] = {}
     for path in files:
         try:
@@ -101,10 +115,10 @@ def read_headers(files: Iterable[Path]) -> dict[str, StoredTensor]:
                 twice = f"{listed([name])} is in {tensors[name].file.name} too"
                 raise CheckpointError(f"{path}: {twice}: expected it once")
             tensors[name] = StoredTensor(path, shape, dtype)
-    return require_dtypes(tensors)
+    return tensors
 
 
-def require_dtypes(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+def require_dtypes(tensors: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
     """The tensors as they are; CheckpointError for one in a number format that is not read."""
     for name, stored in tensors.items():
         if stored.dtype not in DTYPES:

@@ -20,7 +20,9 @@ from ..interrupts import interruptible
 from ..models import read_config
 from . import names
 from .files import ADAPTER, INDEX, StoredTensor, find_weights, read_config_json, read_headers, refuse_adapter
+from .foreign import translate
 from .hub_errors import explain, few, one_line
+from .save import is_licence
 from .verify import Check
 
 SHARDS = "model*.safetensors"
@@ -64,6 +66,8 @@ def _locate(source: str | os.PathLike[str], revision: str | None, weights: bool)
             raise CheckpointError(f"{text!r} is a local folder, and a local folder has no revisions: leave it out")
         refuse_adapter(Path(folder))
         return Path(folder)
+    if os.path.isfile(folder) and folder.endswith(names.GGUF):
+        raise CheckpointError(f"{text!r} is a GGUF file, which is llama.cpp's: {names.instead(text)}")
     if os.path.isfile(folder):
         raise CheckpointError(f"{text!r} is a file: give the folder that holds config.json and the safetensors")
     if isinstance(source, os.PathLike) or _looks_like_path(text):
@@ -82,6 +86,7 @@ def resolve_headers(
     Raises the errors of `resolve`, and CheckpointError for headers that make no sense.
     """
     folder = resolve(source, revision=revision, weights=False)
+    read_config_json(folder)  # what is no model, or is not read, is told so before its headers are
     if os.path.isdir(os.path.expanduser(source)) or not missing_files(folder, os.listdir(folder), True):
         return folder, read_headers(find_weights(folder))
     from huggingface_hub import HfApi
@@ -156,24 +161,27 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
 
 def check_listing(repo: str, listing: Collection[str], weights: bool) -> None:
     """Refuse a repository that cannot be a model for us before anything of it is fetched."""
+    other = {Path(name).suffix for name in listing} & {".bin", ".pt", ".pth", names.GGUF, ".ckpt", ".npz"}
+    if names.GGUF in other and not fnmatch.filter(listing, SHARDS):
+        raise HubError(f"{repo} holds GGUF files, which are llama.cpp's: {names.instead(repo)}")
     if "config.json" not in listing and ADAPTER in listing:
         raise HubError(f"{repo} is an adapter, no model: give the model that it was trained on")
     if "config.json" not in listing:
         raise HubError(f"{repo} has no config.json: expected a model in the layout of Transformers or MLX")
     if weights and not fnmatch.filter(listing, SHARDS):
-        other = sorted({Path(name).suffix for name in listing} & {".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz"})
         if named := [name for name in listing if "/" not in name and name.endswith(".safetensors")]:
             raise HubError(f"{repo} has only {few(named)}, expected {SHARDS}: pick another repo or revision")
-        held = f"only {', '.join(other)} weights" if other else "no weights"
+        held = f"only {', '.join(sorted(other))} weights" if other else "no weights"
         raise HubError(f"{repo} has {held}, expected {SHARDS}: convert to safetensors first")
 
 
 def _download(
     repo: str, revision: str | None, commit: str, listing: Collection[str], weights: bool, check: Check | None
 ) -> Path:
-    """Fetch the small files of a commit, then exactly the shards that the index among them names."""
+    """Fetch the small files of a commit, the config first, then exactly the shards that the index among them names."""
     from huggingface_hub import hf_hub_download
 
+    read_config_json(_snapshot(repo, commit, ["config.json"]))  # which may be of a quantizer that is not read
     folder = _snapshot(repo, commit, _small_files(listing))
     if weights:
         shards = shard_names(folder, listing)
@@ -195,8 +203,9 @@ def _check_first(repo: str, commit: str, folder: Path, shards: list[str], check:
     from .remote import read_remote_headers
 
     with warnings.catch_warnings(action="ignore"):  # loading warns of the same
-        config = read_config(read_config_json(folder))
-    check(config, read_remote_headers(repo, commit, shards))
+        raw, headers = translate(read_config_json(folder), read_remote_headers(repo, commit, shards))
+        config = read_config(raw)
+    check(config, headers)
 
 
 def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
@@ -229,12 +238,12 @@ def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
 
 
 def _small_files(listing: Iterable[str]) -> list[str]:
-    """Configuration, tokenizer and template files at the top level, without other formats' indexes."""
+    """Configuration, tokenizer, template and licence files at the top level, without other formats' indexes."""
     return [
         name
         for name in listing
         if "/" not in name
-        and name.endswith((".json", ".jinja"))
+        and (name.endswith((".json", ".jinja")) or is_licence(name))
         and (name == INDEX or not name.endswith(".index.json"))
     ]
 

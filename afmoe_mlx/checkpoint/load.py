@@ -14,6 +14,9 @@ from .. import device
 from ..errors import InputError
 from ..models import CausalLM, ModelConfig, fuse_layer, make_model, read_config
 from . import files, layouts, verify
+from .derived import lazily
+from .foreign import translate
+from .methods import is_foreign
 from .quantized import quantize_modules, read_quantization
 
 
@@ -35,9 +38,11 @@ def load_model(
     from .hub import resolve
 
     wanted = parse_dtype(dtype)
+    folder = resolve(source, revision=revision, check=check)
     streams = device.reading_streams()
-    model = open_model(resolve(source, revision=revision, check=check), dtype=wanted, check=check, streams=streams)
-    read = _read_at_once if len(streams) > 1 and wanted is None else _read_in_turn
+    model = open_model(folder, dtype=wanted, check=check, streams=streams)
+    is_as_stored = wanted is None and not is_foreign(files.read_config_json(folder))
+    read = _read_at_once if len(streams) > 1 and is_as_stored else _read_in_turn
     read(model.model.embed_tokens)
     if "lm_head" in model:
         read(model.lm_head)
@@ -76,8 +81,9 @@ def open_model(
     raw = files.read_config_json(folder)
     config = read_config(raw)
     paths = files.find_weights(folder)
-    headers = files.read_headers(paths)
-    tensors = files.load_lazily(paths, streams)
+    raw, headers = translate(raw, files.read_headers(paths))
+    compute_dtype = dtype or device.compute_dtype(files.stored_dtype(headers))
+    tensors = lazily(headers, files.load_lazily(paths, streams), compute_dtype)
     if config.tie_word_embeddings and _has_own_head(tensors):
         warnings.warn("lm_head.weight is not the embeddings it is tied to: used, as in Transformers", stacklevel=3)
         config = dataclasses.replace(config, tie_word_embeddings=False)
@@ -86,8 +92,9 @@ def open_model(
     if check is not None:
         check(config, headers)
     weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
-    model.dtype = dtype or device.compute_dtype(files.stored_dtype(headers))
-    weights = {name: _cast(name, array, model.dtype, config) for name, array in weights.items()}
+    model.dtype = compute_dtype
+    narrow = {name for name in groups if not _is_wide_bias(name, groups, headers)}
+    weights = {name: _cast(name, a, compute_dtype, config) if name in narrow else a for name, a in weights.items()}
     model.update(tree_unflatten(list(weights.items())))
     model.eval()
     return model
@@ -104,7 +111,7 @@ def empty_model(
     shapes = {name: stored.shape for name, stored in headers.items()}
     groups = layouts.group(shapes, raw["model_type"], tied=config.tie_word_embeddings)
     quantization = read_quantization(raw)
-    verify.check_layers(folder, config, groups)
+    verify.check_layers(folder, config, len(groups))
     model = make_model(config)
     if quantization is not None:
         quantize_modules(model, quantization, {name: layouts.shape_of(groups[name], shapes) for name in groups})
@@ -128,6 +135,14 @@ def parse_dtype(dtype: mx.Dtype | str | None) -> mx.Dtype | None:
     if dtype is None or dtype in accepted.values():
         return dtype  # type: ignore[return-value]
     raise InputError(f"dtype is {dtype!r}: expected one of {', '.join(accepted)}")
+
+
+def _is_wide_bias(name: str, groups: verify.Groups, headers: verify.Headers) -> bool:
+    """Whether biases of groups are stored in float32 beside narrower scales: these times zero points are not exact."""
+    scales = groups.get(f"{name.removesuffix('.biases')}.scales")
+    if not name.endswith(".biases") or not scales:
+        return False
+    return [headers[pieces[0].stored].dtype == "F32" for pieces in (groups[name], scales)] == [True, False]
 
 
 def _cast(name: str, array: mx.array, dtype: mx.Dtype, config: ModelConfig) -> mx.array:

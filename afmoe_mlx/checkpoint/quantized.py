@@ -7,6 +7,7 @@ from typing import Any
 import mlx.nn as nn
 
 from ..errors import ConfigError
+from ..models.linear import Linear
 from ..models.moe import ExpertLinear
 from ..values import listed, shown
 
@@ -35,16 +36,15 @@ def parameters(values: Mapping[str, Any], where: str = "quantization") -> dict[s
 
 
 def read_quantization(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The `quantization` of a parsed config, None where nothing is quantized; other makers' schemes are refused."""
+    """The `quantization` of a parsed config in MLX's terms, None where nothing is quantized.
+
+    That of another quantizer is none: see `foreign.translate`.
+    """
     found = raw.get("quantization")
     if found is None:
         found = raw.get("quantization_config")
         if isinstance(found, Mapping) and "quant_method" in found:
-            method = shown(found["quant_method"])
-            raise ConfigError(
-                f"config: quantization_config.quant_method is {method}: expected weights quantized by MLX, or none:"
-                " convert the unquantized model instead"
-            )
+            return None
     if found is None:
         return None
     if not isinstance(found, Mapping):
@@ -86,8 +86,8 @@ def quantize_modules(model: nn.Module, quantization: Mapping[str, Any], shapes: 
         if width % values["group_size"]:
             found = f"quantization of {path} has group_size {values['group_size']}"
             raise ConfigError(f"config: {found}: expected a divisor of its width {width}")
-        # one more scale for each expert; nothing is made for experts that are not there
-        if isinstance(module, ExpertLinear) and shapes.get(f"{path}.global_scale") == module.weight.shape[:1]:
+        # one more scale for each expert or row; nothing is made for experts that are not there
+        if isinstance(module, ExpertLinear | Linear) and shapes.get(f"{path}.global_scale") == module.weight.shape[:1]:
             values["global_scale"] = values["mode"] == "nvfp4"
         return values
 

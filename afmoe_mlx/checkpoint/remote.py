@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .files import StoredTensor, require_dtypes
+from .files import StoredTensor
 
 # Each header is one round trip, and large models have a hundred files.
 REQUESTS_AT_ONCE = 8
@@ -18,7 +18,7 @@ def read_remote_headers(repo: str, commit: str, files: Iterable[str]) -> dict[st
     """
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         parts = list(pool.map(lambda name: _read_header(repo, commit, name), files))
-    return require_dtypes({name: tensor for part in parts for name, tensor in part.items()})
+    return {name: tensor for part in parts for name, tensor in part.items()}
 
 
 def _read_header(repo: str, commit: str, file: str) -> dict[str, StoredTensor]:

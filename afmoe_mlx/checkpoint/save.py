@@ -28,6 +28,11 @@ COMPANIONS = (
 TEMPLATES = "additional_chat_templates"
 
 
+def is_licence(name: str) -> bool:
+    """Whether a file's name is that of a licence, which travels too: a model card's `license_link` points to it."""
+    return name.casefold().startswith(("license", "licence", "notice"))
+
+
 def save_weights(folder: Path, weights: Mapping[str, mx.array], *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write tensors as safetensors shards of at most `shard_bytes` and an index; the same bytes for the same input."""
     shards = _shards(weights, shard_bytes)
@@ -70,8 +75,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy the tokenizer, chat templates and generation config that a checkpoint folder has."""
-    for name in COMPANIONS:
+    """Copy the tokenizer, chat templates, generation config and licence that a checkpoint folder has."""
+    for name in (*COMPANIONS, *sorted(path.name for path in source.iterdir() if is_licence(path.name))):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     if (source / TEMPLATES).is_dir():

@@ -22,11 +22,11 @@ FLOATS = ("BF16", "F16", "F32")
 STORED_AS = {mx.uint32: ("U32",), mx.uint8: ("U8",)}
 
 
-def check_layers(folder: Path, config: ModelConfig, groups: Groups) -> None:
+def check_layers(folder: Path, config: ModelConfig, tensors: int) -> None:
     """CheckpointError if the config has far more layers than there are tensors: no such model is made."""
     layers = config.num_hidden_layers
-    if layers > len(groups) + 100:
-        found = f"the files hold {len(groups)} tensors"
+    if layers > tensors + 100:
+        found = f"the files hold {tensors} tensors"
         raise CheckpointError(f"{folder}: {found}: expected num_hidden_layers {layers} of config.json to fit them")
 
 

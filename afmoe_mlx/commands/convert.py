@@ -43,7 +43,7 @@ def _preview(request: ConvertRequest) -> None:
         tokens = None
         if calibration is not None:
             tokens = _encoder(calibration)(job, source, Path(request.mlx_path)).tokens
-        found = dry_run.describe(request.hf_path, source, job, options, tokens)
+        found = dry_run.describe(request.hf_path, source, job, tokens)
     finally:
         source.close()
     if request.as_json:

@@ -8,6 +8,7 @@ from .. import device
 from ..api import DEMO
 from ..cache import KVQuantization
 from ..checkpoint.files import read_config_json, stored_dtype
+from ..checkpoint.foreign import translate
 from ..checkpoint.hub import resolve_headers
 from ..checkpoint.quantized import parameters, read_quantization
 from ..command_line.requests.machine import InfoRequest
@@ -56,12 +57,12 @@ def run(request: InfoRequest) -> None:
     source = request.model
     kept = None if request.kv_bits is None else KVQuantization(request.kv_bits)
     folder, headers = resolve_headers(DEMO if source == "demo" else source, revision=request.revision)
-    raw = read_config_json(folder)
+    raw, found = translate(read_config_json(folder), headers)
     config = read_config(raw)
     tokens = _context(config, request.context)
-    stored = Footprint.of_checkpoint(config, headers, context=tokens, dtype=stored_dtype(headers))
+    stored = Footprint.of_checkpoint(config, found, context=tokens, dtype=stored_dtype(found))
     stored = stored.with_kv(config, kept)
-    here = _this_machine(Footprint.of_checkpoint(config, headers, context=tokens).with_kv(config, kept))
+    here = _this_machine(Footprint.of_checkpoint(config, found, context=tokens).with_kv(config, kept))
     macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, stored) for mac in MACS]
     model = _describe(source, raw, config, stored) | _conversation(folder)
     if request.as_json:

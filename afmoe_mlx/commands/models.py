@@ -41,7 +41,7 @@ def _print_table(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> No
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         held = f"cached ({size(row['cached_bytes'])})" if row["cached_bytes"] else "not downloaded"
-        download = size(row["download_bytes"])
+        download = size(row["download_bytes"]) if row["download_bytes"] else "?"
         write(f"{row['name']:{width}}  {download:>8}  {row['description']:18}  {held:20}  {row['repo']}\n")
         if row["note"]:
             write(f"{'':{width}}  {row['note']}\n")

@@ -10,16 +10,17 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..checkpoint.files import DTYPES, read_config_json
-from ..checkpoint.quantized import read_quantization
 from ..models import make_model
 from ..terminal import printable, size
 from .encoder import QUANTIZED
-from .job import Job, Options
+from .job import Job
 from .model_card import formats_of
 from .recipe import Format
 from .source import Source
+from .stored import Parameter
 
+# Other quantizers' formats, by the dtype of their codes.
+FOREIGN = {"F8_E4M3": "float8", "I32": "integers", "U8": "nvfp4"}
 LAYER = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?P<rest>.+)")
 COLUMNS = "{:36} {:>20}  {:10}  {:24} {:>10}\n"
 
@@ -61,10 +62,11 @@ class DryRun:
         return 8 * self.bytes / sum(prod(row.shape) for row in self.rows)
 
 
-def describe(model: str, source: Source, job: Job, options: Options, calibration_tokens: int | None = None) -> DryRun:
-    """The dry run of a job made of a source and options; model: what the user calls the source."""
+def describe(model: str, source: Source, job: Job, calibration_tokens: int | None = None) -> DryRun:
+    """The dry run of a source's job; model: what the user calls the source."""
+    options = job.options
     weights = dict(tree_flatten(make_model(job.config).parameters()))
-    before = formats_of(source.headers, read_quantization(read_config_json(source.folder)) or {})
+    before = formats_of(job.parameters, job.quantization or {})
     after = {path: chosen for path, chosen in job.formats.items() if chosen is not None}
     if not options.quantizes and not options.dequantize:
         after = before
@@ -76,20 +78,31 @@ def describe(model: str, source: Source, job: Job, options: Options, calibration
     rows = []
     for name, count in sizes.items():
         path = name.removesuffix(".weight")
-        was = words(before.get(path)) or dtype_name(job.parameters[name].dtype)
+        was = words(before.get(path)) or _stored_as(job.parameters[name])
         becomes = words(after.get(path)) or dtype_name(job.plan.tensors[name].dtype)
         rows.append(Row(path, weights[name].shape, was, becomes, after.get(path), count))
-    stored_bytes = sum(prod(tensor.shape) * DTYPES[tensor.dtype].size for tensor in source.headers.values())
-    return DryRun(model, _title(options), rows, stored_bytes, calibration_tokens)
+    stored_bytes = sum(tensor.nbytes for tensor in source.headers.values())
+    return DryRun(model, _title(job), rows, stored_bytes, calibration_tokens)
 
 
-def _title(options: Options) -> str:
+def _stored_as(parameter: Parameter) -> str:
+    """The number format of an unquantized weight, or of what it is computed from."""
+    if not parameter.derived:
+        return dtype_name(parameter.dtype)
+    codes = max((part for _, part in parameter.derived[0].parts.values()), key=lambda part: part.nbytes)
+    return FOREIGN.get(codes.dtype, dtype_name(parameter.dtype))
+
+
+def _title(job: Job) -> str:
+    options = job.options
     if options.dequantize:
         return "dequantized, in the Hub's layout"
     if options.recipe is not None:
         return f"by the recipe {options.recipe if isinstance(options.recipe, str) else options.recipe.name}"
     recipe = options.chosen_recipe()
-    return f"in {words(recipe.default)}" if recipe else "not quantized"
+    if recipe is not None:
+        return f"in {words(recipe.default)}"
+    return "not quantized" if job.quantization is None else "quantized as it is"
 
 
 def dtype_name(dtype: mx.Dtype) -> str:

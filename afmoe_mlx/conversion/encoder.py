@@ -1,12 +1,13 @@
 """`Encoder`, which decides what is stored for each tensor, and `PlainEncoder`, which takes each by itself."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import cycle
 from typing import Any, Protocol
 
 import mlx.core as mx
 
 from .. import device
+from ..models.linear import NVFP4_LARGEST
 from .recipe import Format
 from .stored import StoredWeights
 
@@ -68,14 +69,17 @@ class PlainEncoder:
         *,
         stored: Mapping[str, Format] | None = None,
         dtype: mx.Dtype | None = None,
+        fixed: Collection[str] = FIXED,
     ) -> None:
         """formats: of modules by path; what is not named is not quantized. dtype: of other weights, None as stored.
 
-        stored: the formats of modules that are quantized already and shall be plain.
+        stored: the formats of modules that are quantized already and shall be plain. fixed: last parts of the names of
+        what is as stored in any case.
         """
         self._formats = formats
         self._stored = stored or {}
         self._dtype = dtype
+        self._fixed = fixed
 
     def start(self, group: int) -> int:
         """As `Encoder.start`: every group is by itself."""
@@ -111,7 +115,7 @@ class PlainEncoder:
 
     def cast(self, kind: str, array: mx.array) -> mx.array:
         """An unquantized tensor in the dtype it is stored in; kind: the last part of its name."""
-        if self._dtype is None or kind in FIXED or not mx.issubdtype(array.dtype, mx.floating):
+        if self._dtype is None or kind in self._fixed or not mx.issubdtype(array.dtype, mx.floating):
             return array
         return array.astype(self._dtype)
 
@@ -134,8 +138,8 @@ def dequantized(parts: Mapping[str, mx.array], options: Mapping[str, Any]) -> mx
     weight, scales = parts["weight"], parts["scales"]
     if "global_scale" not in parts:
         return mx.dequantize(weight, scales, parts.get("biases"), **options)
-    experts = zip(weight, scales, parts["global_scale"], strict=True)
-    return mx.stack([mx.dequantize(w, s, None, **options, global_scale=scale) for w, s, scale in experts])
+    scale = (parts["global_scale"] / NVFP4_LARGEST).reshape(-1, *[1] * (weight.ndim - 1))
+    return mx.dequantize(weight, scales, None, **options, dtype=mx.float32) * scale
 
 
 def modules(names: Iterable[str]) -> dict[str, list[str]]:

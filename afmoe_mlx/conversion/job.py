@@ -10,15 +10,17 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..checkpoint.files import read_config_json
+from ..checkpoint.files import StoredTensor, read_config_json, stored_dtype
+from ..checkpoint.foreign import translate
 from ..checkpoint.layouts import Piece
 from ..checkpoint.load import empty_model
+from ..checkpoint.methods import is_foreign
 from ..checkpoint.quantized import read_quantization
 from ..checkpoint.save import SHARD_BYTES
 from ..errors import ConfigError, ConversionError
 from ..models import CausalLM, ModelConfig, make_model, read_config
 from .config_json import config_json
-from .encoder import Encoder, PlainEncoder
+from .encoder import FIXED, Encoder, PlainEncoder
 from .hub_layout import hub_tensors
 from .plan import Plan, make_plan
 from .recipe import Format, Recipe, quantization_of, uniform
@@ -48,12 +50,20 @@ class Options:
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ConversionError(f"dtype is {self.dtype!r}: expected one of {', '.join(DTYPES)}")
-        is_given = self.bits is not None or self.group_size is not None or self.mode != "affine"
-        if self.recipe is not None and is_given:
+        if self.recipe is not None and self._gives_format:
             raise ConversionError("recipe and bits, group_size or mode are given: expected one or the other")
         if self.recipe is not None and self.dequantize:
             raise ConversionError("recipe and dequantize are given: expected one or the other")
         self.chosen_recipe()
+
+    @property
+    def names_format(self) -> bool:
+        """Whether it is said how to quantize, rather than left to the defaults."""
+        return self._gives_format or self.recipe is not None
+
+    @property
+    def _gives_format(self) -> bool:
+        return self.bits is not None or self.group_size is not None or self.mode != "affine"
 
     @property
     def quantizes(self) -> bool:
@@ -78,7 +88,11 @@ class Options:
 class Job:
     """All that a conversion does."""
 
+    options: Options
+    """As they apply to the source."""
     config: ModelConfig
+    quantization: Mapping[str, Any] | None
+    """Of the source, in MLX's terms."""
     parameters: Mapping[str, Parameter]
     """Of the model, as the source has them."""
     formats: Mapping[str, Format | None]
@@ -100,15 +114,19 @@ def make_job(source: Source, options: Options) -> Job:
     Raises ConversionError if the source is not what the options are for, and the errors of reading a checkpoint.
     """
     raw = read_config_json(source.folder)
+    foreign = is_foreign(raw)
+    raw, headers = translate(raw, source.headers, keep=not (options.names_format or options.dequantize))
     stored = read_quantization(raw)
+    if foreign and stored is not None:  # its codes stay as they are
+        options = replace(options, quantize=False)
     if options.quantizes and stored is not None:
         raise ConversionError(f"{source.folder}: is quantized already: convert the original, or --dequantize it first")
-    if options.dequantize and stored is None:
+    if options.dequantize and stored is None and not foreign:
         raise ConversionError(f"{source.folder}: is not quantized: nothing to dequantize")
-    config = stored_config(source, raw)
-    model, groups = empty_model(source.folder, raw, config, source.headers)
+    config = stored_config(source, raw, headers)
+    model, groups = empty_model(source.folder, raw, config, headers)
     shapes = {name: array.shape for name, array in dict(tree_flatten(model.parameters())).items()}
-    parameters = parameters_of(groups, source.headers, shapes)
+    parameters = parameters_of(groups, headers, shapes)
     formats = _formats(config, options)
     if options.quantizes and not any(formats.values()):
         why = "the recipe keeps all weights, or its groups divide the rows of none"
@@ -116,7 +134,9 @@ def make_job(source: Source, options: Options) -> Job:
     encoder = PlainEncoder(
         formats,
         stored=_stored_formats(model) if options.dequantize else None,
-        dtype=DTYPES[options.dtype] if options.dtype else None,
+        dtype=DTYPES[options.dtype] if options.dtype else stored_dtype(headers) if foreign else None,
+        # what was computed becomes as the model is; zero points have the precision that they need
+        fixed=FIXED if options.dtype else (*FIXED, "biases"),
     )
     layout = partial(hub_tensors, model_type=raw["model_type"]) if options.dequantize else None
     plan = make_plan(parameters, encoder, shard_bytes=options.shard_bytes, layout=layout)
@@ -124,21 +144,23 @@ def make_job(source: Source, options: Options) -> Job:
     norm = next(tensor for name, tensor in plan.tensors.items() if name in FINAL_NORMS)
     dtype = str(norm.dtype).removeprefix("mlx.core.")
     written = config_json(raw, config, quantization, dtype, for_hub=options.dequantize)
-    return Job(config, parameters, formats, encoder, plan, written)
+    return Job(options, config, stored, parameters, formats, encoder, plan, written)
 
 
-def stored_config(source: Source, raw: Mapping[str, Any]) -> ModelConfig:
-    """The config of the model that is stored: a head that differs from the embeddings it is tied to counts."""
+def stored_config(source: Source, raw: Mapping[str, Any], headers: Mapping[str, StoredTensor]) -> ModelConfig:
+    """The config of the model that is stored: a head that differs from the embeddings it is tied to counts.
+
+    headers: of the source, in MLX's terms.
+    """
     config = read_config(raw)
-    if config.tie_word_embeddings and _has_own_head(source):
+    if config.tie_word_embeddings and _has_own_head(source, headers):
         warnings.warn("lm_head.weight is not the embeddings it is tied to: used, as in Transformers", stacklevel=4)
         return replace(config, tie_word_embeddings=False)
     return config
 
 
-def _has_own_head(source: Source) -> bool:
+def _has_own_head(source: Source, headers: Mapping[str, StoredTensor]) -> bool:
     """As in `checkpoint.load`, but compared some rows at a time."""
-    headers = source.headers
     if HEAD not in headers or EMBEDDINGS not in headers or headers[EMBEDDINGS].dtype == "U32":
         return False
     shape = headers[HEAD].shape

@@ -1,12 +1,12 @@
 """The model card (README.md) of a converted model: its origin, formats, quality, and how to run it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.files import DTYPES, StoredTensor, find_weights, read_config_json, read_headers
+from ..checkpoint.files import StoredTensor, find_weights, read_config_json, read_headers
 from ..checkpoint.quantized import parameters, read_quantization
 from ..checkpoint.shards import CARD
 from ..errors import HubError
@@ -63,7 +63,7 @@ def write_model_card(
         "Calibration": calibration,
     }
     rows["Bits per weight"] = f"{bits_per_weight(headers, formats):.2f}"
-    rows["Size"] = f"{sum(_bytes(tensor) for tensor in headers.values()) / 1e9:.2f} GB"
+    rows["Size"] = f"{sum(tensor.nbytes for tensor in headers.values()) / 1e9:.2f} GB"
     rows["Source revision"] = f"`{commit}`" if commit else None
     metadata = _metadata(raw, source, bool(formats), inherited or {})
     made_of = f"[{source}](https://huggingface.co/{source})" if source else "A local checkpoint"
@@ -80,9 +80,9 @@ def write_model_card(
     beside.replace(folder / CARD)
 
 
-def formats_of(headers: Mapping[str, StoredTensor], quantization: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """group_size, bits and mode of every quantized module, by its path."""
-    paths = [name.removesuffix(".scales") for name in headers if name.endswith(".scales")]
+def formats_of(names: Iterable[str], quantization: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """group_size, bits and mode of every quantized module, by its path; names: of all tensors, our own."""
+    paths = [name.removesuffix(".scales") for name in names if name.endswith(".scales")]
     own = {path: quantization.get(path) for path in paths}
     return {path: parameters(value if isinstance(value, Mapping) else quantization) for path, value in own.items()}
 
@@ -96,7 +96,7 @@ def bits_per_weight(headers: Mapping[str, StoredTensor], formats: Mapping[str, M
             weights += prod(tensor.shape)
         elif kind == "scales":
             weights += prod(tensor.shape) * formats[path]["group_size"]
-    return 8 * sum(_bytes(tensor) for tensor in headers.values()) / max(weights, 1)
+    return 8 * sum(tensor.nbytes for tensor in headers.values()) / max(weights, 1)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
@@ -107,10 +107,6 @@ def read_metadata(path: Path) -> dict[str, Any]:
         return metadata_load(path) or {}
     except Exception:  # a stranger's YAML: not worth a conversion
         return {}
-
-
-def _bytes(tensor: StoredTensor) -> int:
-    return prod(tensor.shape) * DTYPES[tensor.dtype].size
 
 
 def _in_words(headers: Mapping[str, StoredTensor], formats: Mapping[str, Mapping[str, Any]]) -> str:

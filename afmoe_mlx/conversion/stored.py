@@ -1,14 +1,15 @@
 """Reading a source's weights under our names, when they are asked for, whole or some rows at a time."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import mlx.core as mx
 
-from ..checkpoint.files import DTYPES, StoredTensor
+from ..checkpoint.derived import DerivedTensor
+from ..checkpoint.files import DTYPES, FOREIGN_DTYPES, StoredTensor
 from ..checkpoint.headers import read_places
 from ..checkpoint.layouts import Piece
 from ..errors import CheckpointError
@@ -21,13 +22,15 @@ UNSEEN = 8
 
 @dataclass(frozen=True)
 class Parameter:
-    """One of our parameters, and the stored tensors whose bytes it is made of."""
+    """One of our parameters, and the stored tensors whose bytes it is made of, or that it is computed from."""
 
     shape: tuple[int, ...]
     dtype: mx.Dtype
     pieces: tuple[Piece, ...]
     files: frozenset[str]
     """Names of the shards that have them."""
+    derived: tuple[DerivedTensor, ...] = ()
+    """Its pieces, if they are computed."""
 
     @property
     def nbytes(self) -> int:
@@ -55,8 +58,10 @@ def parameters_of(
             what = f"{name} is stored in {' and '.join(dtypes)}"
             raise CheckpointError(f"{tensors[0].file}: {what}: expected one number format for all its experts")
         # a convolution's weight may be transposed: with one axis of length 1, its bytes are the same
-        files = frozenset(tensor.file.name for tensor in tensors)
-        found[name] = Parameter(shapes[name], DTYPES[dtypes[0]], tuple(pieces), files)
+        derived = tuple(tensor for tensor in tensors if isinstance(tensor, DerivedTensor))
+        stored = [part for tensor in derived for _, part in tensor.parts.values()] or tensors
+        files = frozenset(tensor.file.name for tensor in stored)
+        found[name] = Parameter(shapes[name], DTYPES[dtypes[0]], tuple(pieces), files, derived)
     return found
 
 
@@ -105,8 +110,8 @@ class SourceReader:
         self.parameters = parameters
         self._source = source
         self._open: dict[str, OpenShard] = {}
-        self._unseen: deque[tuple[str, int, int, mx.array]] = deque()
-        """Bytes (start, stop) of parameters that were read, and whether they are finite, which is being computed."""
+        self._unseen: deque[tuple[str, slice | None, mx.array]] = deque()
+        """Rows of parameters that were read, and whether they are finite, which is being computed."""
         self._waiting: dict[str, set[str]] = {}
         for name, parameter in parameters.items():
             for file in parameter.files:
@@ -120,37 +125,47 @@ class SourceReader:
 
         NotFiniteError for one that was read before and is not finite.
         """
-        parameter = self.parameters[name]
-        shape, begin, stop = parameter.shape, 0, parameter.nbytes
-        if rows is not None:
-            row = parameter.nbytes // shape[0]
-            begin, stop, shape = rows.start * row, rows.stop * row, (rows.stop - rows.start, *shape[1:])
-        array = self._bytes(parameter, begin, stop).view(parameter.dtype)
+        array = self._array(self.parameters[name], rows)
         finite = is_finite(array)
         if finite is not None:
             mx.async_eval(finite)
-            self._unseen.append((name, begin, stop, finite))
+            self._unseen.append((name, rows, finite))
             self.check(UNSEEN)
-        return array.reshape(shape)
+        return array
 
     def check(self, unseen: int = 0) -> None:
         """NotFiniteError if what was read is not all finite numbers; the last `unseen` reads may wait."""
         while len(self._unseen) > unseen:
-            name, begin, stop, finite = self._unseen.popleft()
+            name, rows, finite = self._unseen.popleft()
             if not finite.item():
                 parameter = self.parameters[name]
-                array = self._bytes(parameter, begin, stop).view(parameter.dtype)
-                runs = parameter.runs()
-                place = begin + first_not_finite(array) * parameter.dtype.size
-                stored, _ = runs[place * len(runs) // parameter.nbytes]
-                found = f"{self._shard_of(stored).path}: {stored} holds NaN or infinity, which no model can answer with"
+                array = self._array(parameter, rows).reshape(-1)
+                runs, weights = parameter.runs(), prod(parameter.shape)
+                place = first_not_finite(array) + (rows.start * weights // parameter.shape[0] if rows else 0)
+                stored, _ = runs[place * len(runs) // weights]
+                file = self._source.file(min(parameter.files) if parameter.derived else self._file_of(stored))
+                found = f"{file}: {stored} holds NaN or infinity, which no model can answer with"
                 raise NotFiniteError(f"{found}: expected finite numbers: download it again")
 
-    def _bytes(self, parameter: Parameter, begin: int, stop: int) -> mx.array:
-        array = mx.zeros((stop - begin,), mx.uint8, stream=mx.cpu)
-        with memoryview(array) as view:  # type: ignore[arg-type]
-            self._fill(view, parameter, begin)  # in place: nothing else holds the array yet
-        return array
+    def _array(self, parameter: Parameter, rows: slice | None) -> mx.array:
+        """A parameter, or a slice of its first axis."""
+        if parameter.derived:
+            return self._computed(parameter, rows)
+        begin, stop, shape = _range(parameter.shape, parameter.nbytes, rows)
+        array = _filled(stop - begin, lambda view: self._fill(view, parameter, begin))
+        return array.view(parameter.dtype).reshape(shape)
+
+    def _computed(self, parameter: Parameter, rows: slice | None) -> mx.array:
+        if parameter.pieces[0].expert is None:
+            return parameter.derived[0].read(self._tensor, rows)
+        return mx.stack([tensor.read(self._tensor) for tensor in parameter.derived[rows or slice(None)]])
+
+    def _tensor(self, stored: str, rows: slice | None) -> mx.array:
+        """A stored tensor, or a slice of its first axis, as `mx.load` has it."""
+        tensor, shard = self._source.headers[stored], self._shard_of(stored)
+        begin, stop, shape = _range(tensor.shape, tensor.nbytes, rows)
+        array = _filled(stop - begin, lambda view: shard.read_into(view, shard.places[stored].begin + begin))
+        return array.view((DTYPES | FOREIGN_DTYPES)[tensor.dtype]).reshape(shape)
 
     def _fill(self, view: memoryview, parameter: Parameter, begin: int) -> None:
         """Fill a view with a parameter's bytes from `begin` on."""
@@ -166,10 +181,13 @@ class SourceReader:
             done += count
 
     def _shard_of(self, stored: str) -> OpenShard:
-        file = self._source.headers[stored].file.name
+        file = self._file_of(stored)
         if file not in self._open:
             self._open[file] = OpenShard(self._source.file(file), self._expected[file])
         return self._open[file]
+
+    def _file_of(self, stored: str) -> str:
+        return self._source.headers[stored].file.name
 
     def done(self, names: Iterable[str]) -> None:
         """These parameters are converted and safe on disk: leave the shards that nothing else needs."""
@@ -184,6 +202,22 @@ class SourceReader:
         for shard in self._open.values():
             shard.close()
         self._open.clear()
+
+
+def _range(shape: tuple[int, ...], nbytes: int, rows: slice | None) -> tuple[int, int, tuple[int, ...]]:
+    """The bytes (begin, stop) and the shape of an array of some bytes, or of a slice of its first axis."""
+    if rows is None:
+        return 0, nbytes, shape
+    row = nbytes // shape[0]
+    return rows.start * row, rows.stop * row, (rows.stop - rows.start, *shape[1:])
+
+
+def _filled(count: int, fill: Callable[[memoryview], None]) -> mx.array:
+    """So many bytes, as `fill` leaves them."""
+    array = mx.zeros((count,), mx.uint8, stream=mx.cpu)
+    with memoryview(array) as view:  # type: ignore[arg-type]
+        fill(view)  # in place: nothing else holds the array yet
+    return array
 
 
 class StoredWeights(Mapping[str, mx.array]):

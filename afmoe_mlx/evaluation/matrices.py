@@ -12,13 +12,14 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..checkpoint.files import read_config_json
+from ..checkpoint.foreign import translate
 from ..checkpoint.load import empty_model
 from ..conversion.encoder import join
 from ..conversion.job import stored_config
 from ..conversion.source import LocalSource
 from ..conversion.stored import SourceReader, parameters_of
 from ..models import CausalLM
-from ..models.moe import NVFP4_LARGEST
+from ..models.linear import NVFP4_LARGEST
 
 # Weights that are held at a time, in float32, one expert aside.
 PIECE = 1 << 22
@@ -39,8 +40,9 @@ class Matrices:
         self._source = LocalSource(folder)
         raw = read_config_json(folder)
         with warnings.catch_warnings(action="ignore"):  # reading the config has warned of the same
-            config = stored_config(self._source, raw)
-            model, self._groups = empty_model(folder, raw, config, self._source.headers)
+            raw, self._headers = translate(raw, self._source.headers)
+            config = stored_config(self._source, raw, self._headers)
+            model, self._groups = empty_model(folder, raw, config, self._headers)
         self._shapes = {name: array.shape for name, array in dict(tree_flatten(model.parameters())).items()}
         self._modules: dict[str, Any] = matrix_modules(model)
 
@@ -64,7 +66,7 @@ class Matrices:
         width = module.scales.shape[-1] * module.group_size if "scales" in names else module.weight.shape[-1]
         count, *rows = module.weight.shape[:-1]
         step = max(PIECE // (prod(rows) * width), 1)
-        with closing(SourceReader(self._source, parameters_of(groups, self._source.headers, self._shapes))) as reader:
+        with closing(SourceReader(self._source, parameters_of(groups, self._headers, self._shapes))) as reader:
             for start in range(0, count, step):
                 some = slice(start, min(start + step, count))
                 parts = {kind: reader.read(name, some) for kind, name in names.items()}
@@ -88,4 +90,5 @@ def _float32(parts: Mapping[str, mx.array], module: Any) -> mx.array:
     )
     if "global_scale" not in parts:
         return weight
-    return weight * (parts["global_scale"] / NVFP4_LARGEST)[:, None, None]
+    scale = parts["global_scale"] / NVFP4_LARGEST
+    return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))

@@ -10,6 +10,7 @@ from .. import device
 from ..api import DEMO
 from ..checkpoint import open_model, resolve
 from ..checkpoint.files import find_weights, read_config_json, read_headers, stored_dtype
+from ..checkpoint.foreign import translate
 from ..checkpoint.verify import Headers
 from ..errors import InputError
 from ..footprint import count_parameters
@@ -58,8 +59,9 @@ class Subject:
         if source == "demo" and revision is not None:
             raise InputError("the demo comes with the package and has no revisions: leave out the revision")
         folder = DEMO if source == "demo" else resolve(source, revision=revision)
-        config = read_config(read_config_json(folder))
-        headers = read_headers(find_weights(folder))
+        raw = read_config_json(folder)
+        config = read_config(raw)
+        _, headers = translate(raw, read_headers(find_weights(folder)))
         return cls(str(source), folder, config, headers, Tokenizer.from_folder(folder))
 
     @property

@@ -56,7 +56,7 @@ def stored_weights(config: ModelConfig, headers: Headers, dtype: mx.Dtype) -> We
         for name, tensor in headers.items()
         if not is_extra(name, tensor.shape, tied=tied)
     }
-    stored = sum(counts[name] * DTYPES[tensor.dtype].size for name, tensor in headers.items())
+    stored = sum(tensor.nbytes for tensor in headers.values())
     return Weights(stored, sum(held.values()), _active(held, config))
 
 

@@ -54,7 +54,9 @@ def _join(parent: nn.Module, names: Sequence[str], fused_name: str) -> None:
     if any(name not in parent for name in names):
         return
     maps = [parent[name] for name in names]
-    if len({_quantization(m) for m in maps}) > 1 or any("global_scale" in m for m in maps):
+    if len({(_quantization(m), "global_scale" in m) for m in maps}) > 1:
+        return
+    if "global_scale" in maps[0] and maps[0].weight.ndim > 2:  # an expert has one for all of its outputs
         return
     fused = maps[0]
     if any("bias" in m for m in maps):
@@ -63,6 +65,8 @@ def _join(parent: nn.Module, names: Sequence[str], fused_name: str) -> None:
     for key in ("weight", "scales", "biases"):
         if fused.get(key) is not None:
             fused[key] = mx.concatenate([m[key] for m in maps], axis=-2)
+    if "global_scale" in fused:
+        fused.global_scale = mx.concatenate([m.global_scale for m in maps])
     for name in names:
         del parent[name]
     parent[fused_name] = fused
@@ -86,7 +90,9 @@ def _move_shared(mlp: nn.Module) -> bool:
     n = mlp.config.num_shared_experts
     names = ("gate_proj", "up_proj", "down_proj")
     pairs = [(mlp.experts[name], mlp.shared_experts[name]) for name in names]
-    if any(_quantization(routed) != _quantization(shared) or "global_scale" in routed for routed, shared in pairs):
+    if any(_quantization(routed) != _quantization(shared) for routed, shared in pairs):
+        return False
+    if any("global_scale" in part for pair in pairs for part in pair):
         return False
     down = pairs[-1][0]
     if n > 1 and "scales" in down and mlp.config.moe_intermediate_size % down.group_size:

@@ -7,6 +7,9 @@ import mlx.nn as nn
 
 from ..device import dequantizes, has_fast_blas
 
+# The largest weight of nvfp4 (6) times its largest scale (448): what a global scale stands for.
+NVFP4_LARGEST = 6 * 448
+
 # Weights that are dequantized at a time, so that a large head needs no second copy of itself.
 PIECE = 1 << 24
 
@@ -19,10 +22,32 @@ class Linear(nn.Linear):
 
 
 class QuantizedLinear(nn.QuantizedLinear):
-    """`nn.QuantizedLinear`, by `quantized_product`."""
+    """`nn.QuantizedLinear`, by `quantized_product`; nvfp4 may have one more scale for each output, (out,)."""
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Module,
+        group_size: int = 64,
+        bits: int = 4,
+        mode: str = "affine",
+        global_scale: bool = False,
+    ) -> "QuantizedLinear":
+        made = super().from_linear(linear, group_size, bits, mode)
+        if global_scale:
+            largest = mx.abs(linear.weight).max().astype(mx.float32)
+            parts = mx.quantize(linear.weight, group_size, bits, mode=mode, global_scale=largest)
+            made.weight, made.scales = parts[:2]
+            made.global_scale = mx.broadcast_to(largest, linear.weight.shape[:1])
+            made.freeze()
+        return made
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = quantized_product(x, self)
+        if "global_scale" in self:  # the kernels take none; without it, float16 has too small a range
+            wide = x.astype(mx.float32) if x.dtype == mx.float16 else x
+            y = (quantized_product(wide, self) * (self.global_scale / NVFP4_LARGEST)).astype(x.dtype)
+        else:
+            y = quantized_product(x, self)
         return y + self.bias if "bias" in self else y
 
 
@@ -34,20 +59,26 @@ class Embedding(nn.Embedding):
 
 
 class QuantizedEmbedding(nn.QuantizedEmbedding):
-    """`nn.QuantizedEmbedding`, as a head by `quantized_product`."""
+    """`nn.QuantizedEmbedding`, as a head by `quantized_product`; scales and biases may differ in dtype."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(x).astype(self.scales.dtype) if "biases" in self else super().__call__(x)
 
     def as_linear(self, x: mx.array) -> mx.array:
         return quantized_product(x, self)
 
 
 def quantized_product(x: mx.array, module: nn.Module, expert: int | None = None) -> mx.array:
-    """x (..., in) times the transposed quantized weight (out, in) of a module, or of one of its experts."""
+    """x (..., in) times the transposed quantized weight (out, in) of a module, or of one of its experts, in x's dtype.
+
+    A global scale is left out.
+    """
     weight, scales, biases = module.weight, module.scales, module.get("biases")
     if expert is not None:
         weight, scales, biases = weight[expert], scales[expert], None if biases is None else biases[expert]
     size, bits, mode = module.group_size, module.bits, module.mode
     if module.training or not dequantizes(x.size // x.shape[-1]):
-        return mx.quantized_matmul(x, weight, scales, biases, True, size, bits, mode)
+        return mx.quantized_matmul(x, weight, scales, biases, True, size, bits, mode).astype(x.dtype)
     outputs = max(PIECE // x.shape[-1], 1)
     parts = []
     for start in range(0, weight.shape[0], outputs):

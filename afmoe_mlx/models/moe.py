@@ -10,13 +10,10 @@ import mlx.nn as nn
 
 from ..device import compute_dtype, dequantizes, dequantizes_experts, is_cpu
 from .layers import gated
-from .linear import quantized_product
+from .linear import NVFP4_LARGEST, quantized_product
 
 # From here on rows are sorted by expert, so that each expert's weights are read once.
 SORT_FROM = 64
-
-# The largest weight of nvfp4 (6) times its largest scale (448): what an expert's own scale stands for.
-NVFP4_LARGEST = 6 * 448
 
 
 def route(
@@ -140,7 +137,7 @@ class QuantizedExpertLinear(nn.Module):
             mode=self.mode,
             global_scale=global_scale,
             sorted_indices=ordered,
-        )
+        ).astype(x.dtype)
 
 
 class Experts(nn.Module):

@@ -9,6 +9,7 @@ import tokenizers
 
 from ..errors import ContextFullError, TokenizerError
 from . import encoding, files
+from .recommended import with_recommended
 from .stream import MAX_TOKEN_ID, TextStream
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ class Tokenizer:
     """Text <-> token ids, as Transformers' fast tokenizer for the same folder gives them.
 
     `special_tokens` maps names ("bos_token") to texts; `eos_token_ids` are the ids that end a generation;
-    `generation_config` is generation_config.json as parsed, {} if absent.
+    `generation_config` is generation_config.json as parsed, {} if absent; where it says nothing of sampling and the
+    model is one whose card does, with what the card recommends.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = config.get("split_special_tokens") is True
+        templates = files.read_templates(folder, config)
+        if templates:  # a base model, which has none, is not what cards speak of
+            generation_config = with_recommended(generation_config, files.read_json(folder / "config.json"))
         return cls(
             backend,
             special_tokens=special_tokens,
             eos_token_ids=files.read_eos_token_ids(folder, generation_config),
             generation_config=generation_config,
-            chat_templates=files.read_templates(folder, config),
+            chat_templates=templates,
         )
 
     @property

@@ -14,12 +14,14 @@ import pytest
 from mlx.utils import tree_flatten
 
 from afmoe_mlx.checkpoint.hub import resolve
-from afmoe_mlx.checkpoint.names import MODEL_NAMES, find, published, repo_id, suggest
+from afmoe_mlx.checkpoint.names import MODEL_NAMES, find, instead, published, repo_id, suggest
 from afmoe_mlx.checkpoint.quantized import quantize_all
 from afmoe_mlx.errors import CheckpointError, HubError
 from afmoe_mlx.models import CausalLM, make_model, read_config
 from afmoe_mlx.models.shapes import SHAPES, shape
 from helpers import ROOT
+
+KNOWN = [row for row in MODEL_NAMES if row.parameters is not None]
 
 
 def made(row: Any) -> CausalLM:
@@ -43,12 +45,12 @@ def test_every_repo_is_owner_and_name() -> None:
     assert all(re.fullmatch(r"[\w-]+/[\w.-]+", row.repo) for row in MODEL_NAMES)
 
 
-@pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", KNOWN, ids=lambda row: row.name)
 def test_the_number_of_parameters_follows_from_the_shapes(row: Any) -> None:
     assert row.parameters == sum(array.size for array in arrays(made(row)))
 
 
-@pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", KNOWN, ids=lambda row: row.name)
 def test_the_download_follows_from_the_shapes(row: Any) -> None:
     model = made(row)
     full = sum(array.nbytes for array in arrays(model))
@@ -61,8 +63,8 @@ def test_the_download_follows_from_the_shapes(row: Any) -> None:
         assert f"4 bits: {four_bits / 1e9:.0f} GB" in row.note
 
 
-def test_every_short_name_has_its_shape() -> None:
-    assert [row.name for row in MODEL_NAMES] == list(SHAPES)
+def test_every_short_name_of_known_shape_has_it() -> None:
+    assert [row.name for row in KNOWN] == list(SHAPES)
 
 
 @pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
@@ -75,14 +77,42 @@ def test_a_repo_id_is_not_a_short_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typo", "name"), [("trinity-nan", "trinity-nano"), ("Trinity_Mini", "trinity-mini"), ("lfm2", "lfm2-8b-a1b")]
+    ("typo", "name"),
+    [
+        ("trinity-nan", "trinity-nano"),
+        ("Trinity_Mini", "trinity-mini"),
+        ("trinity-large-thinkin", "trinity-large-thinking"),
+        ("lfm2.5-8b", "lfm2.5-8b-a1b"),
+        ("lfm2.5-8b_a1b", "lfm2.5-8b-a1b"),
+    ],
 )
 def test_a_typo_suggests_the_closest_name(typo: str, name: str) -> None:
     assert suggest(typo) == name
 
 
-def test_an_unrelated_word_suggests_nothing() -> None:
-    assert suggest("zzzz") is None
+@pytest.mark.parametrize("word", ["zzzz", "lfm2", "trinity", "trinity-maxi", "lfm2-2.6b", "lfm2.5-1.2b", "lfm3-8b-a1b"])
+def test_another_models_name_suggests_nothing(word: str) -> None:
+    assert suggest(word) is None
+
+
+@pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
+def test_a_name_with_another_number_suggests_nothing(row: Any) -> None:
+    for digit in re.finditer(r"\d", row.name):
+        other = f"{row.name[: digit.start()]}7{row.name[digit.end() :]}"
+        assert suggest(other) is None
+
+
+@pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
+@pytest.mark.parametrize("form", ["someone/{}-AWQ", "/models/{}-i1-GGUF", "models--bartowski--{}-GGUF/snapshots/abc"])
+def test_what_to_take_instead_is_the_same_model(row: Any, form: str) -> None:
+    assert instead(form.format(row.source.rpartition("/")[2])).startswith(f"take {row.name} (")
+
+
+@pytest.mark.parametrize(
+    "name", ["a/Trinity-Mini-Base-AWQ", "a/LFM2.5-8B-A1B-Base-GGUF", "a/Trinity-Large-TrueBase", "x"]
+)
+def test_a_base_model_is_not_replaced_by_the_one_tuned_from_it(name: str) -> None:
+    assert not any(row.name in instead(name) for row in MODEL_NAMES)
 
 
 def test_an_unknown_word_is_answered_with_the_names() -> None:

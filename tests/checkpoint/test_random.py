@@ -41,7 +41,7 @@ def test_a_shape_is_cut_to_its_first_layers(name: str) -> None:
 
 
 def test_an_unknown_shape_is_answered_with_those_there_are() -> None:
-    with pytest.raises(InputError, match="trinity-nano, trinity-mini, trinity-large, lfm2-8b-a1b"):
+    with pytest.raises(InputError, match=", ".join(SHAPES)):
         shape("trinity-huge")
 
 

@@ -103,7 +103,7 @@ def test_on_a_gpu_weights_are_held_as_they_are_stored(tmp_path: Path, monkeypatc
     assert on_gpu.weights.held == pytest.approx(on_gpu.weights.stored, rel=0.01)  # expert_bias is always float32
 
 
-@pytest.mark.parametrize("row", MODEL_NAMES, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in MODEL_NAMES if row.parameters], ids=lambda row: row.name)
 def test_the_published_models_have_the_parameters_and_the_size_in_the_table(row: Any) -> None:
     config = published(row.name)
     assert count_parameters(config).total == row.parameters

@@ -6,7 +6,18 @@ from typing import Any
 
 from ...errors import InputError
 
-SHAPES = ("trinity-nano", "trinity-mini", "trinity-large", "lfm2-8b-a1b")
+SHAPES = (
+    "trinity-nano",
+    "trinity-mini",
+    "trinity-large",
+    "trinity-large-thinking",
+    "lfm2-8b-a1b",
+    "lfm2-24b-a2b",
+    "lfm2.5-8b-a1b",
+)
+
+# Those that have another one's.
+SAME = {"trinity-large-thinking": "trinity-large"}
 
 
 def shape(name: str, *, layers: int | None = None) -> dict[str, Any]:
@@ -16,7 +27,8 @@ def shape(name: str, *, layers: int | None = None) -> dict[str, Any]:
     """
     if name not in SHAPES:
         raise InputError(f"no shape called {name!r}: expected one of {', '.join(SHAPES)}")
-    config: dict[str, Any] = json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
+    path = Path(__file__).parent / f"{SAME.get(name, name)}.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if layers is None:
         return config
     whole = config["num_hidden_layers"]
