@@ -1,8 +1,10 @@
-"""One thread for products in each test process, so that some run side by side; and fixtures that many folders use."""
+"""One core for each test process, so that they run side by side; and fixtures that many folders use."""
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,24 @@ if TYPE_CHECKING:
 
 os.environ["XDG_CONFIG_HOME"] = str(Path(__file__).parent / "no-configuration")  # not that of who runs the tests
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before anything imports MLX
+
+def take_a_core(number: int) -> None:
+    """Run this process, what it starts too, on one core, and let none of its threads interrupt another.
+
+    MLX's thread for the CPU would else wake for each operation that it is given, and wait for the next: most of the
+    time of the tests' small models. So it finds many at once.
+    """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("VECLIB_MAXIMUM_THREADS", "1")
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        with suppress(OSError):  # where a container does not allow it
+            os.sched_setaffinity(0, {cores[number % len(cores)]})
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # before anything imports MLX
+    take_a_core(int(worker.removeprefix("gw")))
 
 
 def pytest_collection_finish() -> None:

@@ -41,7 +41,7 @@ def test_logits_come_closer_to_the_originals_than_plain_rounding(
     source = source_folder(tmp_path, model_type, width=64, **changes)
     recipe = Recipe("test", THREE, (Rule(("model.embed_tokens",), None),))
     plain = convert(source, tmp_path / "plain", recipe=recipe)
-    chosen = Calibration(text=text, method=method, tokens=800)
+    chosen = Calibration(text=text, method=method, tokens=500)
     ours = convert(source, tmp_path / "ours", recipe=recipe, calibrate=chosen)
     assert config_of(ours) == config_of(plain)
     ours_stored, plain_stored = stored(ours), stored(plain)

@@ -28,7 +28,7 @@ from helpers.tiny_tokenizers import byte_fallback, save
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=9, deadline=None)
 @given(window=st.integers(1, 9), slack=st.integers(0, 8), options=OPTIONS, seed=st.integers(0, 1000))
 def test_a_draft_models_cache_follows_the_text(
     model_type: str, window: int, slack: int, options: SamplingOptions, seed: int
