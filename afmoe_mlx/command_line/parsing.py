@@ -102,8 +102,9 @@ def wrong_usage(error: Any) -> str:
     if (name := getattr(error, "option_name", None)) and line.startswith("No such option"):
         line = f"no option {' '.join(name.split())}"
         known = [option for param in command.params for option in param.opts] if command else []
-        if near := difflib.get_close_matches(name, known, n=1):
-            return f"{line}; did you mean {near[0]}?"
+        begins = [option for option in known if option.startswith("--") and name.startswith(option)]  # --temperature
+        if near := begins or difflib.get_close_matches(name, known, n=1):
+            return f"{line}; did you mean {max(near, key=len)}?"
     line = line[:1].lower() + line[1:].replace(". Did you", "; did you")
     return line if command is None or "; did you" in line else f"{line}; see {error.ctx.command_path} --help"
 

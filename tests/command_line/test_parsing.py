@@ -105,6 +105,7 @@ def test_an_option_there_is_not_is_answered_with_the_nearest_in_one_line(path: t
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (["generate", "--temperature", "1"], "no option --temperature; did you mean --temp?"),
         (["generat"], "no such command 'generat'; did you mean 'generate'?"),
         (["models", "r", "x"], "no such command 'r'; did you mean 'rm'?"),
         (["nothing"], "no such command 'nothing'; see root --help"),
