@@ -1,64 +1,28 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
-import time
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from operator import index
 from typing import Any
 
 import mlx.core as mx
 
 from .. import device
 from ..cache import Cache, KVQuantization, PrefixStore
-from ..errors import CheckpointError, InputError, OptionError
+from ..errors import InputError, OptionError
 from ..keywords import GENERATE, takes
 from ..models import CausalLM
 from ..terminal import write
-from ..tokenizer import TextStream, Tokenizer
+from ..tokenizer import Tokenizer
 from .budget import ReasoningBudget, decode_within
+from .chunks import GenerationChunk, chunks_of
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .loop import Chooser, Progress, decode, prefill
 from .options import NO_LIMIT, SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
 from .processors import LogitsProcessor, check_token_ids, make_logits_processors
+from .prompt import Prompt, as_token_ids, encode_prompt, room_after
 from .sampling import Sampler, make_sampler
 from .speculate import SpeculativeDecoder, Tally
 from .stopping import StopStrings
-
-Prompt = str | Sequence[int] | mx.array
-
-
-@dataclass(frozen=True)
-class GenerationChunk:
-    """One token of an answer."""
-
-    text: str
-    """What became final with this token; may be empty."""
-    token: int
-    logprobs: mx.array
-    """(vocab,) float32, those the token was drawn from, before any filter."""
-    finish_reason: str | None
-    """"stop" or "length" with the last token, None before."""
-    prompt_tokens: int
-    """All of the prompt's, those that were `seen` too."""
-    prompt_tps: float
-    """Prompt tokens run a second."""
-    generation_tokens: int
-    generation_tps: float
-    peak_memory_gb: float
-    drafted_tokens: int = 0
-    """Tokens guessed and run ahead."""
-    accepted_tokens: int = 0
-    """Those that were right."""
-    saved_steps: int = 0
-    """Passes through the model that plain decoding would have needed more."""
-    cached_tokens: int = 0
-    """Prompt tokens that were known, from `seen` or a store, and not run."""
-
-    @property
-    def peak_memory(self) -> float:
-        """`peak_memory_gb`, by mlx-lm's name for it."""
-        return self.peak_memory_gb
 
 
 def generate(model: CausalLM, tokenizer: Tokenizer, prompt: Prompt, *, verbose: bool = False, **options: Any) -> str:
@@ -151,10 +115,10 @@ def stream_generate(
     check_token_ids(options.logit_bias or (), model.config.vocab_size, "logit_bias")
     if isinstance(prompt, str):
         tokenizer.check_length(prompt, model.config.max_position_embeddings)
-    tokens, seen = encode_prompt(tokenizer, prompt), _token_ids(seen, "seen is not")
+    tokens, seen = encode_prompt(tokenizer, prompt), as_token_ids(seen, "seen is not")
     kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
     cache, cached = _begin(model, tokens, seen, cache, store, kept)
-    room = _room(model, tokens[cached:], cache)
+    room = room_after(model, tokens[cached:], cache)
     check_token_ids(seen, model.config.vocab_size, "seen")
     unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
     known = sorted(token for token in unspoken if 0 <= token < model.config.vocab_size)  # a config may name others
@@ -197,7 +161,7 @@ def stream_generate(
 
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
     texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)
-    chunks = _chunks(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
+    chunks = chunks_of(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -253,76 +217,6 @@ def _resident(chunks: Generator[GenerationChunk, None, None]) -> Generator[Gener
         yield from chunks
 
 
-def _chunks(
-    texts: TextStream,
-    ends: Collection[int],
-    steps: Generator[tuple[int, mx.array], None, None],
-    stops: StopStrings,
-    tally: Tally,
-    *,
-    prompt_tokens: int,
-    cached_tokens: int,
-    limit: int,
-) -> Generator[GenerationChunk, None, None]:
-    """The text, statistics and end of an answer whose tokens `steps` gives, the prompt's work included in the first."""
-    began = time.perf_counter()
-    prompt_seconds = 0.0
-    for count, (token, logprobs) in enumerate(steps, 1):
-        now = time.perf_counter()
-        if count == 1:
-            prompt_seconds, began = now - began, now
-            if mx.isnan(logprobs).any().item():
-                raise CheckpointError("the model's logits are no numbers: its weights are damaged, convert it again")
-        is_eos = token in ends
-        text = "" if is_eos else stops.push(texts.push(token))
-        reason = "stop" if is_eos or stops.matched else "length" if count == limit else None
-        if reason:
-            text += stops.push(texts.finish()) + stops.finish()
-            reason = "stop" if stops.matched else reason
-            steps.close()  # the cache then holds nothing beyond this token
-        yield GenerationChunk(
-            text=text,
-            token=token,
-            logprobs=logprobs,
-            finish_reason=reason,
-            prompt_tokens=prompt_tokens,
-            prompt_tps=(prompt_tokens - cached_tokens) / max(prompt_seconds, 1e-9),
-            generation_tokens=count,
-            generation_tps=(count - 1) / max(now - began, 1e-9),
-            peak_memory_gb=device.peak_memory() / 1e9,
-            drafted_tokens=tally.drafted,
-            accepted_tokens=tally.accepted,
-            saved_steps=max(count - 1 - tally.steps, 0) if tally.drafted else 0,
-            cached_tokens=cached_tokens,
-        )
-        if reason:
-            return
-
-
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
-    """A prompt as token ids; a text that already begins with the BOS token gets no second one."""
-    if prompt is None:
-        raise InputError("the prompt is None: expected text or token ids")
-    if isinstance(prompt, str):
-        has_bos = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
-        return tokenizer.encode(prompt, add_special_tokens=not has_bos)
-    if isinstance(prompt, Sequence) and any(isinstance(part, str | Sequence) for part in prompt):
-        raise InputError(
-            "the prompt is a list of prompts: give them one at a time, several at once are not possible yet"
-        )
-    return _token_ids(prompt, "the prompt is neither text nor")
-
-
-def _token_ids(tokens: Any, refusal: str) -> list[int]:
-    """A sequence of integers, or an array (L,) of any library, as numbers of Python; InputError for anything else."""
-    try:
-        if isinstance(tokens, bytes | bytearray | memoryview):
-            raise TypeError
-        return [index(token) for token in (tokens.tolist() if hasattr(tokens, "tolist") else tokens)]
-    except TypeError:
-        raise InputError(f"{refusal} a list of token ids") from None
-
-
 def check_options(
     *,
     prefill_step_size: int | None = None,
@@ -340,15 +234,3 @@ def check_options(
         raise OptionError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
     SamplingOptions.from_generation_config({}, **{name: answer.get(name) for name in SAMPLING})
     StoppingOptions.from_generation_config({}, **{name: answer.get(name) for name in STOPPING})
-
-
-def _room(model: CausalLM, tokens: Sequence[int], cache: Cache) -> int:
-    """How many tokens may follow the prompt; InputError if the prompt itself cannot be run."""
-    if not tokens:
-        raise InputError("the prompt is empty: expected at least one token")
-    check_token_ids(tokens, model.config.vocab_size, "the prompt")
-    context = model.config.max_position_embeddings
-    used = cache.offset + len(tokens)
-    if used >= context:
-        raise InputError(f"the prompt has {used} tokens: expected fewer than {context}, the model's context")
-    return context - used
