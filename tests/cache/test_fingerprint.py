@@ -5,6 +5,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from afmoe_mlx.cache import fingerprint as digests
 from afmoe_mlx.cache.fingerprint import fingerprint
@@ -28,6 +30,12 @@ def test_a_model_with_any_other_weight_has_another_fingerprint(change: str) -> N
     changed = [weight if i != 3 else CHANGES[change](weight) for i in range(6)]
     expert.weight = mx.stack([expert.weight[i] if i != 3 else changed[3] for i in range(6)])
     assert fingerprint(model) != fingerprint(other)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 31))
+def test_words_that_differ_in_one_bit_are_mixed_to_words_that_differ_in_many(word: int, bit: int) -> None:
+    first, second = digests._mixed(mx.array([word, word ^ 1 << bit], mx.uint32)).tolist()
+    assert (first ^ second).bit_count() >= 3
 
 
 def variants() -> dict[str, CausalLM]:

@@ -17,7 +17,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from afmoe_mlx.checkpoint.hub import INDEX, _snapshot, resolve
+from afmoe_mlx.checkpoint.hub import INDEX, _snapshot, resolve, shard_names
 from afmoe_mlx.checkpoint.hub_cache import cached_models, remove_cached
 from afmoe_mlx.errors import AfmoeError, CheckpointError, HubError
 from helpers import ROOT
@@ -323,3 +323,9 @@ def test_ctrl_c_is_heard_during_a_download_and_ends_it(monkeypatch: pytest.Monke
     assert not ended.is_set()
     released.set()
     assert ended.wait(10)
+
+
+def test_one_of_several_shards_stands_for_all_where_there_is_no_index(tmp_path: Path) -> None:
+    listing = ["config.json", "model-00002-of-00003.safetensors"]
+    assert shard_names(tmp_path, listing) == [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert shard_names(tmp_path, ["model.safetensors"]) == ["model.safetensors"]

@@ -136,6 +136,13 @@ def test_the_limit_and_the_stop_strings_of_generation_config_count_unless_told_o
     assert len(tokens_of(model, "hello", max_tokens=3)) == 3
 
 
+def test_figures_are_the_devices_and_the_first_unknown_token_is_named(loaded: Loaded) -> None:
+    last = list(stream_generate(*loaded, "hello", max_tokens=2))[-1]
+    assert last.peak_memory_gb == mx.get_peak_memory() / 1e9 > 0
+    with pytest.raises(InputError, match="token 90001:"):
+        generate(*loaded, [5, 90001, 90002])
+
+
 PENALTIES: dict[str, Any] = {
     "repetition_penalty": 1.3,
     "repetition_context_size": 0,
