@@ -83,12 +83,12 @@ def load(
     wanted = parse_dtype(dtype)
     check = None if force else fit_check(str(source), context=context, dtype=wanted, kv_quantization=kv_quantization)
     folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
-    read_config_json(folder)  # what cannot be read is told before a tokenizer is
+    raw = read_config_json(folder)  # first: what cannot be read is told before a tokenizer is
     tokenizer = Tokenizer.from_folder(folder)
     model, config = load_model(folder, dtype=wanted, check=check)
     if kv_quantization is not None:
         model.kv_quantization = kv_quantization.of_heads(config.head_dim)
-    return (model, tokenizer, read_config_json(folder)) if return_config else (model, tokenizer)
+    return (model, tokenizer, raw) if return_config else (model, tokenizer)
 
 
 @takes(CONVERT)
@@ -129,10 +129,11 @@ def convert(
     Raises ConversionError, InputError for a text that cannot be read, and the errors of reading a checkpoint.
     """
     from . import conversion
-    from .conversion import publication
 
     if upload_repo is not None:
-        publication.check_name(upload_repo)
+        from .conversion.publication import check_name
+
+        check_name(upload_repo)
     options = conversion.Options(quantize, bits, group_size, mode, recipe, dtype, dequantize, shard_bytes)
     encoder = None
     if (calibration := _calibration(calibrate)) is not None:

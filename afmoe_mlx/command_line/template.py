@@ -15,7 +15,7 @@ def read_template(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"--chat-template {path}: not UTF-8 (byte {error.start}): expected a Jinja template") from None
     except (OSError, RuntimeError, ValueError) as error:

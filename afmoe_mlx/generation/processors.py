@@ -48,11 +48,11 @@ class LogitBias(PureProcessor):
     """Adds a number to the logits of some tokens; InputError for one that is not among the logits."""
 
     def __init__(self, biases: Mapping[int, float]) -> None:
-        self._tokens = tuple(biases)
-        self._ids, self._biases = mx.array(self._tokens), mx.array(list(biases.values()), mx.float32)
+        self._bounds = (min(biases), max(biases))
+        self._ids, self._biases = mx.array(list(biases)), mx.array(list(biases.values()), mx.float32)
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        check_token_ids(self._tokens, logits.shape[-1], "logit_bias")  # MLX does not check the bounds of an index
+        check_token_ids(self._bounds, logits.shape[-1], "logit_bias")  # MLX does not check the bounds of an index
         return logits.astype(mx.float32).at[..., self._ids].add(self._biases)
 
 

@@ -90,8 +90,8 @@ def stream_generate(
     prefill_step_size: prompt tokens run at a time, by default what suits the device.
     on_progress: called with the prompt tokens done and their total.
     prompt_lookup: guess up to so many tokens a step from what has been written before, True for as many as suit the
-    device; draft_model: up to
-    num_draft_tokens by what a smaller model with the same tokenizer says. Neither changes the answer.
+    device; draft_model: up to num_draft_tokens by what a smaller model with the same tokenizer says. Neither changes
+    the answer.
     seen: the tokens that `cache` has seen, as part of the prompt: for penalties, guesses and statistics.
     store: of this model; without a cache, the beginning of the prompt that it knows is not run. What is run is kept
     there, the answer too; with a cache, that takes `seen`.
@@ -100,8 +100,12 @@ def stream_generate(
     Raises InputError for options that make no sense and for a prompt longer than the model's context, TokenizerError
     for an extra_eos_token that is none, CheckpointError for a model whose logits are no numbers.
     """
-    stopping = {"max_tokens": max_tokens, "stop": stop, "extra_eos_token": extra_eos_token}
-    stopping |= {"reasoning_budget": reasoning_budget}
+    stopping: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "stop": stop,
+        "extra_eos_token": extra_eos_token,
+        "reasoning_budget": reasoning_budget,
+    }
     check_options(
         **stopping,
         prefill_step_size=prefill_step_size,
@@ -153,10 +157,10 @@ def stream_generate(
     def steps() -> Generator[tuple[int, mx.array], None, None]:
         rest, step = tokens[cached:], None if prefill_step_size is None else int(prefill_step_size)
         logits = prefill(model, rest, cache, step_size=step, on_progress=on_progress, on_chunk=keep)
-        if reasoning_budget is None:
+        if ending.reasoning_budget is None:
             yield from answer(logits, whole, limit)
             return
-        budget = ReasoningBudget(tokenizer, int(reasoning_budget), whole)
+        budget = ReasoningBudget(tokenizer, int(ending.reasoning_budget), whole)
         yield from decode_within(budget, answer, model, logits, cache, tokens=whole, limit=limit, tally=tally)
 
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}

@@ -70,6 +70,11 @@ def test_a_preset_may_have_options_that_are_no_plain_values(file: Path, monkeypa
     assert (first.prompt_lookup, second.prompt_lookup) == (True, 3)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfmodel = 'a/b'")
+    assert default_model() == "a/b"
+
+
 def test_a_preset_may_name_a_model(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text('model = "a/b"\n[presets.other]\nmodel = "c/d"')
     for command in (("generate", "-p", "x"), ("chat", "x")):
