@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from afmoe_mlx import load, stream_generate
 from afmoe_mlx.cache import PrefixStore, disk
 from afmoe_mlx.cache.block_file import BlockFile, DamagedFileError
+from afmoe_mlx.cache.blocks import Layout
 from afmoe_mlx.cache.disk import trim
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.models import CausalLM
@@ -187,6 +188,18 @@ def test_a_block_under_anothers_name_is_not_believed(tmp_path: Path) -> None:
     store = store_of(model, tmp_path)
     assert check(store, [*ids(64), 0]) == 0
     assert store.counters["damaged"] == 1
+
+
+def test_a_file_of_other_layers_rows_or_columns_is_not_of_this_layout(tmp_path: Path) -> None:
+    layout, block = Layout(two_layers("afmoe", 5).make_cache()), SimpleNamespace(size=4)
+    array = ["F32", [1, 2, 4, 8]]
+
+    def accepts(*, layers: int = 1, rows: int = 1, columns: int = 4, arrays: int = 2) -> bool:
+        described = [[[array[0], [rows, 2, columns, 8]]] * arrays] * layers
+        return layout.accepts({"held": 4, "whole": described, "recent": [[array, array]]}, block)  # type: ignore[arg-type]
+
+    assert accepts()
+    assert not any((accepts(layers=0), accepts(layers=2), accepts(rows=2), accepts(columns=3), accepts(arrays=1)))
 
 
 def test_a_file_that_vanishes_is_no_error(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from afmoe_mlx.checkpoint.hub import INDEX, _snapshot, resolve, shard_names
 from afmoe_mlx.checkpoint.hub_cache import cached_models, remove_cached
+from afmoe_mlx.checkpoint.hub_errors import few, is_full_disk
 from afmoe_mlx.errors import AfmoeError, CheckpointError, HubError
 from helpers import ROOT
 from helpers.hub_server import MODEL, REPO, SMALL, FakeHub, sharded
@@ -192,6 +193,17 @@ def test_a_full_disk_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) 
     hub.add(REPO, MODEL)
     with refused("disk is full", "HF_HOME"):
         resolve(REPO)
+
+
+def test_a_full_disk_is_known_by_its_number_or_by_its_words() -> None:
+    assert is_full_disk(OSError(errno.ENOSPC, "x"))
+    assert is_full_disk(RuntimeError("No space left on device"))
+    assert not is_full_disk(OSError(errno.EIO, "x"))
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "a"), (3, "a, b, c"), (4, "a, b, c and 1 more")])
+def test_of_many_files_three_are_named_and_the_others_counted(count: int, said: str) -> None:
+    assert few("abcdef"[:count]) == said
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(hub: FakeHub, tmp_path: Path) -> None:

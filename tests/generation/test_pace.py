@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmoe_mlx.generation.pace import ACCOUNT, ALLOWANCE, REMEASURE_AFTER, Pace
+from afmoe_mlx.generation.pace import ACCOUNT, ALLOWANCE, REMEASURE_AFTER, Average, Pace
 
 
 class Device:
@@ -156,3 +156,14 @@ def test_the_first_step_of_a_length_may_be_slow_and_a_hiccup_is_forgiven() -> No
     Device(pace, 0.1, lambda _: 1).run(50)
     pace.drafted(1, 1, 500.0)
     assert Device(pace, 0.1, lambda _: 1).run(400).drafts > 100
+
+
+def test_an_average_is_the_mean_at_first_and_stays_within_what_it_was_given() -> None:
+    average = Average()
+    for given_value, mean in ((3.0, 3.0), (5.0, 4.0), (1.0, 3.0)):
+        average.add(given_value)
+        assert average.value == pytest.approx(mean)
+    for _ in range(200):
+        average.add(1.0)
+        assert 1 <= average.value <= 3
+    assert average.value == pytest.approx(1, abs=1e-3)

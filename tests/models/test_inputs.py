@@ -83,6 +83,25 @@ def test_padding_of_both_sides_and_a_long_first_chunk_equal_each_row_alone(model
         assert np.abs(np.concatenate([first[row][mask[row] == 1], rest[row]]) - alone).max() < TOLERANCE
 
 
+def test_rows_that_all_end_in_padding_equal_each_row_alone_with_a_cache() -> None:
+    model, ids, more = tiny(), tokens(2, 6), tokens(2, 2, seed=9)
+    cache = model.make_cache()
+    model(ids, attention_mask=mx.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0]]), cache=cache)
+    rest = model(more, cache=cache)
+    for row, length in enumerate((4, 5)):
+        alone = model(mx.concatenate([ids[row, :length], more[row]])[None])[0, length:]
+        assert mx.allclose(rest[row], alone, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_embeddings_of_several_rows_give_the_logits_of_their_ids(model_type: str) -> None:
+    model, ids = tiny(model_type), tokens(2, 5)
+    cache = model.make_cache()
+    given = model(inputs_embeds=model.embed(ids), cache=cache)
+    assert cache.batch_size == 2
+    assert mx.allclose(given, model(ids), atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_a_padded_batch_rewinds_no_further_than_its_shortest_row(model_type: str) -> None:
     model, ids = tiny(model_type), tokens(2, 6)
