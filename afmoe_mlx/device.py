@@ -48,8 +48,8 @@ ENVIRONMENT = {"MLX_ENABLE_TF32": "0", "MLX_ENABLE_CACHE_THRASHING_CHECK": "0"}
 # fill. Beyond so many tokens of context one command of 2,048 may run into the GPU's watchdog.
 PREFILL_STEP, METAL_PREFILL_STEP = 512, 2048
 WATCHDOG_CONTEXT = 1 << 16
-# Bytes that must be free for the larger step: four times what `footprint` counts for the smaller.
-METAL_PREFILL_ROOM = 2_000_000_000
+# Bytes that such a step works in; the larger one is taken while as many are free.
+PREFILL_ROOM, METAL_PREFILL_ROOM = 500_000_000, 2_000_000_000
 
 # Rows of queries, those of the heads that share keys together, that Metal's attention kernel for few queries takes.
 METAL_FEW_QUERIES = 32
@@ -185,6 +185,11 @@ def prefill_step(seen: int) -> int:
     """Tokens of a prompt to run at a time, `seen` tokens into the context: more on Metal where memory is free."""
     is_larger = backend() == "Metal" and seen < WATCHDOG_CONTEXT and (memory().usable or 0) >= METAL_PREFILL_ROOM
     return METAL_PREFILL_STEP if is_larger else PREFILL_STEP
+
+
+def extra_prefill_room() -> int:
+    """Bytes that the larger step works in beyond the smaller one's, where this device ever takes it."""
+    return METAL_PREFILL_ROOM - PREFILL_ROOM if backend() == "Metal" else 0
 
 
 def one_kernel(function: Callable[..., "mx.array"]) -> Callable[..., "mx.array"]:

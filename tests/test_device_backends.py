@@ -13,6 +13,7 @@ import pytest
 from afmoe_mlx import device, load_model
 from afmoe_mlx.cache import KVQuantization
 from afmoe_mlx.checkpoint.random import random_model
+from afmoe_mlx.footprint.footprint import Footprint
 from afmoe_mlx.generation import prefill
 from afmoe_mlx.generation.drafts import most_guesses
 from afmoe_mlx.models import chunk as chunks
@@ -55,6 +56,13 @@ def test_a_larger_step_through_a_prompt_is_for_metal_with_memory_free(
     for free, seen, larger in ((room, 0, True), (room - 1, 0, False), (None, 0, False), (room, 1 << 16, False)):
         monkeypatch.setattr(device, "memory", lambda free=free: device.Memory(None, free))
         assert device.prefill_step(seen) == (2048 if larger and backend == "Metal" else 512)
+
+
+def test_a_footprint_counts_what_the_smaller_step_needs_and_tells_what_the_larger_takes(backend: str) -> None:
+    footprint = Footprint.of_conversion(read_config(shape("trinity-mini")), bits=4, context=4096)
+    assert footprint.needed == footprint.weights.held + footprint.cache_bytes + device.PREFILL_ROOM
+    larger = device.METAL_PREFILL_ROOM if backend == "Metal" else device.PREFILL_ROOM
+    assert footprint.workspace + footprint.optional_workspace == larger
 
 
 def test_a_prompt_is_run_in_the_devices_steps_and_buffers_are_returned_after_2048_tokens(

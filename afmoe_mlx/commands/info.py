@@ -125,6 +125,7 @@ def _sizes(footprint: Footprint) -> dict[str, Any]:
         "weight_bytes": footprint.weights.held,
         "cache_bytes": {kind: caches.held for kind, caches in footprint.caches.items()},
         "workspace_bytes": footprint.workspace,
+        "optional_workspace_bytes": footprint.optional_workspace,
         "needed_bytes": footprint.needed,
         "bytes_per_token": footprint.bytes_per_token,
     }
@@ -186,6 +187,8 @@ def _size_lines(stored: Footprint, here: Footprint) -> list[str]:
         rows[label] = [footprint.caches[kind].held for footprint in columns.values()]
     rows["To work in"] = [footprint.workspace for footprint in columns.values()]
     rows["Needed"] = [footprint.needed for footprint in columns.values()]
+    if here.optional_workspace:
+        rows["For prompts, while free"] = [footprint.optional_workspace for footprint in columns.values()]
     rows["Read for each token"] = [footprint.bytes_per_token for footprint in columns.values()]
     lines = [f"{'':28}" + "".join(f"{title:>16}" for title in columns)]
     return lines + [f"{label:28}" + "".join(f"{size(value):>16}" for value in values) for label, values in rows.items()]

@@ -6,15 +6,12 @@ from typing import Self
 
 import mlx.core as mx
 
+from .. import device
 from ..cache import KVQuantization
 from ..checkpoint.files import stored_dtype
-from ..device import compute_dtype
 from ..models import ModelConfig
 from .cache import LayerCaches, layer_caches
 from .weights import Headers, Weights, converted_weights, stored_weights
-
-# Bytes to work in: a chunk of the prompt under way. A small model needs less, no more than its own size.
-WORKSPACE = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Footprint:
         cls, config: ModelConfig, headers: Headers, *, context: int, dtype: mx.Dtype | None = None
     ) -> Self:
         """A checkpoint as `load` would load it here: in `dtype`, by default as stored, or float32 on the CPU."""
-        dtype = dtype or compute_dtype(stored_dtype(headers))
+        dtype = dtype or device.compute_dtype(stored_dtype(headers))
         return cls(dtype, context, stored_weights(config, headers, dtype), layer_caches(config, context, dtype))
 
     @classmethod
@@ -59,11 +56,17 @@ class Footprint:
 
     @property
     def workspace(self) -> int:
-        return min(WORKSPACE, self.weights.held)
+        """To work in: a step of the prompt under way. A small model needs less, no more than its own size."""
+        return min(device.PREFILL_ROOM, self.weights.held)
+
+    @property
+    def optional_workspace(self) -> int:
+        """What a larger step through a prompt works in besides, where this device takes it while that much is free."""
+        return min(device.extra_prefill_room(), self.weights.held)
 
     @property
     def needed(self) -> int:
-        """Weights, cache and workspace."""
+        """Weights, cache and workspace: what there must be."""
         return self.weights.held + self.cache_bytes + self.workspace
 
     @property
