@@ -112,15 +112,17 @@ def model(chat: Chat, argument: str) -> None:
     except FitError as error:
         hint = "beside the one in use; `afmoe-mlx chat --resume --model NAME` goes on with another alone"
         raise FitError(f"{error} ({hint})") from None
-    before, had_draft = chat.conversation.store, "draft_model" in chat.conversation.options
+    before, left = chat.conversation.store, chat.conversation.options.keys() - engine.options.keys()
     chat.conversation.switch(engine.model, engine.tokenizer, engine.options, engine.store)
     chat.model_name = engine.name
     if before is not None:
         before.flush()
     chat.save()
     chat.say(f"{engine.name} answers from now on.")
-    if had_draft:
+    if "draft_model" in left:
         chat.say("It guesses no tokens: the draft model is the other one's.")
+    if "logit_bias" in left:
+        chat.say("logit_bias is not kept: its tokens are the other one's.")
 
 
 def complete_model(chat: Chat, typed: str) -> Iterator[Candidate]:
@@ -135,7 +137,7 @@ def set_option(chat: Chat, argument: str) -> None:
     name, *rest = argument.split(maxsplit=1)
     name = settings.full_name(name)
     if rest:
-        settings.change(chat.conversation.options, name, rest[0])
+        settings.change(chat.conversation.options, name, rest[0], chat.conversation.model.config.vocab_size)
         chat.save()
     found = next(setting for setting in _settings(chat) if setting.name == name)
     chat.say(f"{found.name} is {found.shown} ({found.source}) · {found.meaning}")

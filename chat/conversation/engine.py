@@ -17,6 +17,14 @@ from afmoe_mlx.models import CausalLM
 from afmoe_mlx.terminal import note
 from afmoe_mlx.tokenizer import Tokenizer
 
+# Options that belong to one model: its draft model, and what names its tokens.
+OF_A_MODEL = ("draft_model", "logit_bias")
+
+
+def other_models(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a model's options that mean the same for another."""
+    return {key: value for key, value in options.items() if key not in OF_A_MODEL}
+
 
 def lasting_name(name: str) -> str:
     """A model's name that means the same in another folder."""
@@ -58,11 +66,10 @@ class EngineSource:
         return self._engine(name, options, self.revision, self.draft_model, self.chat_template)
 
     def another(self, name: str, options: Mapping[str, Any]) -> Engine:
-        """A model to go on with, with the same options; errors as of `first`."""
+        """A model to go on with, with the same options but those of the other's tokens; errors as of `first`."""
         if words := caution(name):
             note(words, dim=True)
-        options = {key: value for key, value in options.items() if key != "draft_model"}
-        return self._engine(name, options)
+        return self._engine(name, other_models(options))
 
     def _engine(
         self,

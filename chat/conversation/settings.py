@@ -12,6 +12,7 @@ from typing import Any
 from afmoe_mlx.command_line.logit_bias import parse_logit_bias
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import SamplingOptions, StoppingOptions, check_options
+from afmoe_mlx.generation.processors import check_token_ids
 
 MEANINGS = {
     "max_tokens": "tokens of an answer at most; -1: no limit",
@@ -92,14 +93,17 @@ def _stopping(options: Mapping[str, Any], generation_config: Mapping[str, Any]) 
     return StoppingOptions.from_generation_config(generation_config, **given)
 
 
-def change(options: MutableMapping[str, Any], name: str, text: str) -> str:
+def change(options: MutableMapping[str, Any], name: str, text: str, vocab_size: int) -> str:
     """Set a setting from what was typed, "default" for the model's own value; its full name.
 
-    Raises InputError, and nothing changes, for a setting that is not there and a value that makes no sense.
+    Raises InputError, and nothing changes, for a setting that is not there and a value that makes no sense, such as the
+    bias of a token that a model of `vocab_size` has not.
     """
     name = full_name(name)
     value: Any = None if text == DEFAULT else parse(name, text)
     check_options(**{name: value})
+    if name == "logit_bias":
+        check_token_ids(value or (), vocab_size, name)
     options[name] = value
     return name
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from afmoe_mlx.chat import View
-from afmoe_mlx.chat.conversation.engine import Engine
+from afmoe_mlx.chat.conversation.engine import Engine, other_models
 from afmoe_mlx.errors import CheckpointError, FitError
 from helpers.fake_engine import FakeConversation, FakeModel, FakeTokenizer
 from helpers.talk import Talk
@@ -80,7 +80,7 @@ class Source:
             raise CheckpointError("broken: no config.json")
         model: Any = FakeModel(32 if name == "small" else 4096)
         tokenizer: Any = FakeTokenizer()
-        return Engine(name, model, tokenizer, options, None)
+        return Engine(name, model, tokenizer, other_models(options), None)
 
 
 def test_another_model_takes_over_the_conversation_and_one_that_fails_changes_nothing(
@@ -93,6 +93,15 @@ def test_another_model_takes_over_the_conversation_and_one_that_fails_changes_no
     assert "--resume --model NAME" in found.shown
     assert re.search(r"^demo\..*^new\.", found.shown, re.MULTILINE | re.DOTALL)
     assert found.chat.folder.list()[0].model == "new"
+
+
+def test_a_bias_is_of_a_token_that_there_is_and_does_not_outlive_its_model(talk: Callable[..., Talk]) -> None:
+    source: Any = Source()
+    found = talk("/set logit_bias 99999=1", "/set logit_bias 7=1", "/model new", "/set logit_bias", source=source)
+    assert "error: logit_bias has token 99999" in found.shown
+    assert "logit_bias is 7=1 (set)" in found.shown
+    assert "logit_bias is not kept" in found.shown
+    assert "logit_bias is none (default)" in found.shown
 
 
 def test_think_show_gives_the_last_reasoning_and_keeps_the_next(talk: Callable[..., Talk]) -> None:

@@ -23,10 +23,10 @@ from afmoe_mlx.errors import InputError
 )
 def test_a_value_is_read_as_what_it_is_and_the_default_comes_back(name: str, text: str, value: float) -> None:
     options: dict[str, Any] = {"max_tokens": 2048, "prompt_lookup": 8}
-    full = settings.change(options, name, text)
+    full = settings.change(options, name, text, 100)
     assert options[full] == value
     assert type(options[full]) is type(value)
-    settings.change(options, full, "default")
+    settings.change(options, full, "default", 100)
     assert options[full] is None
     assert options["prompt_lookup"] == 8
 
@@ -44,6 +44,7 @@ def test_a_value_is_read_as_what_it_is_and_the_default_comes_back(name: str, tex
         ("stop", "'a", "expected texts, with a quote at both ends"),
         ("stop", "''", "a stop string is ''"),
         ("logit_bias", "3", "expected ID=VALUE"),
+        ("logit_bias", "1=2 100=1", "logit_bias has token 100: expected ids from 0 to 99"),
         ("presence_penalty", "1 2", "presence_penalty has 2 values: expected one"),
         ("reasoning_budget", "-1", "reasoning_budget is -1: expected an integer, 0 or more"),
         ("temprature", "1", "did you mean temperature?"),
@@ -53,7 +54,7 @@ def test_a_value_is_read_as_what_it_is_and_the_default_comes_back(name: str, tex
 def test_a_value_that_makes_no_sense_changes_nothing(name: str, text: str, words: str) -> None:
     options = {"temperature": 0.5, "top_k": 3}
     with pytest.raises(InputError, match=words.replace("?", r"\?")):
-        settings.change(options, name, text)
+        settings.change(options, name, text, 100)
     assert options == {"temperature": 0.5, "top_k": 3}
 
 
