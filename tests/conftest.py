@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -30,6 +31,9 @@ def take_a_core(number: int) -> None:
             os.sched_setaffinity(0, {cores[number % len(cores)]})
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
+
+# A shell ignores Ctrl-C for what it runs in the background, and what that starts inherits it: tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # before anything imports MLX
     take_a_core(int(worker.removeprefix("gw")))
