@@ -92,11 +92,11 @@ def test_what_is_typed_on_the_command_line_is_what_python_takes(command: str, mo
 def test_set_takes_each_and_shows_it_as_it_is_typed(name: str) -> None:
     texts, value = EXAMPLES[name]
     options: dict[str, Any] = {}
-    settings.change(options, name, " ".join(f"'{text}'" if " " in text else text for text in texts))
+    settings.change(options, name, " ".join(f"'{text}'" if " " in text else text for text in texts), 100)
     assert options == {name: value}
     (shown,) = (setting.shown for setting in settings.current(options, {}) if setting.name == name)
     again: dict[str, Any] = {}
-    settings.change(again, name, shown)
+    settings.change(again, name, shown, 100)
     assert again == options
 
 
