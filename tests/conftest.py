@@ -32,6 +32,8 @@ def take_a_core(number: int) -> None:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process that a test starts compiles the package anew
+
 # A shell ignores Ctrl-C for what it runs in the background, and what that starts inherits it: tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
