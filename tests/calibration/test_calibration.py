@@ -19,7 +19,7 @@ def test_a_text_is_chosen_by_its_path_and_the_packages_by_true(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = source_folder(tmp_path, "afmoe")
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(text.parent))
     options = {"group_size": 32}
     for given in (text, str(text), f"~/{text.name}"):
         assert Calibration.of(given) == Calibration(text=text)

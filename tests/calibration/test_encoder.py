@@ -1,6 +1,7 @@
 """Conversions whose weights are chosen by a text."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ def test_logits_come_closer_to_the_originals_than_plain_rounding(
     source = source_folder(tmp_path, model_type, width=64, **changes)
     recipe = Recipe("test", THREE, (Rule(("model.embed_tokens",), None),))
     plain = convert(source, tmp_path / "plain", recipe=recipe)
-    chosen = Calibration(text=text, method=method, tokens=500)
+    chosen = Calibration(text=text, method=method, tokens=300)
     ours = convert(source, tmp_path / "ours", recipe=recipe, calibrate=chosen)
     assert config_of(ours) == config_of(plain)
     ours_stored, plain_stored = stored(ours), stored(plain)
@@ -93,21 +94,31 @@ def test_hidden_states_of_earlier_layers_make_room(tmp_path: Path) -> None:
     assert [index for index in range(14) if index in kept] == [10, 11]
 
 
-@pytest.mark.parametrize("damaged", ["a finished tensor", "all hidden states", "the newest hidden states"])
-def test_what_is_needed_of_earlier_layers_is_made_again(tmp_path: Path, text: Path, damaged: str) -> None:
-    """A restart many layers back from the hidden states that are kept."""
+@pytest.fixture(scope="module")
+def six_layers(tmp_path_factory: pytest.TempPathFactory, text: Path) -> tuple[Path, Path, dict[str, Any]]:
+    """A source, its conversion, the options of that; and beside it, as "out", one stopped in the last layer."""
+    folder = tmp_path_factory.mktemp("six")
     layers = ["sliding_attention", "full_attention"] * 3
-    source = source_folder(tmp_path, "afmoe", num_hidden_layers=6, layer_types=layers)
+    source = source_folder(folder, "afmoe", num_hidden_layers=6, layer_types=layers)
     options = {"bits": 3, "group_size": 32, "calibrate": Calibration(text=text, tokens=50, method="scales")}
-    whole = convert(source, tmp_path / "whole", **options)
 
     def stop(progress: Any) -> None:
         if progress.layer == 5:
             raise KeyboardInterrupt
 
-    target, partial = tmp_path / "out", tmp_path / ".out.partial"
     with pytest.raises(KeyboardInterrupt):
-        convert(source, target, on_progress=stop, **options)
+        convert(source, folder / "out", on_progress=stop, **options)
+    return source, convert(source, folder / "whole", **options), options
+
+
+@pytest.mark.parametrize("damaged", ["a finished tensor", "all hidden states", "the newest hidden states"])
+def test_what_is_needed_of_earlier_layers_is_made_again(
+    six_layers: tuple[Path, Path, dict[str, Any]], tmp_path: Path, damaged: str
+) -> None:
+    """A restart many layers back from the hidden states that are kept."""
+    source, whole, options = six_layers
+    target, partial = tmp_path / "out", tmp_path / ".out.partial"
+    shutil.copytree(whole.with_name(".out.partial"), partial)
     states = sorted((partial / "calibration").glob("layer-*.safetensors"))
     assert [path.stem for path in states] == ["layer-00004", "layer-00005"]
     if damaged == "a finished tensor":

@@ -98,6 +98,6 @@ class Talk(RuleBasedStateMachine):
         self.talk.switch(model, tokenizer, self.options, self.store(model))
 
 
-Talk.TestCase.settings = settings(max_examples=15, stateful_step_count=10, deadline=None)
+Talk.TestCase.settings = settings(max_examples=9, stateful_step_count=10, deadline=None)
 
 TestEveryAnswerIsThatOfAFreshConversation = Talk.TestCase
