@@ -57,6 +57,7 @@ CHAT_ARROWS: dict[str, set[str]] = {
     "chat.paths": set(),
     "chat.screen": set(),
     "chat.conversation": set(),
+    "chat.tools": set(),
     "chat.keyboard": {"chat.paths"},
     "chat.sessions": {"chat.paths", "chat.conversation"},
     "chat.loop": {"chat.keyboard", "chat.sessions", "chat.screen", "chat.conversation"},

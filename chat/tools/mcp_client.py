@@ -1,0 +1,102 @@
+"""The MCP servers of one chat, in a thread of their own: the package `mcp` is asynchronous, the chat is not."""
+
+import asyncio
+import importlib.metadata
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from afmoe_mlx.errors import InputError
+
+from .mcp_server import McpServer
+from .results import ToolResult, failure
+from .server_file import ServerConfig
+
+START_SECONDS = 30.0  # some fetch themselves first
+CALL_SECONDS = 60.0
+END_SECONDS = 8.0  # more than `mcp` takes to end a server that will not: it asks, waits, and kills the whole group
+LEAST_VERSION = 2  # of the package
+
+
+class McpClient:
+    """MCP servers from their start to their end; used as a context manager around the chat.
+
+    They start side by side while the caller does something else; `wait` returns once each is there or has failed.
+    InputError, before any is started, where the package is missing.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[ServerConfig],
+        *,
+        start_seconds: float = START_SECONDS,
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
+        check_installed()
+        self.servers = {config.name: McpServer(config) for config in configs}
+        self._start_seconds, self._call_seconds = start_seconds, call_seconds
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="afmoe-mlx mcp", daemon=True)
+
+    def __enter__(self) -> Self:
+        # what it logs are pieces of what servers write, and the terminal is not theirs
+        for name in ("mcp", "client"):
+            logging.getLogger(name).addHandler(logging.NullHandler())
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all servers, and what they have started."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(END_SECONDS)
+
+    def wait(self) -> None:
+        """Return once every server can be called, or has failed: its trouble says why."""
+        self._ready.wait()
+
+    def call(self, server: str, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """The result of a call of a server's tool, also of one that fails. Ctrl-C cancels the call and is raised."""
+        if (found := self.servers.get(server)) is None or found.config.refusal:
+            return failure(f"there is no server {server}")
+        call = found.call(tool, arguments, self._call_seconds)
+        future = asyncio.run_coroutine_threadsafe(call, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._live())
+
+    async def _live(self) -> None:
+        import mcp  # noqa: F401 - a second that no server's time to start is charged with
+
+        async with asyncio.TaskGroup() as group:
+            events = []
+            for server in self.servers.values():
+                if not server.config.refusal:
+                    events.append(asyncio.Event())
+                    group.create_task(server.live(events[-1], self._stop, self._start_seconds))
+            for event in events:
+                await event.wait()
+            self._ready.set()
+            await self._stop.wait()
+
+
+def check_installed() -> None:
+    """InputError if the package `mcp` is not there, or too old; it is not imported."""
+    fix = 'pip install "afmoe-mlx[mcp]" installs it'
+    try:
+        version = importlib.metadata.version("mcp")
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(f"MCP servers need the package mcp: {fix}") from None
+    if int(version.split(".")[0]) < LEAST_VERSION:
+        raise InputError(f"MCP servers need the package mcp {LEAST_VERSION} or later, found {version}: {fix}")

@@ -1,0 +1,140 @@
+"""MCP servers in processes of their own: a real one, and one that misbehaves."""
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from afmoe_mlx.chat.tools.mcp_client import McpClient
+from afmoe_mlx.chat.tools.server_file import ServerConfig
+from afmoe_mlx.chat.tools.toolbox import Toolbox
+from helpers.mcp_server import TOOLS, misbehaving
+
+pytest.importorskip("mcp", reason="needs the extra mcp")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[McpClient]:
+    """Several servers, started once: each test that breaks one has its own."""
+    from mcp.client import stdio
+
+    names = ("good", "other", "dies", "hangs", "interrupted")
+    configs = [misbehaving(name) for name in names]
+    configs += [misbehaving(f"start-{way}", way) for way in ("die", "garbage")]
+    configs += [ServerConfig("absent", "/no/such/program"), ServerConfig("far", refusal="at an address")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stdio, "PROCESS_TERMINATION_TIMEOUT", 0.1)  # seconds that each server is waited for
+        with McpClient(configs, call_seconds=0.5) as client:
+            client.wait()
+            yield client
+
+
+def test_each_server_that_does_not_start_has_its_trouble_in_a_line_and_the_others_are_there(client: McpClient) -> None:
+    troubles = {name: server.trouble for name, server in client.servers.items() if server.trouble}
+    assert troubles == {
+        "start-die": "it has ended (no key: set KEY)",
+        "absent": "there is no /no/such/program",
+        "far": "at an address",
+    }
+    assert [tool.name for tool in client.servers["start-garbage"].tools] == list(TOOLS)  # over several pages
+
+
+@pytest.mark.parametrize(
+    ("tool", "text"),
+    [
+        ("echo", '{"x": 1}'),
+        ("fail", "it went wrong"),
+        ("refuse", r"error: the server good gave no result: no tools/call\x1b[31m"),
+        ("structured", '{"sun": true}'),
+        ("noise", "ok"),
+        ("get-odd name", "ok"),
+        (
+            "picture",
+            "[image, image/png, 3 bytes: not shown]\n[audio, audio/wav, 3 bytes: not shown]\n"
+            "[link to notes: file:///notes.txt]\ntext of a resource\n"
+            "[file:///b.bin, application/x-b, 3 bytes: not shown]",
+        ),
+    ],
+)
+def test_a_result_is_its_text_and_what_is_no_text_is_named(client: McpClient, tool: str, text: str) -> None:
+    found = client.call("good", tool, {"x": 1})
+    assert (found.text, found.is_error) == (text, tool in ("fail", "refuse"))
+
+
+def test_a_server_that_hangs_at_its_start_is_given_up(client: McpClient) -> None:
+    with McpClient([misbehaving("hung", "hang"), misbehaving("good")], start_seconds=1) as other:
+        other.wait()
+        assert other.servers["hung"].trouble == "it did not answer within 1 s of its start"
+        assert other.call("hung", "echo", {}).is_error
+        assert other.call("good", "echo", {}).text == "{}"
+
+
+def test_a_server_that_dies_in_a_call_is_an_error_and_the_others_go_on(client: McpClient) -> None:
+    assert client.call("dies", "die", {}).text == "error: the server dies gave no result: it has ended"
+    after = client.call("dies", "echo", {})
+    assert (after.is_error, client.servers["dies"].trouble) == (True, r"it has ended (last words\x1b[31m)")
+    assert client.call("other", "echo", {}).text == "{}"
+
+
+def test_a_call_that_hangs_is_given_up(client: McpClient) -> None:
+    found = client.call("hangs", "hang", {})
+    assert (found.text, found.is_error) == ("error: the server hangs did not answer within 0.5 s", True)
+
+
+def test_ctrl_c_cancels_the_call_alone(client: McpClient) -> None:
+    threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        client.call("interrupted", "hang", {})
+    assert client.call("good", "echo", {}).text == "{}"
+
+
+def test_a_server_sees_its_own_variables_and_few_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with McpClient([misbehaving("one", env={"KEY": "v"}, cwd=str(tmp_path))]) as client:
+        client.wait()
+        found = json.loads(client.call("one", "environment", {}).text)
+    assert (found["env"]["KEY"], "HF_TOKEN" in found["env"], found["cwd"]) == ("v", False, str(tmp_path))
+
+
+def test_a_server_that_will_not_end_is_killed_with_what_it_started(client: McpClient) -> None:
+    with McpClient([misbehaving("one", "stay")]) as other:
+        other.wait()
+        child = int(other.call("one", "spawn", {}).text)
+    end = time.monotonic() + 5
+    while alive(child) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not alive(child)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_nothing_that_servers_write_is_on_our_terminal(client: McpClient, capfd: pytest.CaptureFixture[str]) -> None:
+    client.call("good", "noise", {})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_real_server_is_called(capfd: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("mcp_server_time") is None:
+        pytest.skip("needs mcp-server-time (the dev extra)")
+    with McpClient([ServerConfig("time", sys.executable, ("-m", "mcp_server_time"))]) as client:
+        client.wait()
+        assert client.servers["time"].trouble == ""
+        box = Toolbox(client)
+        assert [tool.name for tool in box.tools] == ["get_current_time", "convert_time"]
+        assert box.schemas[0]["function"]["parameters"]["required"] == ["timezone"]
+        assert json.loads(client.call("time", "get_current_time", {"timezone": "Asia/Tokyo"}).text)["is_dst"] is False
+        assert client.call("time", "get_current_time", {"timezone": "Nowhere"}).is_error
+    assert capfd.readouterr() == ("", "")
