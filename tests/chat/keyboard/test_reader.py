@@ -16,3 +16,5 @@ def test_a_dumb_terminal_gets_plain_lines_and_ctrl_c_twice_leaves(monkeypatch: p
         PlainReader(lines(KeyboardInterrupt, KeyboardInterrupt)).read()
     assert PlainReader(lines("yes")).confirm("Really?")
     assert not PlainReader(lines()).confirm("Really?")
+    assert PlainReader(lines("once")).ask("Run it?") == "once"
+    assert PlainReader(lines(KeyboardInterrupt)).ask("Run it?") is None
