@@ -158,9 +158,9 @@ class Chat:
             return False
         display = AnswerDisplay(
             self.console,
+            self.conversation.reader(),
             show_thinking=self.view.thinking,
             markdown=self.view.markdown,
-            thinking=bool(self.conversation.opened),
         )
         shown.append(display)
         last, asked = None, self.conversation.current_messages

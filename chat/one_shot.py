@@ -53,8 +53,7 @@ def _answer_on_terminal(conversation: Conversation, text: str, view: View) -> in
     shown: list[AnswerDisplay] = []
     chunks = conversation.reply(text, on_progress=lambda done, total: shown[0].progress(done, total))
     found = Answer(conversation.opened)
-    opened = bool(conversation.opened)
-    shown.append(AnswerDisplay(Console(highlight=False), show_thinking=view.thinking, thinking=opened))
+    shown.append(AnswerDisplay(Console(highlight=False), conversation.reader(), show_thinking=view.thinking))
     try:
         with shown[0] as display, closing(chunks):
             for chunk in chunks:

@@ -10,7 +10,12 @@ from .reasoning import closed, fields, opened_thinking, reasoning_field
 
 Message = dict[str, Any]
 """{"role": "system", "user" or "assistant", "content": text}; in an answer broken off "stopped": True, in one that the
-token limit or the context ended "cut_off": True. An answer's text holds its reasoning, as the model wrote it."""
+token limit or the context ended "cut_off": True. An answer's text holds its reasoning, as the model wrote it.
+
+An answer with calls of tools has "tool_calls", as in OpenAI's interface, and under "written" all of it as this model
+wrote it, if it did. The result of one is {"role": "tool", "content": text, "tool_call_id": …, "name": …}."""
+
+SENT = ("role", "content", "tool_calls", "tool_call_id", "name")  # of a message, to a template
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,24 @@ def for_template(messages: Sequence[Mapping[str, Any]], template: str) -> list[M
     return [handed(message) for message in messages]
 
 
+def _sent(message: Message) -> Message:
+    """What of a message goes to the template: of an answer with calls what was written, which it is known by."""
+    if "written" in message:
+        return {"role": message["role"], "content": message["written"]}
+    return {name: message[name] for name in SENT if name in message}
+
+
 class Prompts:
     """Renders messages by a chat template and encodes them; the last encodings are kept: they are asked for again."""
 
-    def __init__(self, tokenizer: Tokenizer, variables: dict[str, Any]) -> None:
-        self.tokenizer, self.variables = tokenizer, variables
+    def __init__(
+        self, tokenizer: Tokenizer, variables: dict[str, Any], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        self.tokenizer, self.variables, self.tools = tokenizer, variables, tools
         self._encoded: dict[str, list[int]] = {}
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt that the last of `messages`, the user's, is answered to; TokenizerError if there can be none."""
+        """The prompt that the last of `messages`, no answer, is answered to; TokenizerError if there can be none."""
         text = self._render(messages)
         tokens = self._encode(text)
         before = self._render(messages, add_generation_prompt=False)
@@ -76,11 +90,14 @@ class Prompts:
         return name in (self.tokenizer.chat_template or "")
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-        plain = for_template(plain, self.tokenizer.chat_template or "")
+        plain = for_template([_sent(message) for message in messages], self.tokenizer.chat_template or "")
         variables = {name: value for name, value in self.variables.items() if self.knows_variable(name)}
         return self.tokenizer.apply_chat_template(
-            plain, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
+            plain,
+            tools=self.tools or None,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
         )
 
     def _encode(self, text: str) -> list[int]:
@@ -97,6 +114,6 @@ class Prompts:
         later, nothing else.
         """
         other = "b" if messages[-1]["content"].strip().startswith("a") else "a"
-        parted = self._render([*messages[:-1], {"role": "user", "content": other}])
+        parted = self._render([*messages[:-1], messages[-1] | {"content": other}])
         ends = (text[shared_prefix(text, parted) :], generation)
         return [*(length - len(self.tokenizer.encode(end, add_special_tokens=False)) for end in ends), length - 1]

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .answers import ToolCall
+from ..tokenizer import Tokenizer
+from .answers import read_answer
 from .prompts import Message
+from .reasoning import split_thinking
 
 NOT_MADE = "error: this call was not made"
 
@@ -36,14 +38,35 @@ def calls_of(message: Mapping[str, Any]) -> list[Call]:
     ]
 
 
-def as_messages_hold_them(calls: Sequence[ToolCall], messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Calls of the answer that comes after `messages`, with ids that no other call there has."""
-    before = sum(len(message.get("tool_calls") or ()) for message in messages)
-    return [
+def calls_in(
+    text: str, opened: str, before: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]]
+) -> Message:
+    """What the message of an answer with calls has, nothing for any other: its content, its calls, what was written.
+
+    text: all that the model wrote; opened: what of the answer the template wrote; before: the messages it answers.
+    """
+    found = read_answer(text, tokenizer, tools, opened)
+    if not found.tool_calls:
+        return {}
+    written = opened + text
+    reasoning = written.removesuffix(split_thinking(written)[1])
+    first = 1 + sum(len(message.get("tool_calls") or ()) for message in before)
+    calls = [
         {"id": f"call_{number}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         | ({} if call.error is None else {"error": call.error})
-        for number, call in enumerate(calls, before + 1)
+        for number, call in enumerate(found.tool_calls, first)
     ]
+    return {"content": reasoning + found.content, "tool_calls": calls, "written": written}
+
+
+def readable(message: Message, tokenizer: Tokenizer) -> Message:
+    """A message without what was written with its calls, if this model writes calls in another way."""
+    if "written" in message:
+        names = [call.name for call in calls_of(message)]
+        offered = [{"function": {"name": name}} for name in dict.fromkeys(names)]
+        if [call.name for call in read_answer(message["written"], tokenizer, offered).tool_calls] != names:
+            return {key: value for key, value in message.items() if key != "written"}
+    return dict(message)
 
 
 def result_of(call: Call, text: str) -> Message:

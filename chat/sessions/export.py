@@ -75,7 +75,7 @@ def as_markdown(messages: Sequence[Message], *, model: str, settings: Mapping[st
 def _title(message: Message) -> str:
     if message["role"] == "tool":
         return f"Result of {_line(message.get('name', 'a call'))}"
-    return TITLES.get(message["role"], message["role"])
+    return TITLES.get(message["role"], str(message["role"]))
 
 
 def _line(text: str) -> str:
