@@ -119,7 +119,7 @@ def render_prompt(
     continued = messages[-1]["role"] == "assistant"
     *before, last = messages
     return tokenizer.apply_chat_template(
-        [*for_template(before, tokenizer.chat_template or ""), last],
+        [*for_template(before, tokenizer), last],
         add_generation_prompt=not continued,
         continue_final_message=continued,
         **template_variables,
