@@ -34,7 +34,7 @@ def answer(conversation: Conversation, text: str, view: View, *, as_json: bool) 
     if not as_json and view.markdown and _on_terminal():
         return _answer_on_terminal(conversation, text, view)
     with closing(conversation.reply(text)) as chunks:
-        found = Answer(conversation.opened)
+        found = Answer(conversation.reader())
         receive(found, chunks, None if as_json else AnswerPrinter())
     if as_json:
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
@@ -52,7 +52,7 @@ def _answer_on_terminal(conversation: Conversation, text: str, view: View) -> in
 
     shown: list[AnswerDisplay] = []
     chunks = conversation.reply(text, on_progress=lambda done, total: shown[0].progress(done, total))
-    found = Answer(conversation.opened)
+    found = Answer(conversation.reader())
     shown.append(AnswerDisplay(Console(highlight=False), conversation.reader(), show_thinking=view.thinking))
     try:
         with shown[0] as display, closing(chunks):

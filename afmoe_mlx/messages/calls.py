@@ -52,6 +52,10 @@ Schemas = Mapping[str, Mapping[str, Any]]
 """The JSON schema of each offered tool's arguments, by the tool's name."""
 
 
+Written = tuple[str, Mapping[str, Any] | str]
+"""A call to be written: a tool's name, and its arguments, or what stands in their place in a malformed one."""
+
+
 class Calls:
     """Claims a text for content and calls, as a format's reader tells it what it has found.
 

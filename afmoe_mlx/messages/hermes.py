@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 
-from .calls import Calls
+from .calls import Calls, Written, json_text
 from .incoming import Incoming, MalformedError, Waiting
 
 BEGIN, END = "<tool_call>", "</tool_call>"
@@ -50,6 +51,15 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
     if arguments is None:
         calls.arguments("{}")
     calls.end()
+
+
+def write(calls: Sequence[Written]) -> str:
+    """The text of calls, as chat templates write it."""
+    return "\n".join(
+        f'{BEGIN}\n{{"name": {json_text(name)}, "arguments": '
+        f"{arguments if isinstance(arguments, str) else json_text(arguments)}}}\n{END}"
+        for name, arguments in calls
+    )
 
 
 def _key(text: Incoming) -> Waiting[str]:

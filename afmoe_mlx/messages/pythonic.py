@@ -6,9 +6,10 @@ Values are read by `ast` as literals, and never evaluated.
 import ast
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
-from .calls import Calls, json_text
+from .calls import Calls, Written, json_text
 from .incoming import Incoming, MalformedError, Waiting
 
 BEGIN, END = "<|tool_call_start|>", "<|tool_call_end|>"
@@ -46,6 +47,19 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
     yield from text.expect_last("]")
     yield from text.spaces()
     yield from text.expect_last(END)
+
+
+def write(calls: Sequence[Written]) -> str:
+    """The text of calls, "" for none."""
+    written = ", ".join(
+        f"{name}({arguments if isinstance(arguments, str) else ', '.join(map(_argument, arguments.items()))})"
+        for name, arguments in calls
+    )
+    return f"{BEGIN}[{written}]{END}" if calls else ""
+
+
+def _argument(item: tuple[str, Any]) -> str:
+    return f"{item[0]}={item[1]!r}"
 
 
 def _arguments(text: Incoming, calls: Calls) -> Waiting[None]:

@@ -5,10 +5,10 @@ Values are text without a type of its own: the tool's schema says what it stands
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .calls import Calls, json_text
+from .calls import Calls, Written, json_text
 from .incoming import Incoming, MalformedError, Waiting
 
 BEGIN, END = "<tool_call>", "</tool_call>"
@@ -37,6 +37,20 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
     yield from text.expect_last(END)
     calls.close()
     calls.end()
+
+
+def write(calls: Sequence[Written]) -> str:
+    """The text of calls, as chat templates write it."""
+    return "\n".join(
+        f"{BEGIN}\n<function={name}>\n"
+        + (arguments + "\n" if isinstance(arguments, str) else "".join(_parameter(*item) for item in arguments.items()))
+        + f"</function>\n{END}"
+        for name, arguments in calls
+    )
+
+
+def _parameter(name: str, value: Any) -> str:
+    return f"<parameter={name}>\n{value if isinstance(value, str) else json_text(value)}\n</parameter>\n"
 
 
 def _name(text: Incoming) -> Waiting[str]:

@@ -11,13 +11,13 @@ has no format.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
 from ..tokenizer import Tokenizer
 from . import hermes, pythonic, qwen3_coder
-from .calls import Calls
+from .calls import Calls, Written
 from .incoming import Incoming, Waiting
 
 _TOOLS = re.compile(r"\btools\b")
@@ -32,11 +32,15 @@ class ToolFormat:
     end: str
     read: Callable[[Incoming, Calls], Waiting[None]]
     """Reads a body and `end`, telling `Calls` what it finds."""
+    write: Callable[[Sequence[Written]], str]
+    """The text of calls."""
+    between: str
+    """What stands between an answer's content and its calls."""
 
 
-HERMES = ToolFormat("hermes", hermes.BEGIN, hermes.END, hermes.read)
-QWEN3_CODER = ToolFormat("qwen3_coder", qwen3_coder.BEGIN, qwen3_coder.END, qwen3_coder.read)
-PYTHONIC = ToolFormat("pythonic", pythonic.BEGIN, pythonic.END, pythonic.read)
+HERMES = ToolFormat("hermes", hermes.BEGIN, hermes.END, hermes.read, hermes.write, "\n")
+QWEN3_CODER = ToolFormat("qwen3_coder", qwen3_coder.BEGIN, qwen3_coder.END, qwen3_coder.read, qwen3_coder.write, "\n")
+PYTHONIC = ToolFormat("pythonic", pythonic.BEGIN, pythonic.END, pythonic.read, pythonic.write, "")
 FORMATS = {form.name: form for form in (HERMES, QWEN3_CODER, PYTHONIC)}
 
 

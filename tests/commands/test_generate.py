@@ -41,6 +41,7 @@ def test_json_holds_text_and_statistics(model: str) -> None:
     assert value.keys() == {
         "text",
         "reasoning",
+        "tool_calls",
         "finish_reason",
         "prompt_tokens",
         "generation_tokens",
