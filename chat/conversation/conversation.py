@@ -271,6 +271,12 @@ class Conversation:
         """The calls of the last answer that have no result yet."""
         return open_calls(self.messages)
 
+    @property
+    def answers_tools(self) -> bool:
+        """Whether the last answer is, or would be, to what tools have given."""
+        asked = [message["role"] for message in self.messages if message["role"] != "assistant"]
+        return asked[-1:] == ["tool"]
+
     def add_result(self, call: Call, text: str) -> None:
         """Keep what came of a call."""
         self.messages = [*self.messages, result_of(call, text)]

@@ -23,7 +23,8 @@ LEAST_VERSION = 2  # of the package
 class McpClient:
     """MCP servers from their start to their end; used as a context manager around the chat.
 
-    They start side by side while the caller does something else; `wait` returns once each is there or has failed.
+    They start side by side while the caller does something else; `wait` returns once each is there or has failed, and
+    its trouble says why.
     InputError, before any is started, where the package is missing.
     """
 
@@ -56,9 +57,9 @@ class McpClient:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(END_SECONDS)
 
-    def wait(self) -> None:
-        """Return once every server can be called, or has failed: its trouble says why."""
-        self._ready.wait()
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return once every server can be called, or has failed, or after so many seconds; False for the last."""
+        return self._ready.wait(seconds)
 
     def call(self, server: str, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
         """The result of a call of a server's tool, also of one that fails. Ctrl-C cancels the call and is raised."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .mcp_client import McpClient
+from .results import ToolResult
 
 if TYPE_CHECKING:
     from .mcp_server import McpServer
@@ -53,6 +54,11 @@ class Toolbox:
     def get(self, name: str) -> Tool | None:
         """The tool of a name."""
         return self._tools.get(name)
+
+    def call(self, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
+        """What a server's tool gives; see `McpClient.call`."""
+        assert self.client is not None
+        return self.client.call(tool.server, tool.original, arguments)
 
 
 def _tools_of(servers: Iterable["McpServer"], taken: set[str]) -> list[Tool]:
