@@ -64,26 +64,27 @@ class Agent:
             tool = self.toolbox.get(call.name)
             self.person.show_call(call, tool)
             try:
-                result = self._result(call, tool)
+                result = self._result(call, tool, conversation)
             except KeyboardInterrupt:
                 conversation.add_result(call, failure(STOPPED).text)
                 self.person.show_result(failure(STOPPED))
                 return False
             if result is None:
                 return False
-            result = _with_room(result, conversation)
             conversation.add_result(call, result.text)
             self.person.show_result(result)
         return True
 
-    def _result(self, call: Call, tool: Tool | None) -> ToolResult | None:
+    def _result(self, call: Call, tool: Tool | None, conversation: Conversation) -> ToolResult | None:
         if call.error is not None:
             return failure(f"this call is malformed: {call.error}")
         if tool is None:
             return failure(f"there is no tool {call.name} now")
         if not tool.server:
             text = self.person.give(call)
-            return None if text is None else ToolResult(text)
+            return None if text is None else _with_room(ToolResult(text), conversation)
+        if trouble := self.toolbox.trouble(tool):
+            return failure(f"the server {tool.server} is not there: {trouble}")
         choice = self.permissions.standing(tool) or self.person.permit(call, tool)
         if choice is None:
             return None
@@ -91,7 +92,7 @@ class Agent:
         if choice in REFUSALS:
             return failure(REFUSALS[choice])
         with self.person.waiting(tool):
-            return self.toolbox.call(tool, json.loads(call.arguments))
+            return _with_room(self.toolbox.call(tool, json.loads(call.arguments)), conversation)
 
 
 def _with_room(result: ToolResult, conversation: Conversation) -> ToolResult:

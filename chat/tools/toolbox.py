@@ -55,6 +55,11 @@ class Toolbox:
         """The tool of a name."""
         return self._tools.get(name)
 
+    def trouble(self, tool: Tool) -> str:
+        """Why a server's tool cannot be called any more; "" if it can."""
+        assert self.client is not None
+        return self.client.servers[tool.server].trouble
+
     def call(self, tool: Tool, arguments: Mapping[str, Any]) -> ToolResult:
         """What a server's tool gives; see `McpClient.call`."""
         assert self.client is not None

@@ -1,28 +1,14 @@
 """What a chat offers its model, under which names, and what of it is permitted."""
 
 import importlib.metadata
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from afmoe_mlx.chat.tools.mcp_client import check_installed
 from afmoe_mlx.chat.tools.permissions import Choice, Permissions
 from afmoe_mlx.chat.tools.results import ToolResult, fitted
-from afmoe_mlx.chat.tools.toolbox import Toolbox
 from afmoe_mlx.errors import InputError
-
-
-def toolbox(**servers: list[str]) -> Toolbox:
-    """Servers with tools of these names."""
-    tool = lambda name: SimpleNamespace(name=name, description=None, input_schema={"type": "object"})  # noqa: E731
-    named = {name: SimpleNamespace(name=name, tools=list(map(tool, tools))) for name, tools in servers.items()}
-    client: Any = SimpleNamespace(servers=named)
-    return Toolbox(client)
-
-
-def schema(name: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name}}
+from helpers.toolboxes import schema, toolbox
 
 
 def test_a_name_that_several_have_is_prefixed_and_no_two_are_alike() -> None:
