@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -32,10 +32,11 @@ from .screen.silence import silent_keyboard
 from .sessions.folder import SessionFolder, prefix_directory
 from .sessions.session import Session
 from .tools.agent import Agent
-from .tools.mcp_client import McpClient
 from .tools.permissions import Permissions
-from .tools.server_file import read_servers
 from .tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from .tools.mcp_client import McpClient
 
 PATIENCE = 0.5  # seconds of waiting for MCP servers that need no word
 
@@ -48,7 +49,7 @@ def run(request: ChatRequest) -> int:
     question = one_shot.question(request.question)
     tools = read_tools(request.tools) or []
     with ExitStack() as resources:
-        client = None if request.mcp is None else resources.enter_context(McpClient(read_servers(request.mcp)))
+        client = None if request.mcp is None else resources.enter_context(_servers(request.mcp))
         session = None
         if request.resume is not None:
             session = resources.enter_context(SessionFolder().open(request.resume or None))
@@ -98,7 +99,14 @@ def _conversation(name: str, source: EngineSource, request: ChatRequest, variabl
     return conversation
 
 
-def _toolbox(client: McpClient | None, tools: Sequence[Mapping[str, Any]]) -> Toolbox:
+def _servers(path: str) -> "McpClient":
+    from .tools.mcp_client import McpClient
+    from .tools.server_file import read_servers
+
+    return McpClient(read_servers(path))
+
+
+def _toolbox(client: "McpClient | None", tools: Sequence[Mapping[str, Any]]) -> Toolbox:
     """The tools to offer; a line on stderr for each server that is not there."""
     if client is not None:
         if not client.wait(PATIENCE):

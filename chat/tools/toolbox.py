@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .mcp_client import McpClient
 from .results import ToolResult
 
 if TYPE_CHECKING:
+    from .mcp_client import McpClient
     from .mcp_server import McpServer
 
 LONGEST_NAME = 64  # as OpenAI's interface has it
@@ -31,7 +31,7 @@ class Tool:
 class Toolbox:
     """All that the model may call, by name, the tools of the file first. A server's tools are those of its start."""
 
-    def __init__(self, client: McpClient | None = None) -> None:
+    def __init__(self, client: "McpClient | None" = None) -> None:
         self.client = client
         self._tools: dict[str, Tool] = {}
         self.use([])

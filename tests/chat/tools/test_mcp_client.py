@@ -1,10 +1,8 @@
-"""MCP servers in processes of their own: a real one, and one that misbehaves."""
+"""MCP servers in processes of their own, that misbehave; a real one is called in test_one_shot.py."""
 
-import importlib.util
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +12,6 @@ import pytest
 
 from afmoe_mlx.chat.tools.mcp_client import McpClient
 from afmoe_mlx.chat.tools.server_file import ServerConfig
-from afmoe_mlx.chat.tools.toolbox import Toolbox
 from helpers.mcp_server import TOOLS, misbehaving
 
 pytest.importorskip("mcp", reason="needs the extra mcp")
@@ -123,18 +120,4 @@ def alive(process: int) -> bool:
 
 def test_nothing_that_servers_write_is_on_our_terminal(client: McpClient, capfd: pytest.CaptureFixture[str]) -> None:
     client.call("good", "noise", {})
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_real_server_is_called(capfd: pytest.CaptureFixture[str]) -> None:
-    if importlib.util.find_spec("mcp_server_time") is None:
-        pytest.skip("needs mcp-server-time (the dev extra)")
-    with McpClient([ServerConfig("time", sys.executable, ("-m", "mcp_server_time"))]) as client:
-        client.wait()
-        assert client.servers["time"].trouble == ""
-        box = Toolbox(client)
-        assert [tool.name for tool in box.tools] == ["get_current_time", "convert_time"]
-        assert box.schemas[0]["function"]["parameters"]["required"] == ["timezone"]
-        assert json.loads(client.call("time", "get_current_time", {"timezone": "Asia/Tokyo"}).text)["is_dst"] is False
-        assert client.call("time", "get_current_time", {"timezone": "Nowhere"}).is_error
     assert capfd.readouterr() == ("", "")
