@@ -58,7 +58,7 @@ def _text(content: Any, where: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list | tuple):
-        raise InputError(f"{where}: content is a {type(content).__name__}, expected text or a list of parts")
+        raise InputError(f"{where}: content is of type {type(content).__name__}, expected text or a list of parts")
     for part in content:
         if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
@@ -90,6 +90,6 @@ def _call(call: Any, where: str) -> dict[str, Any]:
             value = None
         arguments = value if isinstance(value, dict) else arguments
     elif not isinstance(arguments, Mapping | None | str):
-        raise InputError(f"{where}: arguments are a {type(arguments).__name__}, expected an object or its JSON text")
+        raise InputError(f"{where}: arguments are of type {type(arguments).__name__}, expected an object or its JSON text")
     kept = {key: call[key] for key in ("id",) if key in call}
     return {"type": "function", **kept, "function": {"name": function["name"], "arguments": arguments or {}}}

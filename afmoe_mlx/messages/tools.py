@@ -22,7 +22,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 def check_tools(tools: Any) -> list[dict[str, Any]]:
     """Tools in OpenAI's form; a bare function is put into it. InputError for anything else, and for a name twice."""
     if not isinstance(tools, list | tuple):
-        raise InputError(f"tools are a {type(tools).__name__}: {EXPECTED}")
+        raise InputError(f"tools are of type {type(tools).__name__}: {EXPECTED}")
     checked = [_checked(tool, index) for index, tool in enumerate(tools)]
     names = [tool["function"]["name"] for tool in checked]
     for name in names:

@@ -1,4 +1,4 @@
-"""What a model wrote comes apart into content, reasoning and calls, the same wherever it is cut, and nothing is lost."""
+"""What a model wrote comes apart into content, reasoning and calls, the same wherever it is cut; nothing is lost."""
 
 import json
 import re
@@ -208,50 +208,61 @@ def test_calls_are_read_as_they_are_written(form: str, write: Any, before: str, 
     assert answer.content.replace("\n", "") == (before + after).replace("\n", "")
 
 
+HERMES, XML, PYTHONIC, ENDS = *FORMATS, "the answer ends inside the call"
 MALFORMED = [
-    # text, content, name and arguments of its calls, words of the first error
-    ("hermes", 'a<tool_call>{"name": "f", "arguments": {"x": }}</tool_call>b', "ab", [("f", '{"x": }}')], "'}'"),
-    ("hermes", '<tool_call>{"name": "f", "arguments": {"x": 1}, "y": 2}</tool_call>', "", [("f", '{"x": 1}, "y": 2}')], "'y'"),
-    ("hermes", '<tool_call>{"name": "f", "argument": {}}</tool_call>', "", [("f", ', "argument": {}}')], "'argument'"),
-    ("hermes", '<tool_call>{"name": "f", "arguments": [1]}</tool_call>', "", [("f", ', "arguments": [1]}')], "an object"),
-    ("hermes", '<tool_call>{"name": "f", "arguments": "x"}</tool_call>', "", [("f", ', "arguments": "x"}')], "no JSON object"),
-    ("hermes", '<tool_call>{"name": "f", "arguments": {"x": "a\nb"}}</tool_call>', "", [("f", '{"x": "a\nb"}}')], "end of a string"),
-    ("hermes", '<tool_call>{"name": "f", "arguments": {"x": "a', "", [("f", '{"x": "a')], "the answer ends inside the call"),
-    ("hermes", '<tool_call>{"name": "f", "arguments": {}', "", [("f", "{}")], "the answer ends inside the call"),
-    ("hermes", '<tool_call>{"name": "f", "arguments": {}}</tool', "", [("f", "{}")], None),
-    ("hermes", '<tool_call>{"name": "f", "argum', "", [("f", ', "argum')], "the answer ends inside the call"),
-    ("hermes", '<tool_call>{"name": "f', '<tool_call>{"name": "f', [], None),
-    ("hermes", '<tool_call>{"name": "f"}</tool_call>', "", [("f", "{}")], None),
-    ("hermes", '<tool_call>{"name": "f", "arguments": null}</tool_call>', "", [("f", "{}")], None),
-    ("hermes", "<tool_call>{'name': 'f'}</tool_call>", "<tool_call>{'name': 'f'}</tool_call>", [], None),
-    ("qwen3_coder", "<tool_call><function=f>x</function></tool_call>b", "b", [("f", "x</function>")], "<parameter="),
-    ("qwen3_coder", "<tool_call><function=f></tool_call>b", "b", [("f", "")], "</function>"),
-    ("qwen3_coder", "<tool_call><function=f><parameter=x>1", "", [("f", "<parameter=x>1")], "the answer ends"),
-    ("qwen3_coder", "<tool_call><function=f></function>", "", [("f", "{}")], None),
-    ("qwen3_coder", "<tool_call><function=f", "<tool_call><function=f", [], None),
-    ("pythonic", "<|tool_call_start|>[f(x=1, y=h(2)), g()]<|tool_call_end|>b", "b", [("f", '{"x": 1, y=h(2)), g()]')], "no literal"),
-    ("pythonic", "<|tool_call_start|>[f(1)]<|tool_call_end|>", "", [("f", "1)]")], "name=value"),
-    ("pythonic", "<|tool_call_start|>[f(x='it's')]<|tool_call_end|>b", "b", [("f", "x='it's')]")], "end of a value"),
-    ("pythonic", "<|tool_call_start|>[f(x=1, x=2)]<|tool_call_end|>", "", [("f", '{"x": 1, x=2)]')], "given twice"),
-    ("pythonic", "<|tool_call_start|>[f(x=1e999)]<|tool_call_end|>", "", [("f", "x=1e999)]")], "no literal"),
-    ("pythonic", "<|tool_call_start|>[f(x={1, 2})]<|tool_call_end|>", "", [("f", "x={1, 2})]")], "no literal"),
-    ("pythonic", "<|tool_call_start|>[f(x=1), g(y='", "", [("f", '{"x": 1}'), ("g", "y='")], None),
-    ("pythonic", "<|tool_call_start|>[f(x=1), g", ", g", [("f", '{"x": 1}')], None),
-    ("pythonic", "<|tool_call_start|>[f(x=1)]<|tool", "", [("f", '{"x": 1}')], None),
-    ("pythonic", "<|tool_call_start|>[]<|tool_call_end|>", "<|tool_call_start|>[]<|tool_call_end|>", [], None),
+    # format, text with « and » for its marks, content, name and arguments of its calls, words of the first error
+    (HERMES, 'a«{"name": "f", "arguments": {"x": }}»b', "ab", [("f", '{"x": }}')], "'}'"),
+    (HERMES, '«{"name": "f", "arguments": {"x": 1}, "y": 2}»', "", [("f", '{"x": 1}, "y": 2}')], "'y'"),
+    (HERMES, '«{"name": "f", "argument": {}}»', "", [("f", ', "argument": {}}')], "'argument'"),
+    (HERMES, '«{"name": "f", "arguments": [1]}»', "", [("f", ', "arguments": [1]}')], "an object"),
+    (HERMES, '«{"name": "f", "arguments": "x"}»', "", [("f", ', "arguments": "x"}')], "no JSON object"),
+    (HERMES, '«{"name": "f", "arguments": {"x": "a\nb"}}»', "", [("f", '{"x": "a\nb"}}')], "end of a string"),
+    (HERMES, '«{"name": "f", "arguments": {"x": "a', "", [("f", '{"x": "a')], ENDS),
+    (HERMES, '«{"name": "f", "arguments": {}', "", [("f", "{}")], ENDS),
+    (HERMES, '«{"name": "f", "arguments": {}}</tool', "", [("f", "{}")], None),
+    (HERMES, '«{"name": "f", "argum', "", [("f", ', "argum')], ENDS),
+    (HERMES, '«{"name": "f', '«{"name": "f', [], None),
+    (HERMES, '«{"name": "f"}»', "", [("f", "{}")], None),
+    (HERMES, '«{"name": "f", "arguments": null}»', "", [("f", "{}")], None),
+    (HERMES, "«{'name': 'f'}»", "«{'name': 'f'}»", [], None),
+    (XML, "«<function=f>x</function>»b", "b", [("f", "x</function>")], "<parameter="),
+    (XML, "«<function=f>»b", "b", [("f", "")], "<parameter="),
+    (XML, "«<function=f><parameter=x>1", "", [("f", "<parameter=x>1")], ENDS),
+    (XML, "«<function=f></function>", "", [("f", "{}")], None),
+    (XML, "«<function=f", "«<function=f", [], None),
+    (PYTHONIC, "«[f(x=1, y=h(2)), g()]»b", "b", [("f", '{"x": 1, y=h(2)), g()]')], "no literal"),
+    (PYTHONIC, "«[f(1)]»", "", [("f", "1)]")], "name=value"),
+    (PYTHONIC, "«[f(x='it's')]»b", "b", [("f", "x='it's')]")], "end of a value"),
+    (PYTHONIC, "«[f(x=1, x=2)]»", "", [("f", '{"x": 1, x=2)]')], "given twice"),
+    (PYTHONIC, "«[f(x=1e999)]»", "", [("f", "x=1e999)]")], "no literal"),
+    (PYTHONIC, "«[f(x={1, 2})]»", "", [("f", "x={1, 2})]")], "no literal"),
+    (PYTHONIC, "«[f(x=1), g(y='", "", [("f", '{"x": 1}'), ("g", "y='")], None),
+    (PYTHONIC, "«[f(x=1), g", ", g", [("f", '{"x": 1}')], None),
+    (PYTHONIC, "«[f(x=1)]<|tool", "", [("f", '{"x": 1}')], None),
+    (PYTHONIC, "«[]»", "«[]»", [], None),
     # names that are not offered
-    ("hermes", '<tool_call>{"name": "h", "arguments": {}}</tool_call>', '<tool_call>{"name": "h", "arguments": {}}</tool_call>', [], None),
-    ("pythonic", "<|tool_call_start|>[h(x='[f()]'), f(), h(), g()]<|tool_call_end|>", "<|tool_call_start|>[h(x='[f()]'), , h(), ", [("f", "{}"), ("g", "{}")], None),
-    ("qwen3_coder", "<tool_call><function=h><parameter=x><tool_call><function=f></parameter></function></tool_call>", "<tool_call><function=h><parameter=x><tool_call><function=f></parameter></function></tool_call>", [], None),
-]  # fmt: skip
+    (HERMES, '«{"name": "h", "arguments": {}}»', '«{"name": "h", "arguments": {}}»', [], None),
+    (PYTHONIC, "«[h(x='[f()]'), f(), h(), g()]»", "«[h(x='[f()]'), , h(), ", [("f", "{}"), ("g", "{}")], None),
+    (
+        XML,
+        "«<function=h><parameter=x>«<function=f></parameter></function>»",
+        "«<function=h><parameter=x>«<function=f></parameter></function>»",
+        [],
+        None,
+    ),
+]
+
+
+def marked(form: str, text: str) -> str:
+    return text.replace("«", FORMATS[form].begin).replace("»", FORMATS[form].end)
 
 
 @pytest.mark.parametrize(("form", "text", "content", "expected", "words"), MALFORMED, ids=[row[1] for row in MALFORMED])
 def test_what_is_no_call_is_content_and_a_malformed_call_keeps_all_up_to_its_end(
     form: str, text: str, content: str, expected: Any, words: str | None
 ) -> None:
-    answer = read(form, text)
-    assert answer.content == content
+    answer = read(form, marked(form, text))
+    assert answer.content == marked(form, content)
     assert [(call.name, call.arguments) for call in answer.tool_calls] == expected
     if words is not None:
         assert words in str(answer.tool_calls[0].error)
@@ -355,8 +366,21 @@ def test_pythonic_values_are_literals(source: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["__import__('os')", "f'{1}'", "b'a'", "1 + 1", "x", "...", "1j", "{**{}}", "[*[]]", "(", "", "lambda: 1"]
-    + ["'a'.b", "0x" + "f" * 9999, "9" * 9999, "[" * 500, "-" * 9999 + "1", "a if b else c", "'\\N{nope}'", "\0"],
+    [
+        *"__import__('os') x ... 1j {**{}} [*[]] ( 'a'.b".split(),
+        "",
+        "f'{1}'",
+        "b'a'",
+        "1 + 1",
+        "lambda: 1",
+        "0x" + "f" * 9999,
+        "9" * 9999,
+        "[" * 500,
+        "-" * 9999 + "1",
+        "a if b else c",
+        "'\\N{nope}'",
+        "\0",
+    ],
     ids=lambda source: source[:12],
 )
 def test_what_is_no_literal_is_malformed_and_never_evaluated(source: str) -> None:
