@@ -117,11 +117,11 @@ LFM25 = """\
 {%- endmacro -%}
 {%- set last = namespace(user=-1) -%}
 {%- for message in messages if message.role == "user" -%}{%- set last.user = messages.index(message) -%}{%- endfor -%}
-{%- if messages[0].role == "system" -%}
-    {{- "<|im_start|>system\\n" ~ messages[0].content -}}
-    {%- if tools -%}{{- "\\n\\nList of tools: " ~ (tools | tojson) -}}{%- endif -%}
-    {{- "<|im_end|>\\n" -}}
+{%- set system = messages[0].content if messages[0].role == "system" else "" -%}
+{%- if tools -%}
+    {%- set system = system ~ ("\\n\\n" if system else "") ~ "List of tools: " ~ (tools | tojson) -%}
 {%- endif -%}
+{%- if system -%}{{- "<|im_start|>system\\n" ~ system ~ "<|im_end|>\\n" -}}{%- endif -%}
 {%- for message in messages if message.role != "system" -%}
     {{- "<|im_start|>" ~ message.role ~ "\\n" -}}
     {%- if message.thinking is defined and messages.index(message) > last.user -%}

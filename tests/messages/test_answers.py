@@ -125,7 +125,7 @@ texts = st.sampled_from(list(PIECES)).flatmap(
 )
 
 
-@settings(max_examples=400)
+@settings(deadline=None, max_examples=300)
 @given(case=texts, places=cuts)
 def test_an_answer_cut_anywhere_is_the_same_and_its_deltas_add_up_to_it(
     case: tuple[str, str], places: list[int]
@@ -199,7 +199,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize(("form", "write"), [(form, write) for form in WRITERS for write in WRITERS[form]])
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(before=around, found=calls, after=around)
 def test_calls_are_read_as_they_are_written(form: str, write: Any, before: str, found: Any, after: str) -> None:
     answer = read(form, before + write(found) + after)
@@ -397,7 +397,7 @@ near_json = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(text=near_json | st.recursive(st.none() | words, st.lists, max_leaves=4).map(json.dumps))
 def test_a_value_is_json_by_the_letter(text: str) -> None:
     from afmoe_mlx.messages import hermes
