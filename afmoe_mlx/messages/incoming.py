@@ -5,8 +5,9 @@ So a format is read by code that looks as if the whole text were there, and no p
 
 import re
 from collections.abc import Generator
-from os.path import commonprefix
 from typing import TypeVar
+
+from ..cache import shared_prefix
 
 T = TypeVar("T")
 Waiting = Generator[None, None, T]
@@ -120,7 +121,7 @@ class Incoming:
 
     def _common(self, literal: str) -> int:
         """How many characters are next as in `literal`."""
-        return len(commonprefix([literal, self.text[self.at : self.at + len(literal)]]))
+        return shared_prefix(literal, self.text[self.at : self.at + len(literal)])
 
 
 def begun(literal: str, text: str) -> int:
