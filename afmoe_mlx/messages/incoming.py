@@ -40,7 +40,7 @@ class Incoming:
     def follows(self, literal: str) -> Waiting[bool]:
         """Whether `literal` comes next."""
         while not self.text.startswith(literal, self.at):
-            if self.is_ended or not literal.startswith(self.text[self.at :]):
+            if self.is_ended or not literal.startswith(self.text[self.at : self.at + len(literal)]):
                 return False
             yield
         return True
