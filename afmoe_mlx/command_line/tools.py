@@ -19,11 +19,11 @@ def read_tools(path: str | None, *, option: str = "--tools") -> list[dict[str, A
         return None
     try:
         value = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{option} {path}: not valid JSON ({error}): expected a list of tools") from None
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{option} {path}: cannot be read ({reason}): expected a file") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{option} {path}: not valid JSON ({error}): expected a list of tools") from None
     try:
         return check_tools(value)
     except InputError as error:

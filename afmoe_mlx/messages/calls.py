@@ -51,7 +51,6 @@ Delta = ContentDelta | ReasoningDelta | CallStart | ArgumentsDelta | CallEnd
 Schemas = Mapping[str, Mapping[str, Any]]
 """The JSON schema of each offered tool's arguments, by the tool's name."""
 
-
 Written = tuple[str, Mapping[str, Any] | str]
 """A call to be written: a tool's name, and its arguments, or what stands in their place in a malformed one."""
 
@@ -85,12 +84,12 @@ class Calls:
 
     def begin(self, name: str) -> None:
         """A call's name is known; one that is not offered stays content."""
+        self._names.clear()
         if self._schemas is not None and name not in self._schemas:
             self.content()
             return
         self._text.claim()
         self.is_open = True
-        self._names.clear()
         self._deltas.append(CallStart(self._count, name))
 
     def stream(self) -> None:
@@ -129,7 +128,6 @@ class Calls:
         """The last of the arguments has been given: the object they make ends."""
         if self.is_open:
             self._add("}" if self._names else "{}")
-        self._names.clear()
 
     def end(self, error: str | None = None) -> None:
         """The call ends with what was read."""

@@ -7,6 +7,8 @@ import re
 from collections.abc import Generator
 from typing import TypeVar
 
+from ..cache import shared_prefix
+
 T = TypeVar("T")
 Waiting = Generator[None, None, T]
 """What yields until there is enough text to return a T."""
@@ -38,7 +40,7 @@ class Incoming:
     def follows(self, literal: str) -> Waiting[bool]:
         """Whether `literal` comes next."""
         while not self.text.startswith(literal, self.at):
-            if self.is_ended or not literal.startswith(self.text[self.at :]):
+            if self.is_ended or not literal.startswith(self.text[self.at : self.at + len(literal)]):
                 return False
             yield
         return True
@@ -51,18 +53,17 @@ class Incoming:
         return found
 
     def expect(self, literal: str) -> Waiting[None]:
-        """Read over `literal`; MalformedError, before the character that differs, if something else comes."""
-        for char in literal:
-            if (yield from self.peek()) != char:
-                raise self.unexpected(literal)
-            self.at += 1
+        """Read over `literal`; MalformedError, before all of it, if something else comes."""
+        if not (yield from self.skip(literal)):
+            raise self.unexpected(literal, after=self._common(literal))
 
     def expect_last(self, literal: str) -> Waiting[None]:
-        """As `expect`, of what may be missing where the text ends."""
-        for char in literal:
-            if (found := (yield from self.peek())) and found != char:
-                raise self.unexpected(literal)
-            self.at += len(found)
+        """As `expect`, of what the end of the text may have cut off."""
+        if not (yield from self.skip(literal)):
+            common = self._common(literal)
+            if self.at + common < len(self.text):
+                raise self.unexpected(literal, after=common)
+            self.at = len(self.text)
 
     def run(self, characters: re.Pattern[str]) -> Waiting[str]:
         """Read over all that `characters`, a class repeated any number of times, matches; what it was."""
@@ -112,11 +113,15 @@ class Incoming:
         self.at = found
         return True
 
-    def unexpected(self, expected: str) -> MalformedError:
-        """The error of what comes next."""
-        if self.at == len(self.text):
+    def unexpected(self, expected: str, *, after: int = 0) -> MalformedError:
+        """The error of the next character, or the one that comes `after` so many."""
+        if self.at + after == len(self.text):
             return MalformedError("the answer ends inside the call")
-        return MalformedError(f"expected {expected}, found {self.text[self.at]!r}")
+        return MalformedError(f"expected {expected}, found {self.text[self.at + after]!r}")
+
+    def _common(self, literal: str) -> int:
+        """How many characters are next as in `literal`."""
+        return shared_prefix(literal, self.text[self.at : self.at + len(literal)])
 
 
 def begun(literal: str, text: str) -> int:

@@ -61,7 +61,7 @@ def _text(content: Any, where: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list | tuple):
-        raise InputError(f"{where}: content is a {type(content).__name__}, expected text or a list of parts")
+        raise InputError(f"{where}: content is of type {type(content).__name__}, expected text or a list of parts")
     for part in content:
         if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
@@ -81,18 +81,22 @@ def _with_reasoning(message: Mapping[str, Any], content: str, field: str | None)
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:
-    """A call with its arguments as an object; as they are, if they are no object's text."""
+    """A call with its arguments as an object, or as they were written if that is no object."""
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise InputError(f'{where} has no name: expected {{"function": {{"name": "f", "arguments": "{{}}"}}}}')
     arguments = function.get("arguments")
-    if isinstance(arguments, str) and arguments.strip():
-        try:
-            value = json.loads(arguments)
-        except (ValueError, RecursionError):
-            value = None
-        arguments = value if isinstance(value, dict) else arguments
-    elif not isinstance(arguments, Mapping | None | str):
-        raise InputError(f"{where}: arguments are a {type(arguments).__name__}, expected an object or its JSON text")
-    kept = {key: call[key] for key in ("id",) if key in call}
-    return {"type": "function", **kept, "function": {"name": function["name"], "arguments": arguments or {}}}
+    if not isinstance(arguments, Mapping | str | None):
+        raise InputError(f"{where}: arguments are of type {type(arguments).__name__}, expected an object or its text")
+    read = _object(arguments) if isinstance(arguments, str) else dict(arguments or {})
+    kept = {"id": call["id"]} if "id" in call else {}
+    return {"type": "function", **kept, "function": {"name": function["name"], "arguments": read}}
+
+
+def _object(text: str) -> dict[str, Any] | str:
+    """The JSON object in a text, {} for an empty one; the text itself if it is no object's."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text

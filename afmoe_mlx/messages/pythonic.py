@@ -30,8 +30,8 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
     """Read what follows the opening mark, through the closing one; MalformedError where it is not as it should be."""
     yield from text.spaces()
     yield from text.expect("[")
+    yield from text.spaces()
     while True:
-        yield from text.spaces()
         calls.mark()
         name = yield from text.run(_NAME)
         if not name:
@@ -43,6 +43,9 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
         calls.end()
         yield from text.spaces()
         if not (yield from text.skip(",")):
+            break
+        yield from text.spaces()
+        if (yield from text.follows("]")):
             break
     yield from text.expect_last("]")
     yield from text.spaces()

@@ -5,11 +5,12 @@ Values are text without a type of its own: the tool's schema says what it stands
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .calls import Calls, Written, json_text
 from .incoming import Incoming, MalformedError, Waiting
+from .tools import argument_types, is_any
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 
@@ -23,7 +24,6 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
     yield from text.expect("<function=")
     function = yield from _name(text)
     calls.begin(function)
-    properties = calls.schema(function).get("properties", {})
     yield from text.spaces()
     while not (yield from text.skip("</function>")):
         yield from text.expect("<parameter=")
@@ -31,7 +31,8 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
         if calls.has(name):
             raise MalformedError(f"{name!r} is given twice")
         value = yield from text.until("</parameter>")
-        calls.argument(name, converted(value.removeprefix("\n").removesuffix("\n"), properties.get(name, {})))
+        types = argument_types(calls.schema(function), name)
+        calls.argument(name, converted(value.removeprefix("\n").removesuffix("\n"), types))
         yield from text.spaces()
     yield from text.spaces()
     yield from text.expect_last(END)
@@ -61,14 +62,12 @@ def _name(text: Incoming) -> Waiting[str]:
     return name
 
 
-def converted(value: str, schema: Any) -> str:
-    """As JSON, a value as what a schema allows it to be: of another type than string if it can be, else a string."""
-    types = set(_types(schema)) - {"string"}
-    read = _read(value) if types else value
-    if not any(_is(read, name) for name in types):
+def converted(value: str, types: set[str]) -> str:
+    """As JSON, a value of one of these types: of another than string if it can be, else a string."""
+    read = _read(value) if types - {"string"} else value
+    if not is_any(read, types - {"string"}):
         return json_text(value)
-    whole = isinstance(read, float) and "number" not in types
-    return json_text(int(read) if whole else read)
+    return json_text(int(read) if isinstance(read, float) and "number" not in types else read)
 
 
 def _read(value: str) -> Any:
@@ -79,35 +78,3 @@ def _read(value: str) -> Any:
     except (ValueError, RecursionError):
         return value
     return read
-
-
-def _types(schema: Any, depth: int = 0) -> Iterator[str]:
-    """The types that a schema allows, in its order."""
-    if not isinstance(schema, Mapping) or depth > 8:
-        return
-    named = schema.get("type")
-    yield from [named] if isinstance(named, str) else [name for name in named or () if isinstance(name, str)]
-    for key in ("anyOf", "oneOf", "allOf"):
-        for one in schema.get(key) or ():
-            yield from _types(one, depth + 1)
-    for one in schema.get("enum") or ():
-        yield next(name for name in _TYPES if _is(one, name))
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "boolean": (bool,),
-    "null": (type(None),),
-    "integer": (int, float),
-    "number": (int, float),
-    "array": (list,),
-    "object": (dict,),
-    "string": (str,),
-}
-
-
-def _is(value: Any, name: str) -> bool:
-    if isinstance(value, bool) and name != "boolean":
-        return False
-    if isinstance(value, float) and name == "integer":
-        return value.is_integer()
-    return isinstance(value, _TYPES.get(name, ()))

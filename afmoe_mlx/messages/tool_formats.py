@@ -4,7 +4,7 @@
 |---|---|---|
 | hermes | `<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>` | `<tool_call>` |
 | qwen3_coder | `<tool_call><function=f><parameter=a>1</parameter></function></tool_call>` | `<function=`, too |
-| pythonic | `<|tool_call_start|>[f(a=1), g()]<|tool_call_end|>` | `<|tool_call_start|>` |
+| pythonic | `<|tool_call_start|>[f(a=1), g()]<|tool_call_end|>` | `<|tool_call_start|>`, `<|tool_list_start|>` |
 
 What the chat template mentions counts, then what the vocabulary has as a token. A template that does not read `tools`
 has no format.
@@ -58,6 +58,6 @@ def format_of(tokenizer: Tokenizer) -> ToolFormat | None:
         return None
     if HERMES.begin in template:
         return QWEN3_CODER if "<function=" in template else HERMES
-    if PYTHONIC.begin in template:
+    if PYTHONIC.begin in template or "<|tool_list_start|>" in template:
         return PYTHONIC
     return next((form for form in (PYTHONIC, HERMES) if tokenizer.token_to_id(form.begin) is not None), None)
