@@ -1,4 +1,4 @@
-"""Commands about tools: /tools, /mcp, /result."""
+"""Commands about tools: /tools, /mcp, /output."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def mcp(chat: Chat, argument: str) -> None:
     chat.say("/tools lists what they offer.")
 
 
-def result(chat: Chat, argument: str) -> None:
+def output(chat: Chat, argument: str) -> None:
     """All of what a tool gave, the last one or one before it."""
-    number = whole_number(argument or "1", "/result counts from the last")
+    number = whole_number(argument or "1", "/output counts from the last")
     found = [message["content"] for message in chat.conversation.messages if message["role"] == "tool"]
     if number > len(found):
         raise InputError(

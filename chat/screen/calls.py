@@ -40,7 +40,7 @@ def result_lines(text: str, width: int, *, is_error: bool = False, rows: int | N
         more = _indented([line[: width * (rows + 1)]], width, style)
         if len(shown) + len(more) > rows:
             left = len(lines) - number
-            word = Text(f"{INDENT}… {left:,} more line{'' if left == 1 else 's'} · /result", DIM)
+            word = Text(f"{INDENT}… {left:,} more line{'' if left == 1 else 's'} · /output", DIM)
             return [*(shown + more)[:rows], *wrap(word, width)]
         shown += more
     return shown

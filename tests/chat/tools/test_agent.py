@@ -122,7 +122,7 @@ def test_a_result_leaves_half_of_the_free_context(talk: Callable[..., Talk]) -> 
     assert "characters do not fit]" in results(found)[0]
     assert 450 < len(found.conversation.prompts[1]) < 560
     assert found.said[-1] == "Long."
-    assert "… 2 more lines · /result" in found.shown
+    assert "… 2 more lines · /output" in found.shown
 
 
 def test_a_round_computes_what_is_new_alone(talk: Callable[..., Talk]) -> None:
@@ -168,7 +168,7 @@ def test_a_session_keeps_calls_and_results_and_goes_on_with_them(talk: Callable[
     with SessionFolder(tmp_path / "sessions").open(info.name) as session:
         assert (session.messages, session.warnings) == (first.conversation.messages, [])
     path = tmp_path / "chat.md"
-    found = talk(f"/load {info.name}", "more", f"/export {path}", "/result", conversation=more, toolbox=box)
+    found = talk(f"/load {info.name}", "more", f"/export {path}", "/output", conversation=more, toolbox=box)
     assert found.conversation.messages[:4] == first.conversation.messages
     assert more.prompts[0][: len(first.conversation.prompts[1])] == first.conversation.prompts[1]
     assert "I look.\n\n→ read\n  read gives {}\n\nDone." in found.shown
@@ -183,8 +183,8 @@ def test_a_session_keeps_calls_and_results_and_goes_on_with_them(talk: Callable[
         ("/tools none", "There are no tools"),
         ("/tools nowhere.json", "error: /tools nowhere.json: cannot be read"),
         ("/mcp", "There are no MCP servers"),
-        ("/result", "error: there are 0 results"),
-        ("/result x", "error: /result counts from the last: expected 1 or more"),
+        ("/output", "error: there are 0 results"),
+        ("/output x", "error: /output counts from the last: expected 1 or more"),
     ],
 )
 def test_what_is_not_there_is_told_in_a_line(talk: Callable[..., Talk], line: str, words: str) -> None:
@@ -205,7 +205,7 @@ def test_nothing_of_calls_and_results_drives_the_terminal(talk: Callable[..., Ta
     evil = "\x1b[2J\x1b]8;;http://evil\x07\u202egnp\x9b31m\rover"
     conversation = FakeConversation([called("read", json.dumps({"a\x1b[2J": evil, "b": f"1\n{evil}"})), "Done."])
     found = talk(
-        "go", "/result", conversation=conversation, toolbox=toolbox(lambda *_: evil, files=["read"]), asked=["o"]
+        "go", "/output", conversation=conversation, toolbox=toolbox(lambda *_: evil, files=["read"]), asked=["o"]
     )
     assert not set(found.shown) & set("\x1b\x07\u202e\x9b\r")
     assert r"\x1b[2J\x1b]8;;http://evil\x07\u202egnp\x9b31m\x0dover" in found.shown.replace(r"\r", r"\x0d")
