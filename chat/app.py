@@ -29,6 +29,7 @@ from .loop import Chat, View
 from .paths import data_folder
 from .person import PersonAtTerminal
 from .screen.silence import silent_keyboard
+from .screen.status import count
 from .sessions.folder import SessionFolder, prefix_directory
 from .sessions.session import Session
 from .tools.agent import Agent
@@ -150,6 +151,8 @@ def _chat(
         agent=Agent(toolbox, _permissions(toolbox, request), PersonAtTerminal(console, reader)),
     )
     chat.greet()
+    if toolbox.tools:
+        chat.say(f"{count(len(toolbox.tools), 'tool')} that it may call: /tools lists them.")
     if session is not None:
         chat.take_up(session, _chosen(request))
     if request.system_prompt is not None:

@@ -35,6 +35,8 @@ from .tools.toolbox import Toolbox
 if TYPE_CHECKING:
     from afmoe_mlx.generation.loop import Progress
 
+NOTHING_CAME = "Nothing came of it, so the message is not kept; the up arrow brings it back."
+
 
 @dataclass
 class View:
@@ -181,7 +183,7 @@ class Chat:
             self.say(f"{found}. A message goes on without it, /regenerate has it answered anew.")
 
     def _answer(self, question: Question) -> bool:
-        """Stream an answer; Ctrl-C stops it and keeps what came. Whether it was begun."""
+        """Stream an answer; Ctrl-C stops it and keeps what came. Whether anything did."""
         shown: list[AnswerDisplay] = []
         chunks = self._begin(question, lambda done, total: shown[0].progress(done, total))
         if chunks is None:
@@ -209,15 +211,12 @@ class Chat:
             raise
         except KeyboardInterrupt:
             if last is None:
-                kept = (
-                    "the message is not kept; the up arrow brings it back" if question.text else "/regenerate goes on"
-                )
-                self.say(f"Nothing came of it: {kept}.")
+                self.say(NOTHING_CAME if question.text else "Nothing came of it: /regenerate goes on.")
         finally:
             self.last = last or self.last
             self.save()
         self.console.print()  # what belongs together stands together
-        return True
+        return last is not None
 
     def _tell_cut_off(self, last: GenerationChunk) -> None:
         """A line about an answer that a limit has ended, and what to do."""

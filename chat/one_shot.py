@@ -64,7 +64,8 @@ def answer(
         take = lambda begin: _received(conversation, begin, None if as_json else _Printer(toolbox))  # noqa: E731
     found = [take(lambda progress: conversation.reply(text, on_progress=progress))]
     go_on = lambda: found.append(take(lambda progress: conversation.go_on(on_progress=progress)))  # noqa: E731
-    if not Agent(toolbox, permissions, person).finish_turn(conversation, go_on):
+    agent = Agent(toolbox, permissions, person)
+    if not found[0].is_interrupted and not agent.finish_turn(conversation, go_on):
         note(f"{MOST_ROUNDS} times tools were called: that is enough", dim=True)
     if as_json:
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))

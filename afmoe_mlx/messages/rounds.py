@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from ..tokenizer import Tokenizer
@@ -50,11 +51,12 @@ def calls_in(
         return {}
     written = opened + text
     reasoning = written.removesuffix(split_thinking(written)[1])
-    first = 1 + sum(len(message.get("tool_calls") or ()) for message in before)
+    taken = {call.id for message in before for call in calls_of(message)}
+    ids = (name for number in count(1) if (name := f"call_{number}") not in taken)
     calls = [
-        {"id": f"call_{number}", "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        {"id": next(ids), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         | ({} if call.error is None else {"error": call.error})
-        for number, call in enumerate(found.tool_calls, first)
+        for call in found.tool_calls
     ]
     return {"content": reasoning + found.content, "tool_calls": calls, "written": written}
 

@@ -9,7 +9,7 @@ from afmoe_mlx.messages.rounds import Call
 
 from ..conversation.conversation import Conversation
 from .permissions import Choice, Permissions
-from .results import ToolResult, failure, fitted
+from .results import ToolResult, failure, fitted, unavailable
 from .toolbox import Tool, Toolbox
 
 MOST_ROUNDS = 25  # of calls in one turn
@@ -84,7 +84,7 @@ class Agent:
             text = self.person.give(call)
             return None if text is None else _with_room(ToolResult(text), conversation)
         if trouble := self.toolbox.trouble(tool):
-            return failure(f"the server {tool.server} is not there: {trouble}")
+            return unavailable(tool.server, trouble)
         choice = self.permissions.standing(tool) or self.person.permit(call, tool)
         if choice is None:
             return None

@@ -11,7 +11,7 @@ from typing import Any, Self
 from afmoe_mlx.errors import InputError
 
 from .mcp_server import McpServer
-from .results import ToolResult, failure
+from .results import ToolResult, unavailable
 from .server_file import ServerConfig
 
 START_SECONDS = 30.0  # some fetch themselves first
@@ -44,8 +44,8 @@ class McpClient:
         self._thread = threading.Thread(target=self._run, name="afmoe-mlx mcp", daemon=True)
 
     def __enter__(self) -> Self:
-        # what it logs are pieces of what servers write, and the terminal is not theirs
-        for name in ("mcp", "client"):
+        # what is logged may hold what servers write, and the terminal is not theirs
+        for name in ("mcp", "client", "asyncio"):
             logging.getLogger(name).addHandler(logging.NullHandler())
         self._thread.start()
         return self
@@ -54,17 +54,22 @@ class McpClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End all servers, and what they have started."""
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(END_SECONDS)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(END_SECONDS)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Return once every server can be called, or has failed, or after so many seconds; False for the last."""
         return self._ready.wait(seconds)
 
     def call(self, server: str, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """The result of a call of a server's tool, also of one that fails. Ctrl-C cancels the call and is raised."""
-        if (found := self.servers.get(server)) is None or found.config.refusal:
-            return failure(f"there is no server {server}")
+        """The result of a call of a server's tool, also of one that fails. Ctrl-C cancels the call and is raised.
+
+        To be called once `wait` has returned.
+        """
+        found = self.servers[server]
+        if found.trouble:
+            return unavailable(server, found.trouble)
         call = found.call(tool, arguments, self._call_seconds)
         future = asyncio.run_coroutine_threadsafe(call, self._loop)
         try:
@@ -78,8 +83,13 @@ class McpClient:
             runner.run(self._live())
 
     async def _live(self) -> None:
-        import mcp  # noqa: F401 - a second that no server's time to start is charged with
-
+        try:
+            import mcp  # noqa: F401 - a second that no server's time to start is charged with
+        except ImportError as error:
+            for server in self.servers.values():
+                server.trouble = f"the package mcp cannot be imported: {error}"
+            self._ready.set()
+            return
         async with asyncio.TaskGroup() as group:
             events = []
             for server in self.servers.values():

@@ -56,8 +56,7 @@ class McpServer:
 
     async def call(self, tool: str, arguments: Mapping[str, Any], seconds: float) -> ToolResult:
         """The result of a call, that of one that fails too; cancelled, it tells the server so."""
-        if self._client is None or self.trouble:
-            return failure(f"the server {self.name} is not there: {self.trouble or 'it is being started'}")
+        assert self._client is not None
         try:
             async with asyncio.timeout(seconds):
                 return of_server(await self._client.call_tool(tool, dict(arguments)))
@@ -103,7 +102,7 @@ def _reason(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, FileNotFoundError):
-        return f"there is no {error.filename}"
+        return _line(f"there is no {error.filename}")
     if _is_end(error):
         return "it has ended"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

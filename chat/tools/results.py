@@ -25,12 +25,17 @@ def failure(words: str) -> ToolResult:
     return ToolResult(f"error: {words}", is_error=True)
 
 
+def unavailable(server: str, trouble: str) -> ToolResult:
+    """The result of a call of a server that cannot be called."""
+    return failure(f"the server {server} is not there: {trouble}")
+
+
 def of_server(found: "CallToolResult") -> ToolResult:
     """What an MCP server has given: its texts; images and other content by their kind and size."""
     text = "\n".join(_shown(block) for block in found.content)
     if not found.content and found.structured_content is not None:
         text = json.dumps(found.structured_content, ensure_ascii=False)
-    return ToolResult(text, is_error=found.is_error)
+    return ToolResult(text.encode(errors="replace").decode(), is_error=found.is_error)
 
 
 def _shown(block: "ContentBlock") -> str:
