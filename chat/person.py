@@ -48,7 +48,9 @@ class PersonAtTerminal:
         return None
 
     def give(self, call: Call) -> str | None:
-        return self._reader.ask(f"The result of {call.name}:")
+        text = self._reader.ask(f"The result of {call.name}:")
+        self._show([Text()])
+        return text
 
     def waiting(self, tool: Tool) -> AbstractContextManager[Any]:
         return waiting(self._console, f"{printable(tool.name)} runs, Ctrl-C stops it")

@@ -26,7 +26,7 @@ def call_lines(name: str, arguments: str, width: int, *, server: str = "", error
     """
     head = Text.assemble("→ ", (printable(name), HEAD), (f" · {printable(server)}" if server else "", DIM))
     words = [] if error is None else _indented([f"malformed: {error}"], width, ERROR)
-    return [*wrap(head, width), *_indented(_arguments(arguments), width), *words]
+    return [*wrap(head, width), *_arguments(arguments, width), *words]
 
 
 def result_lines(text: str, width: int, *, is_error: bool = False, rows: int | None = RESULT_ROWS) -> list[Text]:
@@ -46,24 +46,24 @@ def result_lines(text: str, width: int, *, is_error: bool = False, rows: int | N
     return shown
 
 
-def _arguments(text: str) -> list[str]:
-    """A line for each argument, and those of a text of several lines below its name."""
+def _arguments(text: str, width: int) -> list[Text]:
+    """A line for each argument, and those of a text of several lines below its name; what is no object as it is."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
-        return text.split("\n")
+        found = None
     if not isinstance(found, dict):
-        return text.split("\n")
+        return _indented(text.split("\n"), width)
     lines = []
     for name, value in found.items():
         if isinstance(value, str) and "\n" in value:
-            lines += [f"{name}:", *(INDENT + line for line in value.split("\n"))]
+            lines += [*_indented([f"{name}:"], width), *_indented(value.split("\n"), width, indent=2 * INDENT)]
         else:
-            lines.append(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+            lines += _indented([f"{name}: {json.dumps(value, ensure_ascii=False)}"], width)
     return lines
 
 
-def _indented(lines: Sequence[str], width: int, style: Style | None = None) -> list[Text]:
+def _indented(lines: Sequence[str], width: int, style: Style | None = None, *, indent: str = INDENT) -> list[Text]:
     texts = [Text(printable(line).expandtabs(TAB), style or Style()) for line in lines]
-    rows = [row for text in texts for row in wrap(text, max(1, width - len(INDENT)))]
-    return [Text.assemble(INDENT, row) for row in rows]
+    rows = [row for text in texts for row in wrap(text, max(1, width - len(indent)))]
+    return [Text.assemble(indent, row) for row in rows]

@@ -61,7 +61,8 @@ def message_lines(
             Text.assemble((" " * len(PROMPT) if i else PROMPT, Style(bold=True)), line) for i, line in enumerate(lines)
         ]
     if message["role"] == "tool":
-        return result_lines(str(message.get("content") or ""), width)
+        head = wrap(Text(f"← {printable(str(message.get('name', '')))}".rstrip(), DIM), width)
+        return [*head, *result_lines(str(message.get("content") or ""), width)]
     if message["role"] != "assistant":
         return wrap(Text(printable(f"{message['role']}: ") + content.strip(), DIM), width)
     thought, answer = split_thinking(content)

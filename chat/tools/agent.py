@@ -72,7 +72,8 @@ class Agent:
             if result is None:
                 return False
             conversation.add_result(call, result.text)
-            self.person.show_result(result)
+            if result.is_error or (tool is not None and tool.server):  # what the person gave is on the screen
+                self.person.show_result(result)
         return True
 
     def _result(self, call: Call, tool: Tool | None, conversation: Conversation) -> ToolResult | None:

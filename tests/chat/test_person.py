@@ -43,5 +43,6 @@ def test_calls_are_shown_asked_for_and_stopped_and_come_back_with_the_session(tm
     with PseudoTerminal(tmp_path, "--resume", rows=40) as terminal:
         terminal.wait_for_prompt()
         assert re.search(
-            r"> go\n→ escape\n  text: .*\n  \\x1b\[2J.*\n\n→ hang\n  error: the user.*\n\n> and", terminal.text
+            r"> go\n→ escape\n  text: .*\n← escape\n  \\x1b\[2J.*\n\n→ hang\n← hang\n  error: the user.*\n\n> and",
+            terminal.text,
         )

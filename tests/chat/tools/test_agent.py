@@ -171,7 +171,7 @@ def test_a_session_keeps_calls_and_results_and_goes_on_with_them(talk: Callable[
     found = talk(f"/load {info.name}", "more", f"/export {path}", "/output", conversation=more, toolbox=box)
     assert found.conversation.messages[:4] == first.conversation.messages
     assert more.prompts[0][: len(first.conversation.prompts[1])] == first.conversation.prompts[1]
-    assert "I look.\n\n→ read\n  read gives {}\n\nDone." in found.shown
+    assert "I look.\n\n→ read\n← read\n  read gives {}\n\nDone." in found.shown
     told = path.read_text()
     assert "I look.\n\nCall of read:\n\n```json\n{}\n```\n\n## Result of read\n\n```\nread gives {}\n```\n" in told
 
