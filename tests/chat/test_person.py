@@ -1,7 +1,6 @@
 """Calls of tools in the real program, in a real pseudo-terminal, with a server in a process of its own."""
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-
 QUESTION = r"Run it\? \[o\]nce, for this \[s\]ession, \[n\]ever; Enter: not now$"
 
 
-def test_calls_are_shown_asked_for_and_stopped_and_come_back_with_the_session(tmp_path: Path) -> None:
+def test_calls_are_shown_asked_for_and_stopped(tmp_path: Path) -> None:
     answers = [called("escape", '{"text": "\\u001b[2J"}'), called("hang"), "Well.", "Bye."]
     folder = scripted_folder(tmp_path / "model", answers)
     server = misbehaving("odd")
@@ -40,9 +39,3 @@ def test_calls_are_shown_asked_for_and_stopped_and_come_back_with_the_session(tm
         terminal.ask("and now?")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
-    with PseudoTerminal(tmp_path, "--resume", rows=40) as terminal:
-        terminal.wait_for_prompt()
-        assert re.search(
-            r"> go\n→ escape\n  text: .*\n← escape\n  \\x1b\[2J.*\n\n→ hang\n← hang\n  error: the user.*\n\n> and",
-            terminal.text,
-        )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from afmoe_mlx.chat.sessions.folder import SessionFolder
-from afmoe_mlx.chat.tools.agent import MOST_ROUNDS
+from afmoe_mlx.chat.tools import agent
 from afmoe_mlx.messages.rounds import NOT_MADE, open_calls
 from helpers.fake_engine import FakeConversation
 from helpers.talk import Talk
@@ -108,11 +108,12 @@ def test_the_calls_of_an_answer_that_was_stopped_or_cut_off_are_not_made(talk: C
         assert box.client.calls == open_calls(found.conversation.messages) == []
 
 
-def test_rounds_without_end_are_ended_in_a_line(talk: Callable[..., Talk]) -> None:
+def test_rounds_without_end_are_ended_in_a_line(talk: Callable[..., Talk], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "MOST_ROUNDS", 3)
     box = toolbox(files=["read"])
-    found = talk("go", conversation=FakeConversation([called("read")] * 99), toolbox=box, asked=["s"])
-    assert len(box.client.calls) == MOST_ROUNDS
-    assert f"{MOST_ROUNDS} times tools were called: that is enough." in found.shown
+    found = talk("go", conversation=FakeConversation([called("read")] * 9), toolbox=box, asked=["s"])
+    assert len(box.client.calls) == 3
+    assert "times tools were called: that is enough." in found.shown
 
 
 def test_a_result_leaves_half_of_the_free_context(talk: Callable[..., Talk]) -> None:
