@@ -1,6 +1,7 @@
 """Calls of tools in the real program, in a real pseudo-terminal, with a server in a process of its own."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,9 +19,9 @@ QUESTION = r"Run it\? \[o\]nce, for this \[s\]ession, \[n\]ever; Enter: not now$
 
 
 def test_calls_are_shown_asked_for_and_stopped(tmp_path: Path) -> None:
-    answers = [called("escape", '{"text": "\\u001b[2J"}'), called("hang"), "Well.", "Bye."]
+    answers = [called("escape", '{"text": "\\u001b[2J"}'), called("silent"), "Well.", "Bye."]
     folder = scripted_folder(tmp_path / "model", answers)
-    server = misbehaving("odd")
+    server = misbehaving("odd", "garbage")
     entry = {"command": server.command, "args": server.args}
     (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": {"odd": entry}}))
     with PseudoTerminal(tmp_path, "--model", str(folder), "--mcp", "mcp.json", rows=40) as terminal:
@@ -29,13 +30,13 @@ def test_calls_are_shown_asked_for_and_stopped(tmp_path: Path) -> None:
         terminal.wait_for(r'→ escape · odd\n  text: "\\u001b\[2J"\n' + QUESTION)
         terminal.type("o" + ENTER)
         terminal.wait_for(r"\n  \\x1b\[2J\\x1b\]8;;http://evil\\x07click")
-        terminal.wait_for(r"→ hang · odd\n" + QUESTION)
+        terminal.wait_for(r"→ silent · odd\n" + QUESTION)
         terminal.type("s" + ENTER)
-        terminal.wait_for("hang runs, Ctrl-C stops it, 0 s")
+        terminal.wait_for("silent runs, Ctrl-C stops it, 0 s")
         terminal.type(CTRL_C)
         terminal.wait_for("error: the user stopped this call")
         terminal.wait_for_prompt()
-        assert "runs, Ctrl-C stops it" not in terminal.text
+        assert not re.search("runs, Ctrl-C stops it|parse|Traceback|hello", terminal.text)
         terminal.ask("and now?")
         terminal.type(CTRL_D)
         assert terminal.end() == 0

@@ -17,7 +17,8 @@ TOOLS = {
     "echo": "the arguments",
     "fail": "an error of the tool",
     "refuse": "an error of the protocol",
-    "hang": "nothing, for a minute",
+    "silent": "nothing, ever",
+    "cancelled": "how many calls were cancelled",
     "die": "nothing: it ends",
     "flood": "a megabyte",
     "escape": "sequences that drive a terminal",
@@ -28,6 +29,7 @@ TOOLS = {
     "noise": "ok, after a line that is no message",
     "get-odd name": "ok, under a name that is none in Python",
 }
+heard: list[str] = []
 PICTURES = [
     {"type": "image", "mimeType": "image/png", "data": "AAAA"},
     {"type": "audio", "mimeType": "audio/wav", "data": "AAAA"},
@@ -58,8 +60,8 @@ def result(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
             return text(json.dumps(arguments))
         case "fail":
             return text("it went wrong", isError=True)
-        case "hang":
-            time.sleep(60)
+        case "cancelled":
+            return text(str(heard.count("notifications/cancelled")))
         case "die":
             print("last words\x1b[31m", file=sys.stderr, flush=True)
             os._exit(3)
@@ -82,6 +84,7 @@ def result(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def answer(message: dict[str, Any]) -> None:
     method, params = message["method"], message.get("params", {})
+    heard.append(method)
     if method == "initialize":
         version, info = params["protocolVersion"], {"name": "test", "version": "1"}
         send(
@@ -96,6 +99,8 @@ def answer(message: dict[str, Any]) -> None:
         tools = [{"name": name, "description": does, "inputSchema": {"type": "object"}} for name, does in page]
         more = {"nextCursor": str(at + 8)} if at + 8 < len(TOOLS) else {}
         send({"id": message["id"], "result": {"tools": tools, **more}})
+    elif method == "tools/call" and params["name"] == "silent":
+        pass
     elif method == "tools/call" and params["name"] != "refuse":
         send({"id": message["id"], "result": result(params["name"], params.get("arguments") or {})})
     elif "id" in message:
