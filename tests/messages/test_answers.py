@@ -228,6 +228,15 @@ MALFORMED = [
     (HERMES, '«{"name": "f", "arguments": null}»', "", [("f", "{}")], None),
     (HERMES, "«{'name': 'f'}»", "«{'name': 'f'}»", [], None),
     (XML, "«<function=f>x</function>»b", "b", [("f", "x</function>")], "<parameter="),
+    (XML, "«<function=><parameter=x>1»b", "«<function=><parameter=x>1»b", [], None),
+    (
+        XML,
+        "«<function=f><parameter=>1</parameter></function>»b",
+        "b",
+        [("f", "<parameter=>1</parameter></function>")],
+        "name",
+    ),
+    (XML, "«<function=f><parameter=x>1</parameter><parameter=x>", "", [("f", '{"x": "1"<parameter=x>')], "given twice"),
     (XML, "«<function=f>»b", "b", [("f", "")], "<parameter="),
     (XML, "«<function=f><parameter=x>1", "", [("f", "<parameter=x>1")], ENDS),
     (XML, "«<function=f></function>", "", [("f", "{}")], None),
@@ -263,7 +272,11 @@ def marked(form: str, text: str) -> str:
 def test_what_is_no_call_is_content_and_a_malformed_call_keeps_all_up_to_its_end(
     form: str, text: str, content: str, expected: Any, words: str | None
 ) -> None:
-    answer = read(form, marked(form, text))
+    answer, streamed = read(form, marked(form, text)), reader(form)
+    for char in marked(form, text):
+        streamed.feed(char)
+    streamed.finish()
+    assert streamed.answer == answer
     assert answer.content == marked(form, content)
     assert [(call.name, call.arguments) for call in answer.tool_calls] == expected
     if words is not None:
