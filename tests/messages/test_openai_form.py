@@ -139,11 +139,13 @@ def test_an_answer_without_calls_has_no_empty_list_of_them() -> None:
         ),
         ({"role": "user", "content": 5}, "messages[1]: content is of type int"),
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages[1].tool_calls[0] has no name"),
+        ("x", "messages[1] is of type str"),
+        ({"role": "assistant", "tool_calls": 5}, "tool_calls are of type int"),
         ({"role": "assistant", "tool_calls": ["f"]}, "messages[1].tool_calls[0] has no name"),
         ({"role": "assistant", "tool_calls": [call("f", [1])]}, "arguments are of type list"),
     ],
 )
-def test_what_is_no_message_is_refused_by_its_place(message: dict[str, Any], words: str) -> None:
+def test_what_is_no_message_is_refused_by_its_place(message: Any, words: str) -> None:
     with pytest.raises(InputError) as error:
         for_template([{"role": "user", "content": "x"}, message], tokenizer_with(CHATML))
     assert words in str(error.value)
