@@ -194,6 +194,10 @@ WRITERS = {
             + "\n]<|tool_call_end|>"
             for name, given in found
         ),
+        lambda found: "".join(
+            f"<|tool_call_start|>[{json.dumps({'name': name, 'arguments': given})}]<|tool_call_end|>"
+            for name, given in found
+        ),
     ],
 }
 
@@ -250,6 +254,8 @@ MALFORMED = [
     (PYTHONIC, "«[f(x=1), g(y='", "", [("f", '{"x": 1}'), ("g", "y='")], None),
     (PYTHONIC, "«[f(x=1), g", ", g", [("f", '{"x": 1}')], None),
     (PYTHONIC, "«[f(x=1)]<|tool", "", [("f", '{"x": 1}')], None),
+    (PYTHONIC, '«[{"name": "f"}, g()]»', "", [("f", "{}"), ("g", "{}")], None),
+    (PYTHONIC, '«[{"name": "f", "x": 1}, g()]»', "", [("f", ', "x": 1}, g()]')], "'x'"),
     (PYTHONIC, "«[]»", "«[]»", [], None),
     # names that are not offered
     (HERMES, '«{"name": "h", "arguments": {}}»', '«{"name": "h", "arguments": {}}»', [], None),
@@ -289,6 +295,8 @@ def test_any_name_may_be_called_where_no_tools_are_given_and_none_where_there_ar
     text = '<tool_call>{"name": "h", "arguments": {}}</tool_call>'
     assert read("hermes", text, None).tool_calls == [ToolCall("h", "{}")]
     assert read("hermes", text, []) == Answer(text)
+    nameless = text.replace("h", "")
+    assert read("hermes", nameless, None) == Answer(nameless)
 
 
 def test_json_arguments_stream_as_they_grow_and_pythonic_ones_one_by_one() -> None:
