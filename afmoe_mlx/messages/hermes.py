@@ -19,12 +19,20 @@ DEEPEST = 100
 
 
 def read(text: Incoming, calls: Calls) -> Waiting[None]:
-    """Read what follows the opening mark, through the closing one; MalformedError where it is not as it should be.
+    """Read what follows the opening mark, through the closing one; MalformedError where it is not as it should be."""
+    yield from text.spaces()
+    yield from read_object(text, calls)
+    yield from text.spaces()
+    yield from text.expect_last(END)
+    calls.end()
+
+
+def read_object(text: Incoming, calls: Calls) -> Waiting[None]:
+    """Read the object that is a call, but for ending the call.
 
     The keys may come in either order; what comes of the arguments streams as it is once the name is known.
     """
     name = arguments = None
-    yield from text.spaces()
     yield from text.expect("{")
     more = True
     while more:
@@ -46,11 +54,8 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
     yield from text.expect("}")
     if name is None:
         raise MalformedError("the call has no name")
-    yield from text.spaces()
-    yield from text.expect_last(END)
     if arguments is None:
         calls.arguments("{}")
-    calls.end()
 
 
 def write(calls: Sequence[Written]) -> str:
@@ -84,19 +89,20 @@ def _arguments(text: Incoming, calls: Calls, *, is_named: bool) -> Waiting[str]:
         yield from value(text)
         return text.text[start : text.at]  # nothing is claimed before the name
     if first == '"':
-        whole = yield from string(text)
-        if not _is_object(whole):
-            raise MalformedError("the arguments are a string that holds no JSON object")
+        whole = _object_in((yield from string(text)))
     elif not (yield from text.skip("null")):
         raise text.unexpected("an object")
     return whole
 
 
-def _is_object(text: str) -> bool:
+def _object_in(text: str) -> str:
+    """The JSON object that a string holds."""
     try:
-        return isinstance(json.loads(text, parse_constant=_refuse), dict)
+        if isinstance(value := json.loads(text, parse_constant=_refuse), dict):
+            return json_text(value)
     except (ValueError, RecursionError):
-        return False
+        pass
+    raise MalformedError("the arguments are a string that holds no JSON object")
 
 
 def _refuse(word: str) -> None:

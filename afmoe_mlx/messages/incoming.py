@@ -70,7 +70,8 @@ class Incoming:
         pieces = []
         while True:
             found = characters.match(self.text, self.at)
-            pieces.append(found[0] if found else "")
+            assert found  # if only nothing
+            pieces.append(found[0])
             self.at += len(pieces[-1])
             if self.at < len(self.text) or self.is_ended:
                 return "".join(pieces)
