@@ -106,7 +106,7 @@ class Nobody:
 
     def show_call(self, call: Call, tool: Tool | None) -> None:
         if tool is None or tool.server:
-            note(f"→ {call.name}({call.arguments})", dim=True)
+            note(f"→ {call.name}({' '.join(call.arguments.split())})", dim=True)
 
     def permit(self, call: Call, tool: Tool) -> Choice:
         note(f"{tool.name} is not run: --allow-tool {tool.name} permits it")

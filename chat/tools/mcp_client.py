@@ -5,6 +5,7 @@ import importlib.metadata
 import logging
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,8 +25,7 @@ class McpClient:
     """MCP servers from their start to their end; used as a context manager around the chat.
 
     They start side by side while the caller does something else; `wait` returns once each is there or has failed, and
-    its trouble says why.
-    InputError, before any is started, where the package is missing.
+    its trouble says why. InputError, before any is started, where the package is missing.
     """
 
     def __init__(
@@ -38,8 +38,6 @@ class McpClient:
         check_installed()
         self.servers = {config.name: McpServer(config) for config in configs}
         self._start_seconds, self._call_seconds = start_seconds, call_seconds
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="afmoe-mlx mcp", daemon=True)
 
@@ -47,15 +45,17 @@ class McpClient:
         # what is logged may hold what servers write, and the terminal is not theirs
         for name in ("mcp", "client", "asyncio"):
             logging.getLogger(name).addHandler(logging.NullHandler())
+        self._loop = asyncio.new_event_loop()
+        self._life = self._loop.create_task(self._live())
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End all servers, and what they have started."""
+        """End all servers, those that are being started too, and what they have started."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
+            self._loop.call_soon_threadsafe(self._life.cancel)
             self._thread.join(END_SECONDS)
 
     def wait(self, seconds: float | None = None) -> bool:
@@ -79,8 +79,8 @@ class McpClient:
             raise
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._live())
+        with closing(self._loop), suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._life)
 
     async def _live(self) -> None:
         try:
@@ -95,11 +95,11 @@ class McpClient:
             for server in self.servers.values():
                 if not server.config.refusal:
                     events.append(asyncio.Event())
-                    group.create_task(server.live(events[-1], self._stop, self._start_seconds))
+                    group.create_task(server.live(events[-1], self._start_seconds))
             for event in events:
                 await event.wait()
             self._ready.set()
-            await self._stop.wait()
+            await asyncio.Event().wait()  # until it is cancelled
 
 
 def check_installed() -> None:

@@ -37,8 +37,8 @@ class McpServer:
     def name(self) -> str:
         return self.config.name
 
-    async def live(self, started: asyncio.Event, stop: asyncio.Event, seconds: float) -> None:
-        """Start it in so many seconds, set `started`, and end it once `stop` is set; its trouble says what fails."""
+    async def live(self, started: asyncio.Event, seconds: float) -> None:
+        """Start it in so many seconds and set `started`; its trouble says what fails. Cancelled, it ends the server."""
         try:
             async with AsyncExitStack() as resources:
                 async with asyncio.timeout(seconds):
@@ -46,7 +46,7 @@ class McpServer:
                     self.tools = await _tools(client)
                 self._client = client
                 started.set()
-                await stop.wait()
+                await asyncio.Event().wait()
         except TimeoutError:
             self.trouble = f"it did not answer within {seconds:g} s of its start{self._last_words()}"
         except Exception as error:  # whatever a server does is its own trouble

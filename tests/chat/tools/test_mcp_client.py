@@ -104,6 +104,13 @@ def test_ctrl_c_cancels_the_call_alone() -> None:
             assert time.monotonic() < end
 
 
+def test_the_end_does_not_wait_for_a_server_to_start() -> None:
+    with McpClient([misbehaving("hung", "hang")], start_seconds=60) as client:
+        pass
+    assert client.wait(0) is False
+    assert not client._thread.is_alive()
+
+
 def test_a_server_that_will_not_end_is_killed_with_what_it_started(client: McpClient) -> None:
     with McpClient([misbehaving("one", "stay")]) as other:
         other.wait()
