@@ -35,7 +35,7 @@ def of_server(found: "CallToolResult") -> ToolResult:
     text = "\n".join(_shown(block) for block in found.content)
     if not found.content and found.structured_content is not None:
         text = json.dumps(found.structured_content, ensure_ascii=False)
-    return ToolResult(text.encode(errors="replace").decode(), is_error=found.is_error)
+    return ToolResult(text, is_error=found.is_error)
 
 
 def _shown(block: "ContentBlock") -> str:
