@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -12,6 +12,7 @@ from afmoe_mlx import device
 from afmoe_mlx.command_line.length import check_length
 from afmoe_mlx.command_line.requests.answering import ChatRequest, or_demo
 from afmoe_mlx.command_line.template import read_template, template_variables
+from afmoe_mlx.command_line.tools import check_template, read_tools
 from afmoe_mlx.generation import check_options
 from afmoe_mlx.terminal import note
 
@@ -26,9 +27,19 @@ from .keyboard.reader import PlainReader, Reader
 from .keyboard.signals import orderly_end
 from .loop import Chat, View
 from .paths import data_folder
+from .person import PersonAtTerminal
 from .screen.silence import silent_keyboard
+from .screen.status import count
 from .sessions.folder import SessionFolder, prefix_directory
 from .sessions.session import Session
+from .tools.agent import Agent
+from .tools.permissions import Permissions
+from .tools.toolbox import Toolbox
+
+if TYPE_CHECKING:
+    from .tools.mcp_client import McpClient
+
+PATIENCE = 0.5  # seconds of waiting for MCP servers that need no word
 
 
 def run(request: ChatRequest) -> int:
@@ -37,7 +48,9 @@ def run(request: ChatRequest) -> int:
     check_options(**_given(request.stream_options))
     template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
     question = one_shot.question(request.question)
+    tools = read_tools(request.tools) or []
     with ExitStack() as resources:
+        client = None if request.mcp is None else resources.enter_context(_servers(request.mcp))
         session = None
         if request.resume is not None:
             session = resources.enter_context(SessionFolder().open(request.resume or None))
@@ -58,14 +71,18 @@ def run(request: ChatRequest) -> int:
         # what is typed meanwhile is for the line editor, which takes Enter for what it is
         with silent_keyboard() if question is None and can_edit_lines() else nullcontext():
             conversation = _conversation(name, source, request, variables)
+            if client is not None or tools:
+                check_template(conversation.tokenizer, option="--mcp" if client is not None else "--tools")
+            toolbox = _toolbox(client, tools)
+            conversation.tools = toolbox.schemas
         # from one answer to the next too: to bring back what macOS has taken takes a while
         resources.enter_context(device.resident())
         resources.callback(_flush, conversation)
         if question is None:
             with orderly_end():
-                _chat(conversation, session, request, name=name, source=source)
+                _chat(conversation, session, request, toolbox, name=name, source=source)
             return 0
-        return _answer_once(conversation, session, request, question)
+        return _answer_once(conversation, session, request, toolbox, question)
 
 
 def _conversation(name: str, source: EngineSource, request: ChatRequest, variables: Mapping[str, Any]) -> Conversation:
@@ -83,22 +100,59 @@ def _conversation(name: str, source: EngineSource, request: ChatRequest, variabl
     return conversation
 
 
+def _servers(path: str) -> "McpClient":
+    from .tools.mcp_client import McpClient
+    from .tools.server_file import read_servers
+
+    return McpClient(read_servers(path))
+
+
+def _toolbox(client: "McpClient | None", tools: Sequence[Mapping[str, Any]]) -> Toolbox:
+    """The tools to offer; a line on stderr for each server that is not there."""
+    if client is not None:
+        if not client.wait(PATIENCE):
+            note("MCP servers are being started…", dim=True)
+            client.wait()
+        for server in client.servers.values():
+            if server.trouble:
+                note(f"warning: MCP server {server.name}: {server.trouble}")
+    toolbox = Toolbox(client)
+    toolbox.use(tools)
+    return toolbox
+
+
+def _permissions(toolbox: Toolbox, request: ChatRequest) -> Permissions:
+    permissions = Permissions()
+    permissions.allow(request.allow_tool or (), toolbox)
+    return permissions
+
+
 def _chat(
-    conversation: Conversation, session: Session | None, request: ChatRequest, *, name: str, source: EngineSource
+    conversation: Conversation,
+    session: Session | None,
+    request: ChatRequest,
+    toolbox: Toolbox,
+    *,
+    name: str,
+    source: EngineSource,
 ) -> None:
     history = History(None if request.no_history else data_folder() / "history.jsonl")
     reader = make_reader(history, lambda text: chat.complete(text))
+    console = Console(highlight=False)
     chat = Chat(
         conversation,
-        Console(highlight=False),
+        console,
         reader,
         commands,
         model_name=name,
         source=source,
         saves=not request.no_save,
         view=_view(request),
+        agent=Agent(toolbox, _permissions(toolbox, request), PersonAtTerminal(console, reader)),
     )
     chat.greet()
+    if toolbox.tools:
+        chat.say(f"{count(len(toolbox.tools), 'tool')} that it may call: /tools lists them.")
     if session is not None:
         chat.take_up(session, _chosen(request))
     if request.system_prompt is not None:
@@ -122,7 +176,9 @@ def can_edit_lines() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
-def _answer_once(conversation: Conversation, session: Session | None, request: ChatRequest, question: str) -> int:
+def _answer_once(
+    conversation: Conversation, session: Session | None, request: ChatRequest, toolbox: Toolbox, question: str
+) -> int:
     if session is not None:
         for warning in session.warnings:
             note(f"warning: {session.name}: {warning}")
@@ -130,7 +186,8 @@ def _answer_once(conversation: Conversation, session: Session | None, request: C
         conversation.options.update(settings.usable(session.settings) | _chosen(request))
     if request.system_prompt is not None:
         conversation.set_system(request.system_prompt)
-    code = one_shot.answer(conversation, question, _view(request), as_json=request.as_json)
+    permissions = _permissions(toolbox, request)
+    code = one_shot.answer(conversation, question, _view(request), toolbox, permissions, as_json=request.as_json)
     if session is not None:
         session.save(conversation, model=None if request.model is None else lasting_name(request.model))
     return code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,14 +22,20 @@ from .conversation.conversation import Chunks, Conversation
 from .conversation.engine import EngineSource, lasting_name
 from .keyboard.completion import Candidate
 from .keyboard.reader import Reader
+from .person import PersonAtTerminal
 from .screen.display import AnswerDisplay
 from .screen.transcript import show_transcript
 from .sessions.attachments import Attachment, with_attachments
 from .sessions.folder import SessionFolder
 from .sessions.session import Session
+from .tools.agent import MOST_ROUNDS, Agent
+from .tools.permissions import Permissions
+from .tools.toolbox import Toolbox
 
 if TYPE_CHECKING:
     from afmoe_mlx.generation.loop import Progress
+
+NOTHING_CAME = "Nothing came of it, so the message is not kept; the up arrow brings it back."
 
 
 @dataclass
@@ -43,7 +49,10 @@ class View:
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be answered: `ask` begins the answer, `text` is the message; `replaces`: instead of the last one."""
+    """What is to be answered: `ask` begins the answer, `text` is the message; `replaces`: instead of the last one.
+
+    text: "" where tools have given what is answered.
+    """
 
     ask: Callable[[Progress], Chunks]
     text: str
@@ -65,7 +74,7 @@ class Chat:
 
     commands: what obeys lines that begin with a slash. model_name: what the user calls the model. source: loads another
     one for /model; None: there is no other. folder: where sessions are. saves: whether this one is saved there without
-    being told to.
+    being told to. agent: what answers the model's calls of tools; None: there are none yet.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class Chat:
         folder: SessionFolder | None = None,
         saves: bool = False,
         view: View | None = None,
+        agent: Agent | None = None,
     ) -> None:
         self.conversation, self.console, self.reader, self.commands = conversation, console, reader, commands
         self.model_name, self.source = model_name, source
@@ -87,6 +97,7 @@ class Chat:
         self.saves = saves
         self.session: Session | None = None
         self.view = view or View()
+        self.agent = agent or Agent(Toolbox(), Permissions(), PersonAtTerminal(console, reader))
         self.attachments: list[Attachment] = []
         self.last: GenerationChunk | None = None
         """The last token of the last answer, with its figures."""
@@ -138,29 +149,50 @@ class Chat:
         conversation, whole = self.conversation, with_attachments(self.attachments, text)
         if self._answer(Question(lambda progress: conversation.reply(whole, on_progress=progress), whole)):
             self.attachments = []
+            self._finish_turn()
 
     def answer_instead(self, text: str) -> None:
         """Answer `text` in place of the last message."""
         conversation = self.conversation
-        self._answer(Question(lambda progress: conversation.edit(text, on_progress=progress), text, replaces=True))
+        ask = lambda progress: conversation.edit(text, on_progress=progress)  # noqa: E731
+        if self._answer(Question(ask, text, replaces=True)):
+            self._finish_turn()
 
     def answer_again(self) -> None:
-        """Answer the last message anew."""
+        """Answer the last message anew, or what tools have given for it."""
         conversation, text = self.conversation, self.conversation.last_user or ""
         ask = lambda progress: conversation.regenerate(on_progress=progress)  # noqa: E731
-        self._answer(Question(ask, text, replaces=True))
+        if self._answer(Question(ask, text, replaces=True)):
+            self._finish_turn()
+
+    def use_tools(self, schemas: Sequence[Mapping[str, Any]]) -> None:
+        """Offer the model these tools of a file, in OpenAI's form, in place of those before."""
+        self.agent.toolbox.use(schemas)
+        self.conversation.tools = self.agent.toolbox.schemas
+
+    def _finish_turn(self) -> None:
+        """Have the calls of the last answer answered, and what comes of them, to the end of the turn."""
+        conversation = self.conversation
+        ask = lambda progress: conversation.go_on(on_progress=progress)  # noqa: E731
+        try:
+            is_finished = self.agent.finish_turn(conversation, lambda: self._answer(Question(ask, "", replaces=True)))
+        finally:
+            self.save()
+        if conversation.open_calls:
+            found = "Not run" if is_finished else f"{MOST_ROUNDS} times tools were called: that is enough"
+            self.say(f"{found}. A message goes on without it, /regenerate has it answered anew.")
 
     def _answer(self, question: Question) -> bool:
-        """Stream an answer; Ctrl-C stops it and keeps what came. Whether it was begun."""
+        """Stream an answer; Ctrl-C stops it and keeps what came. Whether anything did."""
         shown: list[AnswerDisplay] = []
         chunks = self._begin(question, lambda done, total: shown[0].progress(done, total))
         if chunks is None:
             return False
         display = AnswerDisplay(
             self.console,
+            self.conversation.reader(),
             show_thinking=self.view.thinking,
             markdown=self.view.markdown,
-            thinking=bool(self.conversation.opened),
         )
         shown.append(display)
         last, asked = None, self.conversation.current_messages
@@ -179,12 +211,12 @@ class Chat:
             raise
         except KeyboardInterrupt:
             if last is None:
-                self.say("Nothing came of it, so the message is not kept; the up arrow brings it back.")
+                self.say(NOTHING_CAME if question.text else "Nothing came of it: /regenerate goes on.")
         finally:
             self.last = last or self.last
             self.save()
         self.console.print()  # what belongs together stands together
-        return True
+        return last is not None
 
     def _tell_cut_off(self, last: GenerationChunk) -> None:
         """A line about an answer that a limit has ended, and what to do."""

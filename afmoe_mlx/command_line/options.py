@@ -58,6 +58,9 @@ Temp = Annotated[float | None, typer.Option(help="Sampling temperature; 0 always
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
 MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")]
 MinTokens = Annotated[int | None, typer.Option(help="Tokens that --min-p leaves at least.")]
+Tools = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Offer the model these tools: OpenAI's list of them, as JSON.")
+]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0 is off.")]
 XtcProbability = Annotated[float | None, typer.Option(help="How often to leave out the top choices.")]
 XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]

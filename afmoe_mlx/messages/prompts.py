@@ -6,11 +6,10 @@ from typing import Any
 
 from ..cache import shared_prefix
 from ..tokenizer import Tokenizer
-from .reasoning import closed, fields, opened_thinking, reasoning_field
+from .openai_form import Message, for_template
+from .reasoning import opened_thinking
 
-Message = dict[str, Any]
-"""{"role": "system", "user" or "assistant", "content": text}; in an answer broken off "stopped": True, in one that the
-token limit or the context ended "cut_off": True. An answer's text holds its reasoning, as the model wrote it."""
+SENT = ("role", "content", "tool_calls", "tool_call_id", "name")  # of a message, to a template
 
 
 @dataclass(frozen=True)
@@ -29,32 +28,24 @@ def ending(message: Mapping[str, Any]) -> str:
     return "stopped" if message.get("stopped") else "cut off" if message.get("cut_off") else ""
 
 
-def for_template(messages: Sequence[Mapping[str, Any]], template: str) -> list[Message]:
-    """Messages as a chat template takes them: the reasoning of answers closed where it was cut off.
-
-    It stands in a field of its own, as Transformers hands it over, for a template that reads one, and in the content,
-    as it was written, for any other: that strips it or shows it.
-    """
-    field = reasoning_field(template)
-
-    def handed(message: Mapping[str, Any]) -> Message:
-        content = message.get("content")
-        if message["role"] != "assistant" or not isinstance(content, str):
-            return dict(message)
-        return {**message, **(fields(content, field) if field else {"content": closed(content)})}
-
-    return [handed(message) for message in messages]
+def _sent(message: Message) -> Message:
+    """What of a message goes to the template: of an answer with calls what was written, which it is known by."""
+    if "written" in message:
+        return {"role": message["role"], "content": message["written"]}
+    return {name: message[name] for name in SENT if name in message}
 
 
 class Prompts:
     """Renders messages by a chat template and encodes them; the last encodings are kept: they are asked for again."""
 
-    def __init__(self, tokenizer: Tokenizer, variables: dict[str, Any]) -> None:
-        self.tokenizer, self.variables = tokenizer, variables
+    def __init__(
+        self, tokenizer: Tokenizer, variables: dict[str, Any], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        self.tokenizer, self.variables, self.tools = tokenizer, variables, tools
         self._encoded: dict[str, list[int]] = {}
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt that the last of `messages`, the user's, is answered to; TokenizerError if there can be none."""
+        """The prompt that the last of `messages`, no answer, is answered to; TokenizerError if there can be none."""
         text = self._render(messages)
         tokens = self._encode(text)
         before = self._render(messages, add_generation_prompt=False)
@@ -76,11 +67,14 @@ class Prompts:
         return name in (self.tokenizer.chat_template or "")
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-        plain = for_template(plain, self.tokenizer.chat_template or "")
+        plain = for_template([_sent(message) for message in messages], self.tokenizer)
         variables = {name: value for name, value in self.variables.items() if self.knows_variable(name)}
         return self.tokenizer.apply_chat_template(
-            plain, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
+            plain,
+            tools=self.tools or None,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
         )
 
     def _encode(self, text: str) -> list[int]:
@@ -97,6 +91,6 @@ class Prompts:
         later, nothing else.
         """
         other = "b" if messages[-1]["content"].strip().startswith("a") else "a"
-        parted = self._render([*messages[:-1], {"role": "user", "content": other}])
+        parted = self._render([*messages[:-1], messages[-1] | {"content": other}])
         ends = (text[shared_prefix(text, parted) :], generation)
         return [*(length - len(self.tokenizer.encode(end, add_special_tokens=False)) for end in ends), length - 1]

@@ -13,6 +13,7 @@ from afmoe_mlx.errors import InputError
 from ..keyboard.completion import Candidate, words
 from . import conversation as talk
 from . import files as file
+from . import tools as tool
 
 if TYPE_CHECKING:
     from ..loop import Chat
@@ -78,6 +79,15 @@ COMMANDS = (
     Command("think", "show|hide", "show the model's reasoning, or fold it to a line", talk.think, talk.complete_think),
     Command("stats", "", "show figures of the last answer and the conversation", talk.stats),
     Command("file", "[PATH]", "attach a text file to the next message, or none", file.attach, file.complete_attach),
+    Command(
+        "tools",
+        "[FILE]",
+        "show what the model may call, or offer the tools of a file",
+        tool.tools,
+        tool.complete_tools,
+    ),
+    Command("mcp", "", "show the MCP servers", tool.mcp),
+    Command("output", "[N]", "show all that the last call gave, or the Nth last", tool.output),
     Command("copy", "[N]", "copy the last answer, or its Nth block of code", file.copy),
     Command("save", "[NAME]", "give this conversation a name", file.save),
     Command("load", "[NAME]", "go on with a saved conversation", file.load, file.complete_session),

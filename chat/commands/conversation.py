@@ -9,6 +9,7 @@ from rich.text import Text
 
 from afmoe_mlx.errors import FitError, InputError
 from afmoe_mlx.messages.reasoning import split_thinking
+from afmoe_mlx.messages.tool_formats import format_of
 from afmoe_mlx.terminal import printable, size
 
 from ..conversation import settings
@@ -32,9 +33,10 @@ def new(chat: Chat, argument: str) -> None:
 
 
 def regenerate(chat: Chat, argument: str) -> None:
-    """Answer the last message anew."""
+    """Answer the last message anew, or what tools have given for it: no call is made again."""
     if chat.conversation.last_user is not None:
-        chat.say(f"Again: {first_words(chat.conversation.last_user)}")
+        after = chat.conversation.answers_tools
+        chat.say("Again, from what the tools gave." if after else f"Again: {first_words(chat.conversation.last_user)}")
         if chat.conversation.is_greedy:
             chat.say("At temperature 0 the answer is likely the same: /set temperature 0.8")
     chat.answer_again()
@@ -119,6 +121,8 @@ def model(chat: Chat, argument: str) -> None:
         before.flush()
     chat.save()
     chat.say(f"{engine.name} answers from now on.")
+    if chat.conversation.tools and format_of(engine.tokenizer) is None:
+        chat.say("Its chat template knows no tools: it is not told of any.")
     if "draft_model" in left:
         chat.say("It guesses no tokens: the draft model is the other one's.")
     if "logit_bias" in left:

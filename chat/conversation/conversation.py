@@ -10,12 +10,15 @@ from afmoe_mlx.errors import ContextFullError, InputError, TokenizerError
 from afmoe_mlx.generation import NO_LIMIT, GenerationChunk, SamplingOptions, stream_generate
 from afmoe_mlx.generation.loop import Progress
 from afmoe_mlx.generation.options import SAMPLING
+from afmoe_mlx.messages import AnswerReader
 from afmoe_mlx.messages.prompts import Message, Prompt, Prompts
+from afmoe_mlx.messages.rounds import Call, calls_in, open_calls, readable, result_of
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
 
 from . import settings
 from .recall import Recall
+from .turns import last_content, system_of, turn_starts, with_user
 
 Chunks = Generator[GenerationChunk, None, None]
 
@@ -26,6 +29,8 @@ class Conversation:
 
     messages: the system message if there is one, then turns: a message of the user and its answer. An answer holds all
     that the model wrote, its reasoning too: `Prompts` hands it to the template, which strips that where it should.
+    tools: what the model may call, in OpenAI's form. The calls of an answer are `open_calls`, until `add_result` has
+    given each its result; then `go_on` streams the next answer of the turn.
     context: tokens the conversation may have, if fewer than the model's own context.
     template_variables: what else the chat template sees, of those that it mentions: {"enable_thinking": False}.
 
@@ -59,7 +64,8 @@ class Conversation:
             raise TokenizerError("the model has no chat template, so it cannot chat: choose another")
         self._end()
         self.model, self.tokenizer, self.options, self.store = model, tokenizer, dict(options), store
-        self._prompts = Prompts(tokenizer, self.template_variables)
+        self._prompts = Prompts(tokenizer, self.template_variables, self._prompts.tools)
+        self.messages = [readable(message, tokenizer) for message in self.messages]
         self._forget()
 
     def _forget(self) -> None:
@@ -79,18 +85,27 @@ class Conversation:
         of the answer came.
         """
         self._end()
-        return self._answer(self._with(text), on_progress)
+        return self._answer(with_user(self.messages, text), on_progress)
+
+    def go_on(self, *, on_progress: Progress | None = None) -> Chunks:
+        """Stream the answer to what tools have given; InputError if there is nothing of that; else as `reply`."""
+        self._end()
+        if not self.messages or self.messages[-1]["role"] != "tool":
+            raise InputError("no tool has given anything to answer to")
+        return self._answer(self.messages, on_progress)
 
     def regenerate(self, *, on_progress: Progress | None = None) -> Chunks:
         """Stream another answer to the last message, which takes the place of the one it has once something comes.
 
-        With a seed, the n-th answer to a message is drawn with the seed + n, so that it is another and can be had
-        again; without randomness (`is_greedy`) it is the same. InputError if there is no message; else as `reply`.
+        What tools have given for it stays: no call is made again. With a seed, the n-th answer to a message is drawn
+        with the seed + n, so that it is another and can be had again; without randomness (`is_greedy`) it is the same.
+        InputError if there is no message; else as `reply`.
         """
         self._end()
-        start = self._last_turn("answer again")
-        draws = self._draws + (len(self.messages) > start + 1)
-        return self._answer(self.messages[: start + 1], on_progress, draws=draws, asked=self.messages)
+        self._last_turn("answer again")
+        is_answered = self.messages[-1]["role"] == "assistant"
+        messages = self.messages[: len(self.messages) - is_answered]
+        return self._answer(messages, on_progress, draws=self._draws + is_answered, asked=self.messages)
 
     def edit(self, text: str, *, on_progress: Progress | None = None) -> Chunks:
         """Stream the answer to `text` in place of the last message; InputError if there is none; else as `reply`."""
@@ -166,7 +181,10 @@ class Conversation:
                 answer: Message = {"role": "assistant", "content": self.opened + "".join(parts)}
                 mark: Message = {None: {"stopped": True}, "length": {"cut_off": True}}.get(reason, {})
                 self.messages = [*messages, answer | mark]
-            self._recall.finish(seen, marks=[self._prompts.opening(self._system)] if self.store is not None else [])
+                if self.tools and not mark:
+                    self.messages[-1] |= calls_in("".join(parts), self.opened, messages, self.tokenizer, self.tools)
+            system = system_of(self.messages)
+            self._recall.finish(seen, marks=[self._prompts.opening(system)] if self.store is not None else [])
 
     def _running(self) -> Chunks | None:
         return None if self._under_way is None else self._under_way()
@@ -182,25 +200,25 @@ class Conversation:
     def clear(self) -> None:
         """Forget everything but the system prompt."""
         self._end()
-        self.messages = self._system
+        self.messages = system_of(self.messages)
         self._forget()
 
     def restore(self, messages: Sequence[Message]) -> None:
         """Take these messages, of a session, for the conversation."""
         self._end()
-        self.messages = [dict(message) for message in messages]
+        self.messages = [readable(message, self.tokenizer) for message in messages]
         self._draws = 0
 
     def set_system(self, text: str | None) -> None:
         """Give the conversation another system prompt, or none."""
         self._end()
         system: list[Message] = [{"role": "system", "content": text}] if text else []
-        self.messages = [*system, *self.messages[len(self._system) :]]
+        self.messages = [*system, *self.messages[len(system_of(self.messages)) :]]
 
     def undo(self, turns: int = 1) -> int:
         """Drop the last turns, messages with their answers; how many there were to drop."""
         self._end()
-        starts = self._turn_starts()[-turns:] if turns > 0 else []
+        starts = turn_starts(self.messages)[-turns:] if turns > 0 else []
         if starts:
             self.messages = self.messages[: starts[0]]
         self._draws = 0
@@ -209,49 +227,63 @@ class Conversation:
     def drop_oldest(self, turns: int) -> int:
         """Drop the first turns after the system prompt; how many there were to drop."""
         self._end()
-        starts = [*self._turn_starts(), len(self.messages)]
+        starts = [*turn_starts(self.messages), len(self.messages)]
         dropped = max(0, min(turns, len(starts) - 1))
-        self.messages = [*self._system, *self.messages[starts[dropped] :]]
+        self.messages = [*system_of(self.messages), *self.messages[starts[dropped] :]]
         return dropped
 
     @property
     def system_prompt(self) -> str | None:
-        return self._system[0]["content"] if self._system else None
+        system = system_of(self.messages)
+        return system[0]["content"] if system else None
 
     @property
     def turns(self) -> int:
         """Messages of the user."""
-        return len(self._turn_starts())
+        return len(turn_starts(self.messages))
 
     @property
     def last_user(self) -> str | None:
-        return self._last("user")
+        return last_content(self.messages, "user")
 
     @property
     def last_answer(self) -> str | None:
-        return self._last("assistant")
-
-    @property
-    def _system(self) -> list[Message]:
-        return [message for message in self.messages[:1] if message["role"] == "system"]
-
-    def _with(self, text: str) -> list[Message]:
-        """The messages with one more of the user's."""
-        before = self.messages
-        if before and before[-1]["role"] == "user":  # most templates refuse two in a row
-            before, text = before[:-1], f"{before[-1]['content']}\n\n{text}"
-        return [*before, {"role": "user", "content": text}]
-
-    def _last(self, role: str) -> str | None:
-        return next((message["content"] for message in reversed(self.messages) if message["role"] == role), None)
-
-    def _turn_starts(self) -> list[int]:
-        return [i for i, message in enumerate(self.messages) if message["role"] == "user"]
+        return last_content(self.messages, "assistant")
 
     def _last_turn(self, wish: str) -> int:
-        if not (starts := self._turn_starts()):
+        if not (starts := turn_starts(self.messages)):
             raise InputError(f"there is no message to {wish}: send one first")
         return starts[-1]
+
+    # --- tools
+
+    @property
+    def tools(self) -> Sequence[Mapping[str, Any]]:
+        return self._prompts.tools
+
+    @tools.setter
+    def tools(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        self._end()
+        self._prompts.tools = tools
+
+    @property
+    def open_calls(self) -> list[Call]:
+        """The calls of the last answer that have no result yet."""
+        return open_calls(self.messages)
+
+    @property
+    def answers_tools(self) -> bool:
+        """Whether the last answer is, or would be, to what tools have given."""
+        asked = [message["role"] for message in self.messages if message["role"] != "assistant"]
+        return asked[-1:] == ["tool"]
+
+    def add_result(self, call: Call, text: str) -> None:
+        """Keep what came of a call."""
+        self.messages = [*self.messages, result_of(call, text)]
+
+    def reader(self) -> AnswerReader:
+        """A reader for the answer that has been begun."""
+        return AnswerReader(self.tokenizer, self.tools, beginning=self.opened)
 
     # --- tokens
 
@@ -272,8 +304,8 @@ class Conversation:
     @property
     def context_used(self) -> int:
         """Tokens of the whole conversation, as it is rendered now."""
-        if not self._turn_starts():
-            return self._prompts.opening(self._system) if self.messages else 0
+        if not turn_starts(self.messages):
+            return self._prompts.opening(self.messages) if self.messages else 0
         return self._prompts.count(self.messages, add_generation_prompt=False)
 
     @property
@@ -287,7 +319,7 @@ class Conversation:
         ContextFullError for a message that is longer than the context by itself.
         """
         self.tokenizer.check_length(text, self.context_limit)
-        return self.context_limit - self._prompts.count(self._with(text), add_generation_prompt=True)
+        return self.context_limit - self._prompts.count(with_user(self.messages, text), add_generation_prompt=True)
 
     def knows_variable(self, name: str) -> bool:
         """Whether the chat template mentions a variable, such as enable_thinking."""

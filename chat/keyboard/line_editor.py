@@ -11,6 +11,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.formatted_text import FormattedText, StyleAndTextTuples
 from prompt_toolkit.history import History as EditorHistory
+from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
@@ -22,7 +23,7 @@ from afmoe_mlx.terminal import printable
 
 from .completion import Complete
 from .history import History
-from .reader import LEAVE_WORD, PROMPT, is_yes
+from .reader import LEAVE_WORD, PROMPT, forget_typed, is_yes
 
 STYLE = Style.from_dict(
     {
@@ -94,6 +95,15 @@ class LineEditor:
             return is_yes(session.prompt([("class:prompt", f"{printable(question)} [y/N] ")]))
         except (KeyboardInterrupt, EOFError):
             return False
+
+    def ask(self, question: str) -> str | None:
+        session: PromptSession[str] = PromptSession(key_bindings=_message_keys(), **_common(self._terminal))
+        forget_typed()
+        clear_typeahead(session.app.input)
+        try:
+            return session.prompt([("class:prompt", f"{printable(question)} ")])
+        except (KeyboardInterrupt, EOFError):
+            return None
 
     def _typed(self, _: object) -> None:
         self._may_leave = self._may_leave and not self._session.default_buffer.text

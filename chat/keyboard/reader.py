@@ -1,7 +1,9 @@
 """`Reader`, the source of a chat's lines, and `PlainReader` where there can be no line editor."""
 
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 PROMPT = "> "
@@ -19,6 +21,9 @@ class Reader(Protocol):
 
     def confirm(self, question: str) -> bool:
         """Whether the user says yes; Ctrl-C, Ctrl-D and a bare Enter say no."""
+
+    def ask(self, question: str) -> str | None:
+        """What is typed, of one line or more, once the question is seen: not before; None if the user gives it up."""
 
 
 class PlainReader:
@@ -54,6 +59,20 @@ class PlainReader:
         except (KeyboardInterrupt, EOFError):
             sys.stderr.write("\n")
             return False
+
+    def ask(self, question: str) -> str | None:
+        forget_typed()
+        try:
+            return self._ask(f"{question} ")
+        except (KeyboardInterrupt, EOFError):
+            sys.stderr.write("\n")
+            return None
+
+
+def forget_typed() -> None:
+    """Drop what was typed on the terminal and has not been read: it was not meant for what is asked now."""
+    with suppress(AttributeError, OSError, ValueError, termios.error):
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 def is_yes(text: str) -> bool:

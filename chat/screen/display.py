@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.text import Text
 
-from afmoe_mlx.messages.reasoning import Part, ThinkingSplitter
+from afmoe_mlx.messages import AnswerReader, CallStart, ContentDelta, Delta, ReasoningDelta
 from afmoe_mlx.terminal import printable
 
 from .live_region import is_live, region_of
 from .sections import DIM, MarkdownSection, PlainSection, ThinkingSection, spinner
 from .silence import silent_keyboard
 from .status import context_meter, figures, in_lines, reading
+from .ticker import Ticker
 from .wrap import wrap
 
 if TYPE_CHECKING:
     from afmoe_mlx.generation import GenerationChunk
 
-FRAME = 1 / 15  # seconds between two drawings
-MOST_WORK = 0.25  # of the time may go into drawing, however long the tail of an answer is
 PATIENCE = 0.4  # seconds of waiting that need no sign of life
 
 
@@ -39,29 +38,29 @@ class AnswerDisplay:
     On a dumb terminal, and where stdout is none, the text goes out as it comes, without escapes or Markdown.
     Text from the model is made printable here.
 
-    show_thinking: keep the reasoning on the screen; else it is folded to one line with its length when it is done.
-    thinking: the prompt has opened the reasoning (`opens_thinking`). animated: draw by the thread; else by `refresh`
-    alone, for tests.
+    reader: tells reasoning, answer and calls of tools apart; a call has a sign of life while it is written, what it
+    asks for is shown by others. show_thinking: keep the reasoning on the screen; else it is folded to one line with its
+    length when it is done. animated: draw by the thread; else by `refresh` alone, for tests.
     """
 
     def __init__(
         self,
         console: Console,
+        reader: AnswerReader,
         *,
         show_thinking: bool = False,
         markdown: bool = True,
-        thinking: bool = False,
         animated: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console, self._clock = console, clock
+        self._console, self._reader, self._clock = console, reader, clock
         self._show_thinking = show_thinking
         self._is_live = is_live(console)
         self._markdown = markdown and self._is_live
         self._region = region_of(console)
-        self._splitter = ThinkingSplitter(inside=thinking)
         self._arrived: deque[tuple[float, str]] = deque()
         self._section: MarkdownSection | PlainSection | ThinkingSection | None = None
+        self._calling: str | None = None  # the tool whose call is being written
         self._progress: tuple[int, int] | None = None
         self._started = clock()
         self._first: float | None = None
@@ -69,7 +68,7 @@ class AnswerDisplay:
         self._size = console.size
         self._drawing = threading.RLock()  # held while something is drawn, and while the program is stopped
         self._is_withdrawn = False
-        self._ticker = _Ticker(self.refresh) if animated and self._is_live else None
+        self._ticker = Ticker(self.refresh) if animated and self._is_live else None
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
@@ -138,42 +137,54 @@ class AnswerDisplay:
 
     def _refresh(self) -> None:
         size, answering = self._console.size, isinstance(self._section, MarkdownSection | PlainSection)
-        if answering and not self._arrived and size == self._size and not self._is_withdrawn:
+        is_still = answering and self._calling is None
+        if is_still and not self._arrived and size == self._size and not self._is_withdrawn:
             return
         self._is_withdrawn = False
         self._size, now = size, self._clock()
         final = self._take(size.width)
+        live = [spinner(f"calling {self._calling}", now)] if self._is_live and self._calling is not None else []
         if self._section is None:
-            self._region.update(final, self._waiting(now))
+            self._region.update(final, live or self._waiting(now))
             return
         final += self._section.final(size.width)
-        self._region.update(final, self._section.live(size.width, now))
+        self._region.update(final, [*self._section.live(size.width, now), *live])
 
     def _take(self, width: int) -> list[Text]:
         """Hand what arrived to its section; the last lines of a section that ended by it."""
         lines: list[Text] = []
         while self._arrived:
             at, text = self._arrived.popleft()
-            lines += self._hand(self._splitter.feed(text), at, width)
-            if self._splitter.thinking:
+            lines += self._hand(self._reader.feed(text), at, width)
+            if self._reader.is_reasoning:
                 self._thinking(at).count(at)
-            elif isinstance(self._section, ThinkingSection):
-                lines += self._end_section(width)
+            else:
+                lines += self._end_thinking(width)
         return lines
 
-    def _hand(self, parts: Sequence[Part], at: float, width: int) -> list[Text]:
+    def _hand(self, deltas: Sequence[Delta], at: float, width: int) -> list[Text]:
         lines: list[Text] = []
-        for part in parts:
-            if part.kind == "thinking":
-                self._thinking(at).feed(part.text)
-                continue
-            if isinstance(self._section, ThinkingSection):
-                lines += self._end_section(width)
-            if self._section is None:
-                self._section = MarkdownSection(self._console) if self._markdown else PlainSection()
-                lines += [Text()] * self._has_thought
-            self._section.feed(part.text)
+        for delta in deltas:
+            match delta:
+                case ReasoningDelta(text):
+                    self._thinking(at).feed(text)
+                case CallStart(_, name):
+                    lines += self._end_thinking(width)
+                    self._calling = printable(name)
+                case ContentDelta(text) if text.strip() or self._calling is None:
+                    lines += self._end_thinking(width)
+                    self._calling = None
+                    self._answering(lines).feed(text)
         return lines
+
+    def _answering(self, lines: list[Text]) -> MarkdownSection | PlainSection:
+        if self._section is None or isinstance(self._section, ThinkingSection):
+            self._section = MarkdownSection(self._console) if self._markdown else PlainSection()
+            lines += [Text()] * self._has_thought
+        return self._section
+
+    def _end_thinking(self, width: int) -> list[Text]:
+        return self._end_section(width) if isinstance(self._section, ThinkingSection) else []
 
     def _thinking(self, at: float) -> ThinkingSection:
         if not isinstance(self._section, ThinkingSection):
@@ -199,46 +210,9 @@ class AnswerDisplay:
         if self._ticker is not None:
             self._ticker.stop()
         width, now = self._console.width, self._clock()
-        lines = self._take(width) + self._hand(self._splitter.finish(), now, width)
+        lines = self._take(width) + self._hand(self._reader.finish(), now, width)
         if isinstance(self._section, ThinkingSection) and stopped:
             self._section.stopped = True
             words = []  # its own last line says so
         lines += self._end_section(width)
         self._region.print([*lines, *(row for word in words for row in wrap(Text(word, DIM), width))])
-
-
-class _Ticker:
-    """Calls `draw` again and again in a thread, the more seldom the longer it takes."""
-
-    def __init__(self, draw: Callable[[], None]) -> None:
-        self._draw = draw
-        self._error: Exception | None = None
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Wait for the drawing under way, then there is no other."""
-        self._done.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        self.check()
-
-    def check(self) -> None:
-        """Raise here what went wrong in the thread."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def _run(self) -> None:
-        pause = FRAME
-        while not self._done.wait(pause):
-            begun = time.monotonic()
-            try:
-                self._draw()
-            except Exception as error:
-                self._error = error
-                return
-            pause = max(FRAME, (time.monotonic() - begun) / MOST_WORK)

@@ -10,8 +10,10 @@ from rich.text import Text
 
 from afmoe_mlx.messages.prompts import ending
 from afmoe_mlx.messages.reasoning import split_thinking
+from afmoe_mlx.messages.rounds import calls_of
 from afmoe_mlx.terminal import printable
 
+from .calls import call_lines, result_lines
 from .live_region import is_live, region_of
 from .sections import DIM, PlainSection
 from .wrap import fold, wrap
@@ -34,7 +36,7 @@ def show_transcript(
     while first and taken < rows:
         first -= 1
         shown = message_lines(console, messages[first], show_thinking=show_thinking, markdown=markdown)
-        if lines and messages[first]["role"] == "assistant":
+        if lines and _ends_a_part(messages[first], messages[first + 1]):
             shown.append(Text())
         lines = [*((first, line) for line in shown), *lines]
         taken += sum(_height(line, width) for line in shown)
@@ -58,6 +60,9 @@ def message_lines(
         return [
             Text.assemble((" " * len(PROMPT) if i else PROMPT, Style(bold=True)), line) for i, line in enumerate(lines)
         ]
+    if message["role"] == "tool":
+        head = wrap(Text(f"← {printable(str(message.get('name', '')))}".rstrip(), DIM), width)
+        return [*head, *result_lines(str(message.get("content") or ""), width)]
     if message["role"] != "assistant":
         return wrap(Text(printable(f"{message['role']}: ") + content.strip(), DIM), width)
     thought, answer = split_thinking(content)
@@ -68,10 +73,21 @@ def message_lines(
         lines.append(Text("thought · /think show", DIM))
     if lines and answer.strip():
         lines.append(Text())
-    lines += _answer_lines(console, answer, markdown=markdown and is_live(console))
+    calls = calls_of(message)
+    if answer.strip() or not calls:
+        lines += _answer_lines(console, answer, markdown=markdown and is_live(console))
+    for call in calls:
+        lines += [*[Text()] * bool(lines), *call_lines(call.name, call.arguments, width, error=call.error)]
     if words := ending(message):
         lines.append(Text(f"({words})", DIM))
     return lines
+
+
+def _ends_a_part(message: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a blank line stands after a message: an answer, and the results of its calls."""
+    if message["role"] == "tool":
+        return bool(after["role"] != "tool")
+    return message["role"] == "assistant" and not message.get("tool_calls")
 
 
 def _answer_lines(console: Console, answer: str, *, markdown: bool) -> list[Text]:

@@ -40,10 +40,15 @@ class Attachment:
     @property
     def block(self) -> str:
         """The text as it stands in a message: its name, then the text between fences longer than any in it."""
-        fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", self.text))])
         language = re.sub(r"[^\w+#-]", "", Path(self.name).suffix)
-        newline = "" if self.text.endswith("\n") or not self.text else "\n"
-        return f"File {self.name}:\n{fence}{language}\n{self.text}{newline}{fence}"
+        return f"File {self.name}:\n{fenced(self.text, language)}"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A text as a block of code."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`{3,}", text))])
+    newline = "" if text.endswith("\n") or not text else "\n"
+    return f"{fence}{language}\n{text}{newline}{fence}"
 
 
 def with_attachments(attachments: Sequence[Attachment], text: str) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.messages.prompts import Message, ending
 from afmoe_mlx.messages.reasoning import split_thinking
+from afmoe_mlx.messages.rounds import calls_of
 from afmoe_mlx.terminal import printable
 
 from ..paths import beside
+from .attachments import fenced
 from .log import dump_json, plain_settings
 
 TITLES = {"system": "System prompt", "user": "User", "assistant": "Assistant"}
@@ -51,25 +53,43 @@ def export_conversation(
 
 
 def as_json(messages: Sequence[Message], *, model: str, settings: Mapping[str, Any]) -> str:
-    """The messages as they are, and what they were made with: {"model", "settings", "messages"}."""
-    return dump_json({"model": model, "settings": dict(settings), "messages": list(messages)}, indent=2) + "\n"
+    """The messages, in OpenAI's form, and what they were made with: {"model", "settings", "messages"}."""
+    plain = [{name: value for name, value in message.items() if name != "written"} for message in messages]
+    return dump_json({"model": model, "settings": dict(settings), "messages": plain}, indent=2) + "\n"
 
 
 def as_markdown(messages: Sequence[Message], *, model: str, settings: Mapping[str, Any]) -> str:
-    """A heading for each message; reasoning is folded, and control characters are shown instead of kept."""
+    """A heading for each message; reasoning is folded, and control characters are shown instead of kept.
+
+    Calls of tools and their results are blocks of code.
+    """
     made_with = ", ".join(f"{name} {value}" for name, value in settings.items())
     parts = [f"# Chat with {model}"]
     if made_with:
         parts.append(made_with)
     for message in messages:
-        parts += [f"## {TITLES.get(message['role'], message['role'])}", _content(message)]
+        parts += [f"## {_title(message)}", _content(message)]
     return printable("\n\n".join(part.strip("\n") for part in parts) + "\n")
+
+
+def _title(message: Message) -> str:
+    if message["role"] == "tool":
+        return f"Result of {_line(message.get('name', 'a call'))}"
+    return TITLES.get(message["role"], str(message["role"]))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _content(message: Message) -> str:
     text = message["content"]
+    if message["role"] == "tool":
+        return fenced(text)
     if message["role"] == "assistant":
         thought, text = split_thinking(text)
         if thought.strip():
             text = f"<details><summary>Reasoning</summary>\n\n{thought.strip()}\n\n</details>\n\n{text}"
+        for call in calls_of(message):
+            text = f"{text.rstrip()}\n\nCall of {_line(call.name)}:\n\n{fenced(call.arguments, 'json')}"
     return f"{text}\n\n*({words})*" if (words := ending(message)) else text

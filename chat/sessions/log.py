@@ -2,7 +2,9 @@
 
 {"type": "session", "format": 1, "model": "demo", "created": "2026-11-24T09:00:00+00:00"}    always the first
 {"type": "message", "role": "user", "content": "…"}               one more; an answer broken off has "stopped": true,
-                                                                       one that a limit has ended "cut_off": true
+                                                                       one that a limit has ended "cut_off": true,
+                                                one with calls "tool_calls": […] and, as it was "written": "…"
+{"type": "message", "role": "tool", "content": "…", "tool_call_id": "call_1", "name": "…"}       the result of a call
 {"type": "replace", "at": 2, "messages": […]}            the messages from number 2 on: an edit, an undo, in one line
 {"type": "system", "content": "…"}                                               the system prompt; null: none
 {"type": "model", "name": "…"}, {"type": "settings", "options": {…}}                       from here on
@@ -17,11 +19,13 @@ from typing import Any
 
 from afmoe_mlx.errors import SessionError
 from afmoe_mlx.messages.prompts import Message
+from afmoe_mlx.messages.rounds import is_call
 from afmoe_mlx.terminal import printable
 
 FORMAT = 1
 KINDS = ("message", "replace", "system", "model", "settings")
-ROLES = ("user", "assistant")
+ROLES = ("user", "assistant", "tool")
+MARKS, TEXTS = ("stopped", "cut_off"), ("written", "tool_call_id", "name")  # that a message may have
 
 # What a terminal might obey or hide, of what JSON leaves as it is: a file that is looked at is only shown.
 _UNSAFE = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -158,7 +162,14 @@ def _message(value: object) -> Message | None:
     if not isinstance(value, dict) or value.get("role") not in ROLES or not isinstance(value.get("content"), str):
         return None
     message: Message = {"role": value["role"], "content": value["content"]}
-    return message | {mark: True for mark in ("stopped", "cut_off") if value.get(mark) is True}
+    message |= {mark: True for mark in MARKS if value.get(mark) is True}
+    message |= {name: value[name] for name in TEXTS if isinstance(value.get(name), str)}
+    if "tool_calls" in value:
+        calls = value["tool_calls"]
+        if not isinstance(calls, list) or not all(map(is_call, calls)):
+            return None
+        message["tool_calls"] = calls
+    return message
 
 
 def _applied(state: SessionState, record: Mapping[str, Any]) -> SessionState | None:

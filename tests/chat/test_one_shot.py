@@ -1,5 +1,7 @@
 """`afmoe-mlx chat` that answers once: a question as an argument, on stdin, or both."""
 
+import importlib.metadata
+import importlib.util
 import io
 import json
 import subprocess
@@ -15,7 +17,9 @@ from afmoe_mlx.cli import app
 from afmoe_mlx.messages.reasoning import split_thinking
 from helpers.conversations import OPENING
 from helpers.pseudo_terminal import PseudoTerminal
+from helpers.scripted import scripted_folder
 from helpers.tiny import tiny_folder
+from helpers.toolboxes import called, schema
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +94,7 @@ except SystemExit: print(*sys.modules, file=sys.stderr)"""
     found = set(done.stderr.split())
     assert "afmoe_mlx.chat.conversation.conversation" in found
     assert found & {"prompt_toolkit", "markdown_it", "pygments", "huggingface_hub", "numpy", "transformers"} == set()
+    assert found & {"asyncio", "mcp", "pydantic"} == set()
 
 
 @pytest.mark.parametrize(
@@ -179,3 +184,53 @@ def test_an_answer_that_fills_the_context_says_so(tmp_path: Path) -> None:
     folder = str(tiny_folder(tmp_path / "m", max_position_embeddings=64))
     result = chat("hello", "--model", folder, "-m", "200", "--temp", "0")
     assert "The answer is cut off: the context of 64 tokens is full.\n" in result.stderr
+
+
+def servers(folder: Path, **entries: Any) -> str:
+    path = folder / "servers.json"
+    path.write_text(json.dumps({"mcpServers": entries}))
+    return str(path)
+
+
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("mcp", "mcp_server_time"))), reason="needs mcp-server-time (the dev extra)"
+)
+def test_a_real_servers_tools_are_called_as_far_as_they_are_permitted(tmp_path: Path) -> None:
+    asked = called("get_current_time", '{"timezone": "Asia/Tokyo"}') + called("convert_time")
+    folder = scripted_folder(tmp_path / "model", [f"I look.\n{asked}", "It is late."])
+    clock = {"command": sys.executable, "args": ["-m", "mcp_server_time"]}
+    file = servers(tmp_path, clock=clock, far={"url": "https://example.com"})
+    result = chat("What time is it?", "--model", str(folder), "--mcp", file, "--allow-tool", "get_current_time")
+    assert (result.exit_code, result.stdout) == (0, "I look.\n\nIt is late.\n")
+    wanted = (
+        "warning: MCP server far: it is a server at an address",
+        '→ get_current_time({"timezone": "Asia/Tokyo"})\n  { "timezone": "Asia/Tokyo", "datetime": "20',
+        "→ convert_time({})\nconvert_time is not run: --allow-tool convert_time permits it\n"
+        "  error: the user does not allow this tool: do not call it again\n",
+    )
+    assert [words for words in wanted if words not in result.stderr] == []
+
+
+def test_calls_of_a_files_tools_are_the_answer(tmp_path: Path) -> None:
+    folder = scripted_folder(tmp_path / "model", ["Hm. " + called("weather", '{"city": "Ulm"}')])
+    (tmp_path / "tools.json").write_text(json.dumps([schema("weather")]))
+    told = chat("hello", "--model", str(folder), "--tools", str(tmp_path / "tools.json"))
+    assert (told.exit_code, told.stdout) == (0, 'Hm. \nweather({"city": "Ulm"})\n')
+
+
+def test_what_stands_in_the_way_of_tools_is_one_line(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("hello", "--model", model)
+    assert "--allow-tool needs --mcp" in chat(*options, "--allow-tool", "x").stderr
+    (tmp_path / "tools.json").write_text(json.dumps([schema("weather")]))
+    told = chat(*options, "--tools", str(tmp_path / "tools.json"))
+    assert (told.exit_code, "chat template knows no tools" in told.stderr) == (1, True)
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    told = chat(*options, "--mcp", servers(tmp_path, one={"command": "x"}))
+    assert told.exit_code == 1
+    assert told.stderr == 'error: MCP servers need the package mcp: pip install "afmoe-mlx[mcp]" installs it\n'
+
+
+def missing(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError

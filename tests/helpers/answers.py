@@ -1,10 +1,13 @@
 """Answers shown on an emulated screen."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from afmoe_mlx.chat.screen.display import AnswerDisplay
 from afmoe_mlx.chat.screen.live_region import region_of
 from afmoe_mlx.chat.screen.markdown import markdown_lines
+from afmoe_mlx.messages import AnswerReader
+from helpers.fake_engine import FakeTokenizer
 from helpers.screens import Screen
 
 
@@ -18,8 +21,16 @@ class Clock:
         return self.now
 
 
-def display(screen: Screen, **options: Any) -> AnswerDisplay:
-    return AnswerDisplay(screen.console, animated=False, clock=options.pop("clock", Clock()), **options)
+def display(screen: Screen, *, thinking: bool = False, tools: Sequence[str] = (), **options: Any) -> AnswerDisplay:
+    """thinking: the template has opened the reasoning."""
+    options = {"animated": False, "clock": options.pop("clock", Clock()), **options}
+    return AnswerDisplay(screen.console, reader("<think>\n" if thinking else "", tools), **options)
+
+
+def reader(beginning: str = "", tools: Sequence[str] = ()) -> AnswerReader:
+    """A reader of answers, with calls as Hermes writes them."""
+    tokenizer: Any = FakeTokenizer()
+    return AnswerReader(tokenizer, [{"function": {"name": name}} for name in tools], beginning=beginning)
 
 
 def show(screen: Screen, parts: list[str], **options: Any) -> None:

@@ -84,6 +84,15 @@ def checked(conversation: Conversation, chunks: Generator[Any, None, None]) -> s
     return "".join(chunk.text for chunk in came)
 
 
+def use_a_tool(conversation: Conversation, result: str) -> None:
+    """Make the last answer one that called a tool, and give it a result."""
+    answer = conversation.messages[-1]
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    conversation.messages[-1] = answer | {"written": answer["content"], "tool_calls": [call]}
+    (open_call,) = conversation.open_calls
+    conversation.add_result(open_call, result)
+
+
 def closing_at(conversation: Conversation, answer: list[int]) -> list[int]:
     """Where in an answer the tokens stand that closed its reasoning."""
     budget = conversation.options.get("reasoning_budget")

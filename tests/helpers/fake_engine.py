@@ -20,7 +20,7 @@ Script = str | Sequence[str | BaseException]
 class FakeTokenizer:
     """A token a word, a blank or a run of blanks; messages are rendered as `<role>content</>`."""
 
-    chat_template = "enable_thinking decides whether the answer begins with <think>"
+    chat_template = tool_template = "tools as in <tool_call>; enable_thinking: whether the answer begins with <think>"
     generation_config: dict[str, Any] = {}  # noqa: RUF012
     eos_token_ids = frozenset({0})
 
@@ -38,10 +38,12 @@ class FakeTokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         tokenize: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = False,
         enable_thinking: bool = True,
     ) -> Any:
-        text = "".join(f"<{message['role']}> {message['content']} </> " for message in messages)
+        text = "".join(f"<tool> {tool['function']['name']} </> " for tool in tools or ())
+        text += "".join(f"<{message['role']}> {message['content']} </> " for message in messages)
         if add_generation_prompt:
             text += "<assistant> " + ("<think>\n" if self.opens_thinking and enable_thinking else "")
         return self.encode(text) if tokenize else text

@@ -27,12 +27,27 @@ def written(folder: SessionFolder, *texts: str, name: str = "one") -> Path:
         return session.path
 
 
+CALLS = [
+    {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+    {"id": "call_2", "type": "function", "function": {"name": "g", "arguments": "{"}, "error": "it ends"},
+]
+
 messages = st.lists(
     st.builds(
         lambda role, content, mark: {"role": role, "content": content} | ({mark: True} if mark else {}),
         st.sampled_from(["user", "assistant"]),
         st.text(max_size=8),
         st.sampled_from(["", "stopped", "cut_off"]),
+    )
+    | st.builds(
+        lambda text, number: {"role": "assistant", "content": text, "tool_calls": CALLS[:number], "written": text},
+        st.text(max_size=8),
+        st.integers(1, 2),
+    )
+    | st.builds(
+        lambda text, name: {"role": "tool", "content": text, "tool_call_id": "call_1", "name": name},
+        st.text(max_size=8),
+        st.text(max_size=3),
     ),
     max_size=5,
 )

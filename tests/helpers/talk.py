@@ -8,15 +8,19 @@ from rich.console import Console
 
 from afmoe_mlx.chat import Chat
 from afmoe_mlx.chat.commands import command as commands
+from afmoe_mlx.chat.person import PersonAtTerminal
 from afmoe_mlx.chat.sessions.folder import SessionFolder
+from afmoe_mlx.chat.tools.agent import Agent
+from afmoe_mlx.chat.tools.permissions import Permissions
+from afmoe_mlx.chat.tools.toolbox import Toolbox
 from helpers.fake_engine import FakeConversation
 
 
 class Script:
     """A reader whose lines are written beforehand; a function is called where it stands, and gives the line."""
 
-    def __init__(self, *lines: Any, edits: Any = (), answers: Any = ()) -> None:
-        self.lines, self.edits, self.answers = list(lines), list(edits), list(answers)
+    def __init__(self, *lines: Any, edits: Any = (), answers: Any = (), asked: Any = ()) -> None:
+        self.lines, self.edits, self.answers, self.asked = list(lines), list(edits), list(answers), list(asked)
         self.edited: list[str] = []
         self.questions: list[str] = []
 
@@ -34,20 +38,29 @@ class Script:
         self.questions.append(question)
         return self.answers.pop(0)
 
+    def ask(self, question: str) -> str | None:
+        self.questions.append(question)
+        return self.asked.pop(0)
+
 
 class Talk:
     """A chat of these lines, run to its end."""
 
     def __init__(self, folder: Path, *lines: Any, conversation: FakeConversation | None = None, **options: Any) -> None:
-        self.reader = Script(*lines, edits=options.pop("edits", ()), answers=options.pop("answers", ()))
+        scripts = {name: options.pop(name, ()) for name in ("edits", "answers", "asked")}
+        self.reader = Script(*lines, **scripts)
         self.conversation = conversation or FakeConversation(["first answer", "second answer", "third answer"])
         self.out = io.StringIO()
+        console = Console(file=self.out, width=200, highlight=False)
+        toolbox = options.pop("toolbox", None) or Toolbox()
+        self.conversation.tools = toolbox.schemas
         self.chat = Chat(
             self.conversation,
-            Console(file=self.out, width=200, highlight=False),
+            console,
             self.reader,
             commands,
             folder=SessionFolder(folder / "sessions"),
+            agent=Agent(toolbox, Permissions(), PersonAtTerminal(console, self.reader)),
             **{"saves": True} | options,
         )
         self.chat.loop()

@@ -42,6 +42,7 @@ from ..options import (
     Stop,
     SystemPrompt,
     Temp,
+    Tools,
     TopK,
     TopP,
     XtcProbability,
@@ -180,6 +181,7 @@ class GenerateRequest(AnswerRequest):
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")]
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False
+    tools: Tools = None
     prompt_cache_file: Annotated[
         str | None,
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
@@ -191,6 +193,8 @@ class GenerateRequest(AnswerRequest):
         super().__post_init__()
         if self.ignore_chat_template and not (self.chat_template is None and self.chat_template_config is None):
             raise typer.BadParameter("--ignore-chat-template leaves nothing to --chat-template and its variables")
+        if self.ignore_chat_template and self.tools is not None:
+            raise typer.BadParameter("--ignore-chat-template leaves nothing that could show --tools to the model")
 
     @property
     def wants_statistics(self) -> bool:
@@ -220,6 +224,14 @@ class ChatRequest(AnswerRequest):
     no_history: Annotated[bool, typer.Option("--no-history", help="Do not keep what is typed for the next run.")] = (
         False
     )
+    tools: Tools = None
+    mcp: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Offer the tools of the MCP servers in this mcpServers file.")
+    ] = None
+    allow_tool: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Run this tool of an MCP server without asking; may be given again."),
+    ] = None
     no_markdown: Annotated[bool, typer.Option("--no-markdown", help="Show answers as they are written.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Answer once, as one JSON object.")] = False
 
@@ -227,3 +239,5 @@ class ChatRequest(AnswerRequest):
         super().__post_init__()
         if self.as_json and self.question is None and sys.stdin is not None and sys.stdin.isatty():
             raise typer.BadParameter('--json needs a question: afmoe-mlx chat --json "…"')
+        if self.allow_tool and self.mcp is None:
+            raise typer.BadParameter("--allow-tool needs --mcp")

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.chat import Conversation
 from afmoe_mlx.errors import ContextFullError, InputError
-from helpers.conversations import CHUNK, FIELD, OPENING, STRIPPING, checked, loaded_model
+from helpers.conversations import CHUNK, FIELD, OPENING, STRIPPING, checked, loaded_model, use_a_tool
 from helpers.tiny import ARCHITECTURES, TEMPLATE
 
 
@@ -68,6 +68,12 @@ class Talk(RuleBasedStateMachine):
     @rule()
     def regenerate(self) -> None:
         self.answered(self.talk.regenerate)
+
+    @rule(text=texts)
+    def use_a_tool(self, text: str) -> None:
+        if self.talk.messages and self.talk.messages[-1]["role"] == "assistant":
+            use_a_tool(self.talk, text)
+            self.answered(self.talk.go_on)
 
     @rule(text=texts, after=st.integers(0, 30))
     def interrupt(self, text: str, after: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from afmoe_mlx.cache import KVQuantization, PrefixStore, shared_prefix
 from afmoe_mlx.chat import Conversation
 from afmoe_mlx.chat.conversation.waypoints import Waypoints
-from helpers.conversations import ANSWER, CHUNK, FIELD, OPENING, STRIPPING, checked, loaded_model
+from helpers.conversations import ANSWER, CHUNK, FIELD, OPENING, STRIPPING, checked, loaded_model, use_a_tool
 from helpers.tiny import ARCHITECTURES
 
 
@@ -69,6 +69,19 @@ def test_a_turn_runs_only_the_tokens_the_cache_does_not_hold(loaded: Any) -> Non
         common = shared_prefix(held, prompt)
         assert common > 0
         assert conversation.tokens_run == len(prompt) - common
+
+
+def test_a_round_with_a_tool_runs_only_the_tokens_the_cache_does_not_hold(loaded: Any) -> None:
+    conversation = Conversation(*loaded, options={"max_tokens": 12})
+    list(conversation.reply("hello"))
+    for result in ("hello to the world", "the"):
+        held = conversation._recall.tokens
+        use_a_tool(conversation, result)
+        checked(conversation, conversation.go_on())
+        prompt = loaded[1].apply_chat_template(conversation.messages[:-1], add_generation_prompt=True)
+        assert conversation.tokens_run == len(prompt) - shared_prefix(held, prompt)
+    checked(conversation, conversation.regenerate())
+    assert conversation.tokens_run == 1
 
 
 def test_an_interrupted_answer_is_gone_back_from_as_well(talk: Conversation) -> None:

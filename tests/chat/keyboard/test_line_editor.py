@@ -2,6 +2,7 @@
 
 import io
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,6 +124,16 @@ def test_an_edited_message_begins_as_it_was_and_may_be_given_up(keys: PipeInput)
 def test_only_a_yes_is_a_yes(keys: PipeInput, typed: str, said: bool) -> None:
     keys.send_text(typed)
     assert editor(keys).confirm("Really?") is said
+
+
+def test_a_question_is_not_answered_by_what_was_typed_before_it_was_seen(keys: PipeInput) -> None:
+    reader = editor(keys)
+    keys.send_text("hello" + ENTER + "session" + ENTER)
+    assert reader.read() == "hello"
+    threading.Timer(0.05, lambda: keys.send_text("no\nreally" + ENTER + CTRL_C)).start()
+    assert reader.ask("Run it?") == "no\nreally"
+    keys.send_text(CTRL_C)
+    assert reader.ask("Run it?") is None
 
 
 def test_tab_writes_what_all_candidates_have_in_common_at_once(keys: PipeInput) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from afmoe_mlx.chat.screen.display import AnswerDisplay
-from helpers.answers import PARAGRAPH, Clock, display, show, whole
+from helpers.answers import PARAGRAPH, Clock, display, reader, show, whole
 from helpers.markdown_texts import cuts, split, texts
 from helpers.screens import OWN_SEQUENCES, Screen
 
@@ -239,6 +239,21 @@ def test_an_answer_stopped_inside_its_reasoning_says_so() -> None:
     assert screen.rows == ["stopped while thinking, after 0.00 s, 1 token · /think show"]
 
 
+def test_a_call_is_no_text_but_a_sign_of_life_while_it_is_written() -> None:
+    screen, clock = Screen(), Clock()
+    with display(screen, tools=["look\x1b[2J"], clock=clock) as answer:
+        for part in ("I look.\n\n", '<tool_call>{"name": "look\\u001b[2J", "argu', 'ments": {}}'):
+            answer.add(part)
+            answer.refresh()
+        assert screen.rows == ["I look.", "⠋ calling look\\x1b[2J"]
+        clock.now += 0.11
+        answer.refresh()
+        assert screen.rows[-1].startswith("⠙")
+        answer.add("</tool_call>\n")
+        answer.finish(None)
+    assert screen.rows == ["I look."]
+
+
 def test_an_empty_reasoning_is_not_mentioned() -> None:
     screen = Screen()
     show(screen, ["<think>", "\n\n", "</think>", "\n\n", "Yes."])
@@ -249,7 +264,7 @@ def test_an_empty_reasoning_is_not_mentioned() -> None:
 def test_without_a_terminal_that_can_the_text_goes_out_as_it_comes(options: dict[str, Any]) -> None:
     file = io.StringIO()
     console = Console(file=file, width=20, **({"force_terminal": True} | options))
-    with AnswerDisplay(console) as answer:
+    with AnswerDisplay(console, reader()) as answer:
         for part, sofar in [
             ("A **bold** ", "A **bold** "),
             ("wo", "A **bold** wo"),
@@ -280,13 +295,13 @@ def fill(answer: AnswerDisplay) -> None:
 
 def test_the_thread_draws_by_itself_and_its_errors_come_out() -> None:
     screen = Screen()
-    with AnswerDisplay(screen.console) as answer:
+    with display(screen, animated=True, clock=time.monotonic) as answer:
         answer.add("by itself")
         until = time.monotonic() + 20
         while screen.rows != ["by itself"]:
             assert time.monotonic() < until
             time.sleep(0.01)
-    broken = AnswerDisplay(screen.console)
+    broken = display(screen, animated=True, clock=time.monotonic)
 
     def fail(*_: object) -> None:
         raise OSError("gone")
@@ -300,11 +315,14 @@ def test_markdown_and_lexers_are_imported_when_they_are_needed() -> None:
     code = """
 import sys, io
 from rich.console import Console
+from types import SimpleNamespace
 from afmoe_mlx.chat.screen.display import AnswerDisplay
+from afmoe_mlx.messages import AnswerReader
 def libraries(): return {m for m in sys.modules if m.startswith(("markdown_it", "pygments", "rich.markdown"))}
 assert not libraries(), libraries()
 def show(text):
-    with AnswerDisplay(Console(file=io.StringIO(), force_terminal=True), animated=False) as d: d.add(text)
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with AnswerDisplay(console, AnswerReader(SimpleNamespace(tool_template=None)), animated=False) as d: d.add(text)
 show("plain words")
 assert "pygments" not in sys.modules
 show("```python\\nimport os\\n```")

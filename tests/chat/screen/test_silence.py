@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from afmoe_mlx.chat.screen.display import AnswerDisplay
 from afmoe_mlx.chat.screen.silence import silent_keyboard
+from helpers.answers import display
 from helpers.screens import Screen
 
 
@@ -50,7 +50,7 @@ def test_the_keyboard_comes_back_though_nothing_can_be_drawn(monkeypatch: pytest
         def fail(*_: object) -> None:
             raise OSError("gone")
 
-        answer = AnswerDisplay(screen.console, animated=False)
+        answer = display(screen)
         monkeypatch.setattr(answer._region, "_write", fail)
         answer.add("text")
         with pytest.raises(OSError, match="gone"), answer:
@@ -60,7 +60,7 @@ def test_the_keyboard_comes_back_though_nothing_can_be_drawn(monkeypatch: pytest
 
 def test_an_interrupt_while_stopped_leaves_the_display_free_to_draw() -> None:
     screen = Screen()
-    with AnswerDisplay(screen.console, animated=False) as answer:
+    with display(screen) as answer:
         answer.add("half a paragraph")
         answer.refresh()
         with suppress(KeyboardInterrupt), answer._withdrawn():

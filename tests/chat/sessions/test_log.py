@@ -62,7 +62,10 @@ def test_a_last_line_that_is_cut_off_goes_to_a_file_beside(folder: SessionFolder
         assert (session.warnings, session.messages) == ([], said("hello", "fine", "more"))
 
 
-@pytest.mark.parametrize("line", [b'{"type": "message", "role": "user"}\n', b"[]\n", b"\xff\n", b"x\n\n  \n"])
+CALL = b'{"type": "message", "role": "assistant", "content": "", "tool_calls": [{"id": "call_1", "function": {}}]}\n'
+
+
+@pytest.mark.parametrize("line", [b'{"type": "message", "role": "user"}\n', CALL, b"[]\n", b"\xff\n", b"x\n\n  \n"])
 def test_a_damaged_last_line_that_has_its_end_stays_in_the_file(folder: SessionFolder, line: bytes) -> None:
     path = written(folder, "hello", "fine")
     number = path.read_bytes().count(b"\n") + 1
