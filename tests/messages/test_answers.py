@@ -173,6 +173,7 @@ MALFORMED = [
     (HERMES, '«{"name": "f", "arguments": {}}</tool', "", [("f", "{}")], None),
     (HERMES, '«{"name": "f", "argum', "", [("f", ', "argum')], ENDS),
     (HERMES, '«{"name": "f', '«{"name": "f', [], None),
+    (HERMES, '« { "name" : "f" , "arguments" : { "x" : [ 1 , 2 ] } } »', "", [("f", '{ "x" : [ 1 , 2 ] }')], None),
     (HERMES, '«{"name": "f"}»', "", [("f", "{}")], None),
     (HERMES, '«{"name": "f", "arguments": null}»', "", [("f", "{}")], None),
     (HERMES, "«{'name': 'f'}»", "«{'name': 'f'}»", [], None),
@@ -242,6 +243,8 @@ def test_any_name_may_be_called_where_no_tools_are_given_and_none_where_there_ar
     assert read("hermes", text, []) == Answer(text)
     nameless = text.replace("h", "")
     assert read("hermes", nameless, None) == Answer(nameless)
+    nameless = "<|tool_call_start|>[()]<|tool_call_end|>"
+    assert read("pythonic", nameless, None) == Answer(nameless)
 
 
 def test_json_arguments_stream_as_they_grow_and_pythonic_ones_one_by_one() -> None:
