@@ -123,7 +123,7 @@ def near(form: str) -> st.SearchStrategy[tuple[str, str]]:
     return st.tuples(st.just(form), st.builds(without, parts, gaps))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 @given(case=st.sampled_from(list(FORMATS)).flatmap(near), places=cuts)
 def test_an_answer_cut_anywhere_is_the_same_and_its_deltas_add_up_to_it(
     case: tuple[str, str], places: list[int]
@@ -148,7 +148,7 @@ def test_an_answer_cut_anywhere_is_the_same_and_its_deltas_add_up_to_it(
 
 
 @pytest.mark.parametrize(("form", "write"), [(form, write) for form in WRITERS for write in WRITERS[form]])
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(found=calls, texts=st.tuples(around, around, around), count=st.integers(0, 3))
 def test_calls_are_read_as_they_are_written(form: str, write: Any, found: Any, texts: Any, count: int) -> None:
     before, between, after = texts
@@ -368,7 +368,7 @@ near_json = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 @given(text=near_json | st.recursive(st.none() | words, st.lists, max_leaves=4).map(json.dumps))
 def test_a_value_is_json_by_the_letter(text: str) -> None:
     from afmoe_mlx.messages import hermes
