@@ -317,7 +317,8 @@ def test_values_without_a_type_get_that_of_the_schema(name: str, written: str, v
 @pytest.mark.parametrize(
     ("source", "value"),
     [
-        ("'a\nb\r'", "a\nb\r"),
+        ("'a\nb'", "a\nb"),
+        ("'a\rb'", "a\rb"),
         ('''"""a "b"\nc"""''', 'a "b"\nc'),
         (r"'\d\n\x41\u00e9'", "\\d\nAé"),
         (r"'\ud83d\udc4b'", "👋"),
