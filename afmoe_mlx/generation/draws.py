@@ -38,8 +38,11 @@ class Draws:
         self._filters = _Filters(list(self._random.values()), vocab_size)
         self._temperatures = _column([sampler.temperature for sampler in self._random.values()])
 
-    def __call__(self, logprobs: mx.array, given: Mapping[int, int]) -> mx.array:
-        """Tokens (B,) by log-probabilities (B, V); rows in `given` take a token without a draw."""
+    def __call__(self, logprobs: mx.array, given: Mapping[int, int], failed: dict[int, Exception]) -> mx.array:
+        """Tokens (B,) by log-probabilities (B, V); rows in `given` take a token without a draw.
+
+        A row whose own sampler raises is put into `failed`, and gets any token.
+        """
         if self._is_mixed or not self._random:
             tokens = greedy(logprobs)
         if self._random:
@@ -49,8 +52,12 @@ class Draws:
             else:
                 tokens = drawn
         for i, sampler in self._own.items():
-            if i not in given:
+            if i in given or i in failed:
+                continue
+            try:
                 tokens[i] = sampler(logprobs[i : i + 1])[0]
+            except Exception as error:
+                failed[i] = error
         if given:
             tokens[mx.array(list(given))] = mx.array(list(given.values()), tokens.dtype)
         return tokens
