@@ -1,20 +1,27 @@
 """Generation: prefill, the decode loop, sampling and stopping."""
 
+from .batch import BatchEngine
 from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
 from .loop import decode, prefill
 from .options import NO_LIMIT, SamplingOptions, StoppingOptions, unused_keys
 from .processors import make_logits_processors
 from .prompt import encode_prompt
+from .requests import Chosen, Event, Request, RowSampler, greedy_rows
 from .sampling import make_sampler
 from .stopping import StopStrings
 from .stream import check_options, generate, stream_generate
 
 __all__ = [
     "NO_LIMIT",
+    "BatchEngine",
+    "Chosen",
     "DraftModel",
+    "Event",
     "GenerationChunk",
     "PromptLookup",
+    "Request",
+    "RowSampler",
     "SamplingOptions",
     "StopStrings",
     "StoppingOptions",
@@ -23,6 +30,7 @@ __all__ = [
     "decode",
     "encode_prompt",
     "generate",
+    "greedy_rows",
     "make_logits_processors",
     "make_sampler",
     "prefill",

@@ -1,6 +1,7 @@
 """What every causal language model here does around its layers: inputs, alignment, head and loss."""
 
 import copy
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -16,6 +17,7 @@ from .config import ModelConfig
 from .decode import LONGEST_STEP, DecodeStep
 from .linear import Linear
 from .rope import Rope
+from .rows import RowStep
 from .trace import Trace
 
 
@@ -132,6 +134,20 @@ class CausalLM(nn.Module):
         chunk = self._chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
         return chunk.move(self._last_hidden_state(chunk, input_ids, inputs_embeds, trace), back=True)
 
+    def step(self, input_ids: mx.array, caches: Sequence[Cache]) -> mx.array:
+        """Logits (B, vocab) of one more token (B,) in each row of some caches, whose rows follow one another.
+
+        Each row gets what it would get alone. Raises InputError for another number of tokens than of rows.
+        """
+        rows = RowStep(caches, self._rope)
+        if input_ids.shape != (rows.batch_size,):
+            raise InputError(
+                f"the tokens have shape {input_ids.shape}: expected ({rows.batch_size},), one for each row"
+            )
+        if self.compiles_decode and _is_step((rows.batch_size, 1), 0):
+            return self._compiled_step()(input_ids[:, None], rows, rows)[:, 0]
+        return self.logits(self._through_layers(self.scaled(self.embed(input_ids[:, None])), rows, rows.layers))[:, 0]
+
     def _chunk(
         self,
         shape: tuple[int, int],
@@ -157,13 +173,18 @@ class CausalLM(nn.Module):
         cache = chunk.cache
         embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert embeddings is not None
-        h = chunk.move(self.scaled(embeddings))
-        for i, layer in enumerate(self.model.layers):
+        caches = [None] * len(self.model.layers) if cache is None else cache.layers
+        return self._through_layers(chunk.move(self.scaled(embeddings)), chunk, caches, trace)
+
+    def _through_layers(
+        self, h: mx.array, chunk: Chunk | RowStep, caches: Sequence[Any], trace: Trace | None = None
+    ) -> mx.array:
+        """Scaled embeddings (B, L, D) -> the final norm's output."""
+        for layer, cache in zip(self.model.layers, caches, strict=True):
             if trace is not None:
                 trace.add("hidden_states", h)
             projected = layer.project(h, chunk.place, chunk.valid)
-            attended = layer.attend(projected, chunk, cache.layers[i] if cache is not None else None, trace)
-            h = layer.finish(h, attended, trace)
+            h = layer.finish(h, layer.attend(projected, chunk, cache, trace), trace)
         h = self.final_norm(h)
         if trace is not None:
             trace.add("hidden_states", h)
