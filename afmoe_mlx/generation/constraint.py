@@ -36,7 +36,7 @@ class Constraint:
         return self._matcher.is_stopped()
 
     def forced(self) -> list[int]:
-        """The tokens that must come now, in order, as the tokenizer itself would cut them; [] where there is a choice."""
+        """The tokens that must come now, in order and cut as the tokenizer does; [] where there is a choice."""
         if self.is_finished:
             return list(self._ends) if len(self._ends) == 1 else []
         return self._matcher.compute_ff_tokens()
@@ -45,7 +45,7 @@ class Constraint:
         """Which tokens may come now: (vocab,) bool, at least one true."""
         allowed = self._matcher.compute_logit_bias()
         self._check()
-        return mx.array(memoryview(allowed))[: self._vocab_size] != 0
+        return mx.array(memoryview(allowed))[: self._vocab_size] != 0  # type: ignore[arg-type]
 
     def accepts(self, token: int) -> bool:
         """Whether a token may come now; if so, it has come."""
