@@ -39,6 +39,8 @@ class GenerationChunk:
     """Passes through the model that plain decoding would have needed more."""
     cached_tokens: int = 0
     """Prompt tokens that were known, from `seen` or a store, and not run."""
+    violation: str | None = None
+    """What the answer falls short of in what it was held to; with the last token alone."""
 
     @property
     def peak_memory(self) -> float:

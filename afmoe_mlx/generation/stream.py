@@ -1,7 +1,8 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,9 @@ from ..terminal import write
 from ..tokenizer import Tokenizer
 from .budget import ReasoningBudget, decode_within
 from .chunks import GenerationChunk, chunks_of
+from .constrained import ConstrainedDecoder, NoDrafter
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
+from .grammar import CONSTRAINT, ConstraintOptions
 from .loop import Chooser, Progress, decode, prefill
 from .options import NO_LIMIT, SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
 from .processors import LogitsProcessor, check_token_ids, make_logits_processors
@@ -73,6 +76,9 @@ def stream_generate(
     kv_bits: int | None = None,
     kv_group_size: int | None = None,
     quantized_kv_start: int = 0,
+    json_schema: Mapping[str, Any] | str | None = None,
+    regex: str | None = None,
+    grammar: str | None = None,
     **sampling: Any,
 ) -> Generator[GenerationChunk, None, None]:
     """Yield an answer token by token. Keywords of mlx-lm that mean the same are taken too (`afmoe_mlx.keywords`).
@@ -97,6 +103,8 @@ def stream_generate(
     there, the answer too; with a cache, that takes `seen`.
     kv_bits: how many bits the cache made for this answer keeps keys and values of full-attention layers in, None for as
     `model.kv_quantization` says; kv_group_size and quantized_kv_start belong to it, see `KVQuantization`.
+    json_schema, regex, grammar: what the answer is held to after its reasoning, the fields of `ConstraintOptions`. The
+    last chunk's `violation` says what it fell short of.
     Raises InputError for options that make no sense and for a prompt longer than the model's context, TokenizerError
     for an extra_eos_token that is none, CheckpointError for a model whose logits are no numbers.
     """
@@ -106,8 +114,10 @@ def stream_generate(
         "extra_eos_token": extra_eos_token,
         "reasoning_budget": reasoning_budget,
     }
+    constraints: dict[str, Any] = {"json_schema": json_schema, "regex": regex, "grammar": grammar}
     check_options(
         **stopping,
+        **constraints,
         prefill_step_size=prefill_step_size,
         prompt_lookup=prompt_lookup,
         num_draft_tokens=num_draft_tokens,
@@ -115,6 +125,7 @@ def stream_generate(
     )
     options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
     ending = StoppingOptions.from_generation_config(tokenizer.generation_config, **stopping)
+    rules = ConstraintOptions(**constraints)
     tokenizer = tokenizer.with_extra_eos(ending.extra_eos_token)
     check_token_ids(options.logit_bias or (), model.config.vocab_size, "logit_bias")
     if isinstance(prompt, str):
@@ -143,9 +154,22 @@ def stream_generate(
         if store is not None:
             store.insert(whole[: cache.offset], cache)
 
-    decoder = None
-    if drafter is not None:
-        choose, ends = Chooser(sampler, processors, ()), tokenizer.eos_token_ids
+    decoder: SpeculativeDecoder | None = None
+    choose, ends = Chooser(sampler, processors, ()), tokenizer.eos_token_ids
+    if rules.is_given:
+        make = rules.begin(tokenizer, model.config.vocab_size, whole)
+        decoder = constrained = ConstrainedDecoder(
+            model,
+            cache,
+            choose,
+            drafter or NoDrafter(),
+            make=make,
+            begun=len(whole),
+            limit=limit,
+            ends=ends,
+            tally=tally,
+        )
+    elif drafter is not None:
         decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
 
     def answer(logits: mx.array, before: Sequence[int], limit: int) -> Generator[tuple[int, mx.array], None, None]:
@@ -166,6 +190,8 @@ def stream_generate(
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
     texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)
     chunks = chunks_of(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
+    if rules.is_given:
+        chunks = _judged(chunks, lambda text: rules.violation(text, is_complete=constrained.is_complete))
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -192,6 +218,17 @@ def _begin(
     if store is not None and len(seen) + cached != cache.offset:
         raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
     return cache, cached
+
+
+def _judged(
+    chunks: Generator[GenerationChunk, None, None], violation: Callable[[str], str | None]
+) -> Generator[GenerationChunk, None, None]:
+    """The same; the last says what the text fell short of."""
+    text = ""
+    with closing(chunks):
+        for chunk in chunks:
+            text += chunk.text
+            yield replace(chunk, violation=violation(text)) if chunk.finish_reason else chunk
 
 
 def _kept(
@@ -234,7 +271,8 @@ def check_options(
         check_count("prefill_step_size", prefill_step_size)
     if prompt_lookup is not None and prompt_lookup is not True:
         check_count("prompt_lookup", prompt_lookup)
-    if unknown := answer.keys() - {*SAMPLING, *STOPPING}:
+    if unknown := answer.keys() - {*SAMPLING, *STOPPING, *CONSTRAINT}:
         raise OptionError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
     SamplingOptions.from_generation_config({}, **{name: answer.get(name) for name in SAMPLING})
     StoppingOptions.from_generation_config({}, **{name: answer.get(name) for name in STOPPING})
+    ConstraintOptions(**{name: answer.get(name) for name in CONSTRAINT})

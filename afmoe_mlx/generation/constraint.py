@@ -1,0 +1,73 @@
+"""What may come next in one answer, by a grammar: what stands between its tokens and the library llguidance."""
+
+import mlx.core as mx
+
+from ..errors import InputError
+from ..tokenizer.guidance import Guidance
+
+
+class Constraint:
+    """How far an answer has come in its grammar; one for each sequence, and nothing of a decode loop in it.
+
+    A loop asks `forced` for tokens that must come, which it takes without a draw and so without randomness, all of
+    them, one after the other. Where there are none it draws from the logits under `mask`. Either way each token is then
+    told to `advance`. An answer ends with one of the tokenizer's ends, which is allowed where the grammar is satisfied.
+    `copy` gives one that goes on by itself, to try guesses on.
+    """
+
+    def __init__(self, guidance: Guidance, grammar: str) -> None:
+        """grammar: as llguidance has it. Waits for the library's tokenizer. InputError for a grammar that is none."""
+        from llguidance import LLMatcher
+
+        self._matcher = LLMatcher(guidance.tokenizer, grammar, log_level=0)
+        self._ends, self._vocab_size = guidance.ends, guidance.vocab_size
+        self.count = 0
+        """Tokens told so far."""
+        self._check()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here: what has come satisfies the grammar."""
+        return self._matcher.is_accepting()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing may come but the end."""
+        return self._matcher.is_stopped()
+
+    def forced(self) -> list[int]:
+        """The tokens that must come now, in order and cut as the tokenizer does; [] where there is a choice."""
+        if self.is_finished:
+            return list(self._ends) if len(self._ends) == 1 else []
+        return self._matcher.compute_ff_tokens()
+
+    def mask(self) -> mx.array:
+        """Which tokens may come now: (vocab,) bool, at least one true."""
+        allowed = self._matcher.compute_logit_bias()
+        self._check()
+        return mx.array(memoryview(allowed))[: self._vocab_size] != 0  # type: ignore[arg-type]
+
+    def accepts(self, token: int) -> bool:
+        """Whether a token may come now; if so, it has come."""
+        if self.is_finished:
+            taken = token in self._ends
+        else:
+            taken = self._matcher.try_consume_tokens([token]) == 1
+            self._check()
+        self.count += taken
+        return taken
+
+    def advance(self, token: int) -> None:
+        """Go on after a token; InputError for one that may not come, as a sampler of the caller's may choose."""
+        if not self.accepts(token):
+            raise InputError(f"token {token} was chosen, which the constraint forbids here: expected an allowed one")
+
+    def copy(self) -> "Constraint":
+        """One that goes on from here by itself."""
+        other = object.__new__(Constraint)
+        other.__dict__ |= self.__dict__ | {"_matcher": self._matcher.deep_copy()}
+        return other
+
+    def _check(self) -> None:
+        if error := self._matcher.get_error():
+            raise InputError(f"the constraint cannot be followed: {' '.join(error.split())}")
