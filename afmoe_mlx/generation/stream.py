@@ -1,8 +1,7 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -14,18 +13,18 @@ from ..keywords import GENERATE, takes
 from ..models import CausalLM
 from ..terminal import write
 from ..tokenizer import Tokenizer
-from .budget import ReasoningBudget, decode_within
+from .budget import decode_within
 from .chunks import GenerationChunk, chunks_of
 from .constrained import ConstrainedDecoder, NoDrafter
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .grammar import CONSTRAINT, ConstraintOptions
 from .loop import Chooser, Progress, decode, prefill
-from .options import NO_LIMIT, SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
-from .processors import LogitsProcessor, check_token_ids, make_logits_processors
-from .prompt import Prompt, as_token_ids, encode_prompt, room_after
-from .sampling import Sampler, make_sampler
+from .options import SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
+from .plan import Plan
+from .processors import LogitsProcessor, check_token_ids
+from .prompt import Prompt, as_token_ids, room_after
+from .sampling import Sampler
 from .speculate import SpeculativeDecoder, Tally
-from .stopping import StopStrings
 
 
 def generate(model: CausalLM, tokenizer: Tokenizer, prompt: Prompt, *, verbose: bool = False, **options: Any) -> str:
@@ -123,23 +122,23 @@ def stream_generate(
         num_draft_tokens=num_draft_tokens,
         **sampling,
     )
-    options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
-    ending = StoppingOptions.from_generation_config(tokenizer.generation_config, **stopping)
-    rules = ConstraintOptions(**constraints)
-    tokenizer = tokenizer.with_extra_eos(ending.extra_eos_token)
-    check_token_ids(options.logit_bias or (), model.config.vocab_size, "logit_bias")
-    if isinstance(prompt, str):
-        tokenizer.check_length(prompt, model.config.max_position_embeddings)
-    tokens, seen = encode_prompt(tokenizer, prompt), as_token_ids(seen, "seen is not")
+    plan = Plan.of(
+        model,
+        tokenizer,
+        prompt,
+        sampler=sampler,
+        logits_processors=logits_processors,
+        skip_special_tokens=skip_special_tokens,
+        **stopping,
+        **constraints,
+        **sampling,
+    )
+    tokens, seen = plan.prompt, as_token_ids(seen, "seen is not")
     kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
     cache, cached = _begin(model, tokens, seen, cache, store, kept)
     room = room_after(model, tokens[cached:], cache)
     check_token_ids(seen, model.config.vocab_size, "seen")
-    unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
-    known = sorted(token for token in unspoken if 0 <= token < model.config.vocab_size)  # a config may name others
-    sampler = sampler or make_sampler(options, xtc_special_tokens=known)
-    processors = make_logits_processors(options) if logits_processors is None else logits_processors
-    limit = room if ending.max_tokens == NO_LIMIT else min(int(ending.max_tokens), room)
+    limit = plan.limit(room)
     tally = Tally()
     drafter = make_drafter(
         model,
@@ -155,9 +154,10 @@ def stream_generate(
             store.insert(whole[: cache.offset], cache)
 
     decoder: SpeculativeDecoder | None = None
-    choose, ends = Chooser(sampler, processors, ()), tokenizer.eos_token_ids
-    if rules.is_given:
-        make = rules.begin(tokenizer, model.config.vocab_size, whole)
+    choose, ends = Chooser(plan.sampler, plan.processors, ()), plan.tokenizer.eos_token_ids
+    constrained: ConstrainedDecoder | None = None
+    if plan.rules.is_given:
+        make = plan.rules.begin(plan.tokenizer, model.config.vocab_size, whole)
         decoder = constrained = ConstrainedDecoder(
             model,
             cache,
@@ -174,24 +174,21 @@ def stream_generate(
 
     def answer(logits: mx.array, before: Sequence[int], limit: int) -> Generator[tuple[int, mx.array], None, None]:
         if decoder is None:
-            yield from decode(model, logits, cache, sampler, tokens=before, processors=processors, limit=limit)
+            processors = plan.processors
+            yield from decode(model, logits, cache, plan.sampler, tokens=before, processors=processors, limit=limit)
         else:
             yield from decoder.continued(before, logits, limit)
 
     def steps() -> Generator[tuple[int, mx.array], None, None]:
         rest, step = tokens[cached:], None if prefill_step_size is None else int(prefill_step_size)
         logits = prefill(model, rest, cache, step_size=step, on_progress=on_progress, on_chunk=keep)
-        if ending.reasoning_budget is None:
+        if (budget := plan.budget(whole)) is None:
             yield from answer(logits, whole, limit)
             return
-        budget = ReasoningBudget(tokenizer, int(ending.reasoning_budget), whole)
         yield from decode_within(budget, answer, model, logits, cache, tokens=whole, limit=limit, tally=tally)
 
-    counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
-    texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)
-    chunks = chunks_of(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
-    if rules.is_given:
-        chunks = _judged(chunks, lambda text: rules.violation(text, is_complete=constrained.is_complete))
+    counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached, "limit": limit}
+    chunks = chunks_of(plan.chunks(**counts, tally=tally, constraint=constrained), steps())
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -218,17 +215,6 @@ def _begin(
     if store is not None and len(seen) + cached != cache.offset:
         raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
     return cache, cached
-
-
-def _judged(
-    chunks: Generator[GenerationChunk, None, None], violation: Callable[[str], str | None]
-) -> Generator[GenerationChunk, None, None]:
-    """The same; the last says what the text fell short of."""
-    text = ""
-    with closing(chunks):
-        for chunk in chunks:
-            text += chunk.text
-            yield replace(chunk, violation=violation(text)) if chunk.finish_reason else chunk
 
 
 def _kept(
