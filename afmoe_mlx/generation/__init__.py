@@ -1,6 +1,8 @@
 """Generation: prefill, the decode loop, sampling and stopping."""
 
+from .answers import BatchAnswer, BatchAnswers, BatchStats
 from .batch import BatchEngine
+from .batch_response import BatchResponse, batch_generate
 from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
 from .loop import decode, prefill
@@ -14,7 +16,11 @@ from .stream import check_options, generate, stream_generate
 
 __all__ = [
     "NO_LIMIT",
+    "BatchAnswer",
+    "BatchAnswers",
     "BatchEngine",
+    "BatchResponse",
+    "BatchStats",
     "Chosen",
     "DraftModel",
     "Event",
@@ -25,6 +31,7 @@ __all__ = [
     "SamplingOptions",
     "StopStrings",
     "StoppingOptions",
+    "batch_generate",
     "check_options",
     "check_same_tokenizer",
     "decode",

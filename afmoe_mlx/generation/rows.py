@@ -24,7 +24,7 @@ class Guide(Protocol):
         """Learn the answer so far; the token that comes next without a draw, None where one is drawn."""
 
     def mask(self) -> mx.array | None:
-        """Which tokens may be drawn next, (vocab,) bool, at least one; None for all."""
+        """Which tokens may come next, (vocab,) bool, at least one; None for all."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class RowChooser:
 
 
 def _guided(rows: Sequence[Request], failed: dict[int, Exception]) -> tuple[dict[int, int], dict[int, mx.array]]:
-    """The tokens that some rows take without a draw, and the masks of others."""
+    """The tokens that some rows take without a draw, and some rows' masks."""
     given, masks = {}, {}
     for i, row in enumerate(rows):
         if row.choose.guide is None:
@@ -82,7 +82,7 @@ def _guided(rows: Sequence[Request], failed: dict[int, Exception]) -> tuple[dict
         try:
             if (token := row.choose.guide.follow(row.answer)) is not None:
                 given[i] = token
-            elif (mask := row.choose.guide.mask()) is not None:
+            if (mask := row.choose.guide.mask()) is not None:
                 masks[i] = mask
         except Exception as error:
             failed[i] = error
