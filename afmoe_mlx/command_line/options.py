@@ -54,6 +54,11 @@ ExtraEosToken = Annotated[
     list[str] | None, typer.Option(help="Another token that ends it, its text or id; repeatable.")
 ]
 ReasoningBudget = Annotated[int | None, typer.Option(metavar="N", help="Close a thought after so many tokens.")]
+JsonSchema = Annotated[
+    str | None, typer.Option(metavar="FILE|JSON", help="Hold the answer to this JSON schema, after its reasoning.")
+]
+Regex = Annotated[str | None, typer.Option(help="Hold it to a regular expression, which matches all of it.")]
+Grammar = Annotated[str | None, typer.Option(metavar="FILE", help="Hold it to a grammar in Lark's notation.")]
 Temp = Annotated[float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
 MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")]

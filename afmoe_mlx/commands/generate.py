@@ -16,7 +16,7 @@ from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
 from ..errors import InputError
-from ..generation import GenerationChunk, check_options, encode_prompt, stream_generate
+from ..generation import CONSTRAINT, GenerationChunk, check_options, encode_prompt, stream_generate
 from ..messages.prompts import for_template
 from ..messages.reasoning import opened_by
 from ..terminal import note, read_stdin, write_json
@@ -76,7 +76,8 @@ def report(
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
-        write_json(summary(answer, speculated=speculated, kept=kept))
+        held = any(options.get(name) is not None for name in CONSTRAINT)
+        write_json(summary(answer, speculated=speculated, kept=kept, held=held))
         return
     tell_cut_off(answer, context=context)
     if request.wants_statistics and answer.last:

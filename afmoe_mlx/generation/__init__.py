@@ -5,6 +5,7 @@ from .batch import BatchEngine
 from .batch_response import BatchResponse, batch_generate
 from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
+from .grammar import CONSTRAINT, ConstraintOptions
 from .loop import decode, prefill
 from .options import NO_LIMIT, SamplingOptions, StoppingOptions, unused_keys
 from .processors import make_logits_processors
@@ -15,6 +16,7 @@ from .stopping import StopStrings
 from .stream import check_options, generate, stream_generate
 
 __all__ = [
+    "CONSTRAINT",
     "NO_LIMIT",
     "BatchAnswer",
     "BatchAnswers",
@@ -22,6 +24,7 @@ __all__ = [
     "BatchResponse",
     "BatchStats",
     "Chosen",
+    "ConstraintOptions",
     "DraftModel",
     "Event",
     "GenerationChunk",

@@ -17,6 +17,8 @@ from ..options import (
     Force,
     FrequencyContextSize,
     FrequencyPenalty,
+    Grammar,
+    JsonSchema,
     KVBits,
     KVGroupSize,
     KVStart,
@@ -35,6 +37,7 @@ from ..options import (
     PromptCacheDir,
     PromptLookup,
     ReasoningBudget,
+    Regex,
     RepetitionContextSize,
     RepetitionPenalty,
     Revision,
@@ -59,6 +62,9 @@ STREAM_OPTIONS = (
     "stop",
     "extra_eos_token",
     "reasoning_budget",
+    "json_schema",
+    "regex",
+    "grammar",
     "temp",
     "top_p",
     "min_p",
@@ -107,6 +113,9 @@ class AnswerRequest:
     stop: Stop = None
     extra_eos_token: ExtraEosToken = None
     reasoning_budget: ReasoningBudget = None
+    json_schema: JsonSchema = None
+    regex: Regex = None
+    grammar: Grammar = None
     temp: Temp = None
     top_p: TopP = None
     min_p: MinP = None
@@ -147,10 +156,13 @@ class AnswerRequest:
             raise typer.BadParameter("--num-draft-tokens needs --draft-model")
         if self.kv_bits is None and not (self.kv_group_size is None and self.quantized_kv_start is None):
             raise typer.BadParameter("--kv-group-size and --quantized-kv-start need --kv-bits")
+        if sum(given is not None for given in (self.json_schema, self.regex, self.grammar)) > 1:
+            raise typer.BadParameter("choose one of --json-schema, --regex and --grammar")
 
     @property
     def stream_options(self) -> dict[str, Any]:
         """The options of `stream_generate` among these, None where the command line says nothing."""
+        from ..constraint import read_schema, read_text
         from ..logit_bias import parse_logit_bias
 
         found = {PYTHON_NAMES.get(name, name): getattr(self, name) for name in STREAM_OPTIONS}
@@ -158,6 +170,10 @@ class AnswerRequest:
             del found["num_draft_tokens"]
         if self.logit_bias is not None:
             found["logit_bias"] = parse_logit_bias(self.logit_bias)
+        if self.json_schema is not None:
+            found["json_schema"] = read_schema(self.json_schema)
+        if self.grammar is not None:
+            found["grammar"] = read_text(self.grammar, "--grammar")
         return found
 
     @property
