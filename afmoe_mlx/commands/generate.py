@@ -1,4 +1,4 @@
-"""`afmoe-mlx generate`: one answer on stdout, statistics on stderr."""
+"""`afmoe-mlx generate`: one answer on stdout, or many as JSON lines; statistics on stderr."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,19 +6,30 @@ from typing import Any
 from ..api import load
 from ..cache import PrefixStore
 from ..command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
+from ..command_line.batch import PrintedBatch
 from ..command_line.draft import with_draft_model
 from ..command_line.generation_config import sampling_in_words, tell_unused_keys
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.length import check_length
 from ..command_line.progress import progress_bar
 from ..command_line.prompt_cache import PromptFile, disk_directory
+from ..command_line.prompts_file import PromptLine, read_prompts
 from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
 from ..errors import InputError
-from ..generation import CONSTRAINT, GenerationChunk, check_options, encode_prompt, stream_generate
+from ..generation import (
+    CONSTRAINT,
+    MAX_ROWS,
+    BatchAnswers,
+    GenerationChunk,
+    check_options,
+    encode_prompt,
+    stream_generate,
+)
 from ..messages.prompts import for_template
 from ..messages.reasoning import opened_by
+from ..models import CausalLM
 from ..terminal import note, read_stdin, write_json
 from ..tokenizer import Tokenizer
 
@@ -32,7 +43,8 @@ def run(request: GenerateRequest) -> int:
     template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
     options: dict[str, Any] = request.stream_options
     check_options(**options)
-    text = read_stdin() if request.prompt == "-" else request.prompt
+    lines = None if request.prompts is None else read_prompts(request.prompts)
+    text = read_stdin() if request.prompt == "-" else request.prompt or ""
     check_length(text, name, revision=request.revision)
     model, tokenizer = load(
         name,
@@ -49,6 +61,8 @@ def run(request: GenerateRequest) -> int:
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     store = PrefixStore(model, directory=directory) if directory else None
+    if lines is not None:
+        return _answer_all(lines, request, options, model, tokenizer, variables, store)
     messages = make_messages(tokenizer, text, request, file)
     if messages is None:
         prompt = file.followed_by(tokenizer, text) if file else encode_prompt(tokenizer, text)
@@ -67,6 +81,51 @@ def run(request: GenerateRequest) -> int:
     if file is not None and not answer.is_interrupted:
         file.finish([*prompt, *answer.tokens], messages, answer.beginning + answer.text)
     return 130 if answer.is_interrupted else 0
+
+
+def _answer_all(
+    lines: Sequence[PromptLine],
+    request: GenerateRequest,
+    options: Mapping[str, Any],
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    variables: Mapping[str, Any],
+    store: PrefixStore | None,
+) -> int:
+    """Answer the lines of a file, each printed when it is finished; the exit status, as `PrintedBatch.run` has it."""
+    step, rows = request.prefill_step_size, request.max_rows or MAX_ROWS
+    batch = BatchAnswers(model, tokenizer, max_rows=rows, prefill_step_size=step, store=store)
+    printed = PrintedBatch(batch, kept=store is not None)
+    options = {name: value for name, value in options.items() if name not in ("prompt_lookup", "prefill_step_size")}
+    for line in lines:
+        with line.blamed():
+            prompt = _prompt_of(line, tokenizer, request, variables)
+            printed.add(line, prompt, options, Answer(request.prefill_response or opened_by(tokenizer, prompt)))
+    code = printed.run()
+    if request.wants_statistics:
+        printed.tell()
+    if store is not None:
+        store.flush()
+    return code
+
+
+def _prompt_of(
+    line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest, variables: Mapping[str, Any]
+) -> list[int]:
+    """The tokens of a line's prompt."""
+    if line.text is not None:
+        messages = make_messages(tokenizer, line.text, request, None)
+        return (
+            encode_prompt(tokenizer, line.text) if messages is None else render_prompt(tokenizer, messages, variables)
+        )
+    if request.ignore_chat_template or tokenizer.chat_template is None:
+        raise InputError("messages need a chat template: this model has none in use")
+    messages = list(line.messages or [])
+    if request.system_prompt is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": request.system_prompt})
+    if request.prefill_response is not None:
+        messages.append({"role": "assistant", "content": request.prefill_response})
+    return render_prompt(tokenizer, messages, variables)
 
 
 def report(

@@ -1,6 +1,6 @@
 """Generation: prefill, the decode loop, sampling and stopping."""
 
-from .answers import BatchAnswer, BatchAnswers, BatchStats
+from .answers import MAX_ROWS, BatchAnswer, BatchAnswers, BatchStats
 from .batch import BatchEngine
 from .batch_response import BatchResponse, batch_generate
 from .chunks import GenerationChunk
@@ -17,6 +17,7 @@ from .stream import check_options, generate, stream_generate
 
 __all__ = [
     "CONSTRAINT",
+    "MAX_ROWS",
     "NO_LIMIT",
     "BatchAnswer",
     "BatchAnswers",

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import device
 from ..cache import KVQuantization, PrefixStore
+from ..errors import OptionError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .batch import BatchEngine
@@ -21,6 +22,9 @@ from .stream import check_options
 
 # Answers that are written at once, unless told.
 MAX_ROWS = 16
+
+# Options of `stream_generate` for one prompt alone.
+ALONE = {"cache", "seen", "on_progress", "prompt_lookup", "draft_model", "num_draft_tokens", "prefill_step_size"}
 
 # Options of an answer that `check_options` need not see.
 FUNCTIONS = ("sampler", "logits_processors", "skip_special_tokens")
@@ -139,6 +143,8 @@ class BatchAnswers:
 
         options: of `stream_generate`, but for those of caches, guesses and progress. Raises what that raises.
         """
+        if alone := sorted(options.keys() & ALONE):
+            raise OptionError(f"no option {alone[0]} where several prompts are answered at once")
         check_options(**{name: value for name, value in options.items() if name not in FUNCTIONS})
         plan = Plan.of(self._model, self._tokenizer, prompt, **options)
         kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)

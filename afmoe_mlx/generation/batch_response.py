@@ -27,7 +27,7 @@ class BatchResponse:
     texts: list[str]
     stats: BatchStats
     token_ids: list[list[int]]
-    """All that each answer has, the one that ended it too."""
+    """Those of each answer, but for the one that ended it."""
     finish_reasons: list[str]
     """"stop" or "length"."""
     violations: list[str | None]
@@ -73,7 +73,7 @@ def batch_generate(
             for answer, made in batch.step():
                 if isinstance(made, Exception):
                     raise made
-                found[answer].add(made, with_logprobs=return_logprobs)
+                found[answer].add(made, is_end=made.token in answer.request.ends, with_logprobs=return_logprobs)
     batch.stats.wall_time = time.perf_counter() - began
     if verbose:
         write(_figures(batch.stats))
@@ -98,17 +98,20 @@ class _Collected:
     finish_reason: str = ""
     violation: str | None = None
 
-    def add(self, chunk: GenerationChunk, *, with_logprobs: bool) -> None:
+    def add(self, chunk: GenerationChunk, *, is_end: bool, with_logprobs: bool) -> None:
         self.text += chunk.text
-        self.tokens.append(chunk.token)
-        if with_logprobs:  # under way, for the host to go on, and so that the others of the vocabulary are let go
+        if not is_end:
+            self.tokens.append(chunk.token)
+        if (
+            with_logprobs and not is_end
+        ):  # under way, for the host to go on, and so that the others of the vocabulary are let go
             self.logprobs.append(chunk.logprobs[chunk.token])
             mx.async_eval(self.logprobs[-1])
         if chunk.finish_reason is not None:
             self.finish_reason, self.violation = chunk.finish_reason, chunk.violation
 
     def read_logprobs(self) -> list[float]:
-        return mx.stack(self.logprobs).tolist()  # type: ignore[return-value]
+        return mx.stack(self.logprobs).tolist() if self.logprobs else []  # type: ignore[return-value]
 
 
 def _each(

@@ -191,9 +191,21 @@ class AnswerRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(AnswerRequest):
-    """Answer one prompt. What is not set comes from the model's generation_config.json."""
+    """Answer one prompt, or many. What is not set comes from the model's generation_config.json."""
 
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")]
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")
+    ] = None
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answer many at once: a .jsonl with {prompt} or {messages} a line, and options; - is stdin.",
+        ),
+    ] = None
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, help="With --prompts, answers that are written at once; 16 if not given.")
+    ] = None
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False
     prompt_cache_file: Annotated[
@@ -201,12 +213,27 @@ class GenerateRequest(AnswerRequest):
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
     ] = None
     verbose: Annotated[str, typer.Option(help="False: no statistics on stderr.")] = "True"
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with statistics.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, with statistics, for each prompt.")
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ignore_chat_template and not (self.chat_template is None and self.chat_template_config is None):
             raise typer.BadParameter("--ignore-chat-template leaves nothing to --chat-template and its variables")
+        if (self.prompt is None) == (self.prompts is None):
+            raise typer.BadParameter("give a message by --prompt, or a file of several by --prompts")
+        if self.prompts is None and self.max_rows is not None:
+            raise typer.BadParameter("--max-rows needs --prompts")
+        if self.prompts is not None:
+            self._check_several()
+
+    def _check_several(self) -> None:
+        if not self.as_json:
+            raise typer.BadParameter("--prompts needs --json: an object is printed for each answer")
+        for name in ("prompt_lookup", "draft_model", "prompt_cache_file"):
+            if getattr(self, name) is not None:
+                raise typer.BadParameter(f"--{name.replace('_', '-')} is for one prompt: leave it out with --prompts")
 
     @property
     def wants_statistics(self) -> bool:
