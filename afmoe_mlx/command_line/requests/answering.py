@@ -204,7 +204,8 @@ class GenerateRequest(AnswerRequest):
         ),
     ] = None
     max_rows: Annotated[
-        int | None, typer.Option(min=1, help="With --prompts, answers that are written at once; 16 if not given.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --prompts, answers written at once; 16 if not given."),
     ] = None
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False
