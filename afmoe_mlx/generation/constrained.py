@@ -63,11 +63,11 @@ class Walk:
 class ConstrainedDecoder(SpeculativeDecoder):
     """`decode` and `SpeculativeDecoder` under a constraint, for one answer.
 
-    A seed gives the same tokens with and without guesses. make: the constraint, which is made when the prompt has been
-    run, and begins after the first `begun` tokens.
+    A seed gives the same tokens with and without guesses. make: makes the constraint, once the prompt has been run,
+    which begins after the first `begun` tokens; or, for True, that of what follows a reasoning.
     """
 
-    def __init__(self, *arguments: Any, make: Callable[[], Constraint], begun: int, **options: Any) -> None:
+    def __init__(self, *arguments: Any, make: Callable[..., Constraint], begun: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._make, self._begun = make, begun
 
@@ -81,8 +81,10 @@ class ConstrainedDecoder(SpeculativeDecoder):
         return self.constraint.is_complete
 
     def continued(self, tokens: Sequence[int], logits: mx.array, limit: int) -> Iterator[Drawn]:
-        for token in tokens[self._begun + self.constraint.count :]:
-            self.constraint.advance(token)
+        if (
+            len(tokens) > self._begun + self.constraint.count
+        ):  # a budget has closed the reasoning, within a character even
+            self.constraint, self._begun = self._make(True), len(tokens)
         return super().continued(tokens, logits, limit)
 
     def tokens(self, logits: mx.array) -> Iterator[Drawn]:
