@@ -1,6 +1,6 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -191,7 +191,7 @@ def stream_generate(
     texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)
     chunks = chunks_of(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
     if rules.is_given:
-        chunks = _judged(chunks, lambda text: rules.violation(text, is_complete=constrained.is_complete))
+        chunks = _judged(chunks, rules, constrained)
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -221,14 +221,18 @@ def _begin(
 
 
 def _judged(
-    chunks: Generator[GenerationChunk, None, None], violation: Callable[[str], str | None]
+    chunks: Generator[GenerationChunk, None, None], rules: ConstraintOptions, decoder: ConstrainedDecoder
 ) -> Generator[GenerationChunk, None, None]:
-    """The same; the last says what the text fell short of."""
+    """The same; the last says what the text falls short of, and whether it was brought to its end by the limit."""
     text = ""
     with closing(chunks):
         for chunk in chunks:
             text += chunk.text
-            yield replace(chunk, violation=violation(text)) if chunk.finish_reason else chunk
+            if chunk.finish_reason:
+                reason = "length" if decoder.constraint.is_cut else chunk.finish_reason
+                violation = rules.violation(text, is_complete=decoder.constraint.is_complete)
+                chunk = replace(chunk, finish_reason=reason, violation=violation)
+            yield chunk
 
 
 def _kept(

@@ -66,7 +66,7 @@ def reference(loaded: Loaded, prompt: list[int], limit: int, sampling: dict[str,
     processors = make_logits_processors(SamplingOptions(**sampling))
     tokens = list(prompt)
     while len(tokens) < len(prompt) + limit and tokens[-1] not in tokenizer.eos_token_ids:
-        found = held.forced()
+        found = held.forced(len(prompt) + limit - len(tokens))
         if not found:
             logits = mx.where(held.mask(), model(mx.array([tokens]))[:, -1], -mx.inf)
             for processor in processors:
