@@ -15,8 +15,10 @@ from ..command_line.prompt_cache import PromptFile, disk_directory
 from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
+from ..command_line.tools import check_template, read_tools
 from ..errors import InputError
 from ..generation import CONSTRAINT, GenerationChunk, check_options, encode_prompt, stream_generate
+from ..messages import AnswerReader
 from ..messages.prompts import for_template
 from ..messages.reasoning import opened_by
 from ..terminal import note, read_stdin, write_json
@@ -30,6 +32,7 @@ def run(request: GenerateRequest) -> int:
     """Answer and print; the exit status, 130 if the answer was interrupted."""
     name = or_demo(request.model)
     template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
+    tools = read_tools(request.tools)
     options: dict[str, Any] = request.stream_options
     check_options(**options)
     text = read_stdin() if request.prompt == "-" else request.prompt
@@ -46,6 +49,8 @@ def run(request: GenerateRequest) -> int:
     suggest_self_test(name)
     options = with_draft_model(options, request.draft_model, tokenizer, force=request.force)
     tokenizer = tokenizer if template is None else tokenizer.with_chat_template(template)
+    if tools is not None:
+        check_template(tokenizer)
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     store = PrefixStore(model, directory=directory) if directory else None
@@ -53,9 +58,10 @@ def run(request: GenerateRequest) -> int:
     if messages is None:
         prompt = file.followed_by(tokenizer, text) if file else encode_prompt(tokenizer, text)
     else:
-        prompt = render_prompt(tokenizer, messages, variables)
+        prompt = render_prompt(tokenizer, messages, variables | {"tools": tools})
     options = {**options, "store": store, **(file.begin(prompt, store) if file else {})}
-    answer = Answer(request.prefill_response or opened_by(tokenizer, prompt))
+    beginning = request.prefill_response or opened_by(tokenizer, prompt)
+    answer = Answer(AnswerReader(tokenizer, tools or (), beginning=beginning))
     with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
         rest = prompt[len(options.get("seen", ())) :]
         chunks = stream_generate(model, tokenizer, rest, on_progress=show, **options)
@@ -65,7 +71,7 @@ def run(request: GenerateRequest) -> int:
     if store is not None:
         store.flush()
     if file is not None and not answer.is_interrupted:
-        file.finish([*prompt, *answer.tokens], messages, answer.beginning + answer.text)
+        file.finish([*prompt, *answer.tokens], messages, beginning + answer.text)
     return 130 if answer.is_interrupted else 0
 
 
@@ -120,7 +126,7 @@ def render_prompt(
     continued = messages[-1]["role"] == "assistant"
     *before, last = messages
     return tokenizer.apply_chat_template(
-        [*for_template(before, tokenizer.chat_template or ""), last],
+        [*for_template(before, tokenizer), last],
         add_generation_prompt=not continued,
         continue_final_message=continued,
         **template_variables,

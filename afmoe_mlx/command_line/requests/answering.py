@@ -196,6 +196,9 @@ class GenerateRequest(AnswerRequest):
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")]
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False
+    tools: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Offer the model these tools: OpenAI's list of them, as JSON.")
+    ] = None
     prompt_cache_file: Annotated[
         str | None,
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
@@ -207,6 +210,8 @@ class GenerateRequest(AnswerRequest):
         super().__post_init__()
         if self.ignore_chat_template and not (self.chat_template is None and self.chat_template_config is None):
             raise typer.BadParameter("--ignore-chat-template leaves nothing to --chat-template and its variables")
+        if self.ignore_chat_template and self.tools is not None:
+            raise typer.BadParameter("--ignore-chat-template leaves nothing that could show --tools to the model")
 
     @property
     def wants_statistics(self) -> bool:
