@@ -16,7 +16,7 @@ PATTERNS = [
     r"^v\d+\.\d+\.\d+$",
     r"^#[0-9a-f]{6}$",
     r"^[^\s@]{1,8}@[a-z]{2,6}\.(org|com)$",
-    r"^\p{Lu}\p{Ll}{1,10}$",
+    r"^[A-ZÀ-Þ][a-zß-ÿ]{1,10}$",
 ]
 KINDS = ("call", "nested", "bounds", "enums", "patterns", "choices", "references", "formats", "unicode", "records")
 

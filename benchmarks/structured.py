@@ -10,9 +10,8 @@ import argparse
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import afmoe_mlx  # before MLX, so that MLX finds the fast BLAS
 
@@ -38,23 +37,35 @@ def prompt_of(tokenizer: Tokenizer, question: str = QUESTION) -> list[int]:
     return tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True)
 
 
-def schemas_held(model: CausalLM, tokenizer: Tokenizer, count: int, **options: Any) -> tuple[int, int, int]:
-    """How many answers were complete, how many of those satisfy their schema, and with the formats checked too."""
-    prompt, complete, valid, exact = prompt_of(tokenizer), Counter[str](), 0, 0
+class Held(NamedTuple):
+    """Of so many answers, how many were complete, brought to their end by the limit, valid, and of valid formats."""
+
+    complete: int
+    ended: int
+    valid: int
+    exact: int
+
+
+def schemas_held(model: CausalLM, tokenizer: Tokenizer, count: int, **options: Any) -> Held:
+    prompt, found = prompt_of(tokenizer), list[tuple[bool, ...]]()
     for kind, schema in make_schemas(count):
         chunks = list(
             afmoe_mlx.stream_generate(model, tokenizer, prompt, json_schema=schema, max_tokens=LIMIT, **options)
         )
-        if chunks[-1].finish_reason == "stop":
-            text = "".join(chunk.text for chunk in chunks)
-            validator = validators.validator_for(schema)
-            complete[kind] += 1
-            valid += validator(schema).is_valid(json.loads(text))
-            exact += validator(schema, format_checker=FormatChecker()).is_valid(json.loads(text))
-        else:
-            print(f"cut off ({kind}): {json.dumps(schema)[:160]}\n  {''.join(c.text for c in chunks)[-160:]!r}")
-    print(dict(complete))
-    return complete.total(), valid, exact
+        text = "".join(chunk.text for chunk in chunks)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            print(f"cut off ({kind}): {json.dumps(schema)}\n  {text[-160:]!r}")
+            continue
+        validator = validators.validator_for(schema)
+        valid, exact = (
+            validator(schema, format_checker=checker).is_valid(value) for checker in (None, FormatChecker())
+        )
+        found.append((True, chunks[-1].finish_reason == "length", valid, exact))
+        if not valid:
+            print(f"invalid ({kind}): {json.dumps(schema)}\n  {text}")
+    return Held(*map(sum, zip(*found, strict=True)))
 
 
 def time_ratio(model: CausalLM, tokenizer: Tokenizer, rounds: int) -> tuple[float, float]:
@@ -118,9 +129,12 @@ def main() -> None:
     arguments = parser.parse_args()
     model, tokenizer = afmoe_mlx.load("demo")
     if arguments.schemas:
-        complete, valid, exact = schemas_held(model, tokenizer, arguments.schemas)
-        print(f"complete within {LIMIT} tokens: {complete} of {arguments.schemas} (bar {FINISHED_BAR:.0%})")
-        print(f"satisfy their schema: {valid} of {complete} (bar: all); with formats checked as Python does: {exact}")
+        held = schemas_held(model, tokenizer, arguments.schemas)
+        print(f"complete within {LIMIT} tokens: {held.complete} of {arguments.schemas} (bar {FINISHED_BAR:.0%})")
+        print(f"  of these brought to their end because the limit was near: {held.ended}")
+        print(
+            f"satisfy their schema: {held.valid} (bar: all that are complete); its formats too, to Python: {held.exact}"
+        )
     seconds, ratio = time_ratio(model, tokenizer, arguments.rounds)
     print(f"a token: {seconds * 1e3:.2f} ms, {ratio:.2f} x without a constraint (bar {TIME_BAR})")
     for name, wide, size in (("demo", tokenizer, model.config.vocab_size), ("wide", wide_tokenizer(), TOKENS)):

@@ -6,6 +6,7 @@ from contextlib import closing
 from afmoe_mlx.command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import CONSTRAINT
+from afmoe_mlx.messages import AnswerReader
 from afmoe_mlx.terminal import read_stdin, write_json
 
 from .conversation.conversation import Conversation
@@ -35,7 +36,7 @@ def answer(conversation: Conversation, text: str, view: View, *, as_json: bool) 
     if not as_json and view.markdown and _on_terminal():
         return _answer_on_terminal(conversation, text, view)
     with closing(conversation.reply(text)) as chunks:
-        found = Answer(conversation.opened)
+        found = Answer(AnswerReader(conversation.tokenizer, (), beginning=conversation.opened))
         receive(found, chunks, None if as_json else AnswerPrinter())
     if as_json:
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
@@ -54,7 +55,7 @@ def _answer_on_terminal(conversation: Conversation, text: str, view: View) -> in
 
     shown: list[AnswerDisplay] = []
     chunks = conversation.reply(text, on_progress=lambda done, total: shown[0].progress(done, total))
-    found = Answer(conversation.opened)
+    found = Answer(AnswerReader(conversation.tokenizer, (), beginning=conversation.opened))
     opened = bool(conversation.opened)
     shown.append(AnswerDisplay(Console(highlight=False), show_thinking=view.thinking, thinking=opened))
     try:

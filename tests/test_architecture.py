@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"cache", "errors", "device", "values"},
     "checkpoint": {"models", "errors", "device", "interrupts", "values"},
     "tokenizer": {"errors", "interrupts"},
-    "messages": {"cache", "tokenizer"},
+    "messages": {"cache", "tokenizer", "errors"},
     "generation": {"models", "cache", "tokenizer", "messages", "errors", "device", "keywords", "terminal"},
     "conversion": {"checkpoint", "durable", "models", "errors", "device", "terminal", "values"},
     "calibration": {"conversion", "durable", "models", "tokenizer", "errors"},

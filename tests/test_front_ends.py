@@ -23,6 +23,7 @@ OWN: dict[type, set[str]] = {
         "prefill_response",
         "ignore_chat_template",
         "prompt_cache_file",
+        "tools",
         "verbose",
     },
     ChatRequest: {"question", "no_think", "resume", "no_save", "no_history", "no_markdown"},

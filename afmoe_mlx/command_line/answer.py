@@ -1,33 +1,33 @@
 """The answer of a command: its parts and tokens, how it is printed, and the object that `--json` prints."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..generation import GenerationChunk
-from ..messages.reasoning import Part, ThinkingSplitter
+from ..messages import AnswerReader, ArgumentsDelta, CallEnd, CallStart, ContentDelta, Delta, ReasoningDelta
 from ..terminal import aside, note, write
 
 
 @dataclass
 class Answer:
-    """A command's answer as it comes: text, tokens, and how it ended.
+    """A command's answer as it comes: text, tokens, and how it ended; `reader` takes it apart."""
 
-    beginning: what of it the prompt holds already, a tag that the template wrote or the words it is to begin with.
-    """
-
-    beginning: str = ""
+    reader: AnswerReader
     text: str = ""
     """All that the model wrote."""
-    reasoning: str = ""
-    content: str = ""
-    """What is no reasoning; both are whole after `end`."""
     tokens: list[int] = field(default_factory=list)
     last: GenerationChunk | None = None
     is_interrupted: bool = False
 
-    def __post_init__(self) -> None:
-        self._splitter = ThinkingSplitter.after(self.beginning)
+    @property
+    def content(self) -> str:
+        """What is neither reasoning nor a tool call; whole after `end`, as those are."""
+        return self.reader.answer.content
+
+    @property
+    def reasoning(self) -> str:
+        return self.reader.answer.reasoning
 
     @property
     def finish_reason(self) -> str | None:
@@ -38,48 +38,60 @@ class Answer:
     @property
     def is_reasoning(self) -> bool:
         """Whether it has come no further than its reasoning."""
-        return self._splitter.thinking
+        return self.reader.is_reasoning
 
-    def add(self, chunk: GenerationChunk) -> list[Part]:
-        """Take the next chunk; the parts that became certain with it."""
+    def add(self, chunk: GenerationChunk) -> list[Delta]:
+        """Take the next chunk; what became certain with it."""
         self.text += chunk.text
         self.tokens.append(chunk.token)
         self.last = chunk
-        return self._told(self._splitter.feed(chunk.text))
+        return self.reader.feed(chunk.text)
 
-    def end(self) -> list[Part]:
-        """The part that was held back, as no more comes."""
-        return self._told(self._splitter.finish())
-
-    def _told(self, parts: list[Part]) -> list[Part]:
-        for part in parts:
-            if part.kind == "thinking":
-                self.reasoning += part.text
-            else:
-                self.content += part.text
-        return parts
+    def end(self) -> list[Delta]:
+        """What was held back, as no more comes."""
+        return self.reader.finish()
 
 
 class AnswerPrinter:
-    """Prints an answer as it comes: what answers on stdout, the reasoning before it on stderr, lines of its own."""
+    """Prints an answer as it comes: content and tool calls on stdout, the reasoning before them on stderr.
+
+    Reasoning and calls stand on lines of their own.
+    """
 
     def __init__(self) -> None:
         self._last = "\n"  # character of the reasoning
+        self._last_out = "\n"  # of what is on stdout
+        self._ends_in_call = False
 
-    def show(self, parts: Iterable[Part]) -> None:
-        """Print the next parts."""
-        for part in parts:
-            if part.kind == "answer":
-                self._end_reasoning()
-                write(part.text)
-            elif text := part.text.lstrip("\n") if self._last == "\n" else part.text:
-                aside(text)
-                self._last = text[-1]
+    def show(self, deltas: Iterable[Delta]) -> None:
+        """Print the next deltas."""
+        for delta in deltas:
+            match delta:
+                case ReasoningDelta(text):
+                    self._reasoning(text)
+                case ContentDelta(text) | ArgumentsDelta(_, text):
+                    self._write(text)
+                case CallStart(_, name):
+                    self._write(f"{name}(" if self._last_out == "\n" else f"\n{name}(")
+                case CallEnd(_, error):
+                    self._write(")\n" if error is None else f")  # malformed: {error}\n")
+            self._ends_in_call = isinstance(delta, CallEnd)
 
     def end(self) -> None:
         """End the last line."""
         self._end_reasoning()
-        write("\n")
+        if not self._ends_in_call:
+            write("\n")
+
+    def _write(self, text: str) -> None:
+        self._end_reasoning()
+        write(text)
+        self._last_out = text[-1]
+
+    def _reasoning(self, text: str) -> None:
+        if text := text.lstrip("\n") if self._last == "\n" else text:
+            aside(text)
+            self._last = text[-1]
 
     def _end_reasoning(self) -> None:
         if self._last != "\n":
@@ -89,7 +101,7 @@ class AnswerPrinter:
 
 def receive(answer: Answer, chunks: Iterable[GenerationChunk], printer: AnswerPrinter | None) -> None:
     """Take an answer to its end, or until Ctrl-C, and print it as it comes."""
-    show = printer.show if printer else lambda parts: None
+    show = printer.show if printer else lambda deltas: None
     try:
         for chunk in chunks:
             show(answer.add(chunk))
@@ -142,6 +154,7 @@ def summary(answer: Answer, *, speculated: bool, kept: bool, held: bool = False)
     names += ["drafted_tokens", "accepted_tokens", "saved_steps"] if speculated else []
     names += ["cached_tokens"] if kept else []
     found = {name: getattr(last, name, 0) for name in names}
-    told = {"text": answer.content, "reasoning": answer.reasoning.strip() or None}
+    calls = [asdict(call) for call in answer.reader.answer.tool_calls]
+    told = {"text": answer.content, "reasoning": answer.reasoning.strip() or None, "tool_calls": calls}
     ended = {"finish_reason": answer.finish_reason} | ({"violation": last and last.violation} if held else {})
     return told | ended | found

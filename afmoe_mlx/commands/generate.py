@@ -17,6 +17,7 @@ from ..command_line.prompts_file import PromptLine, read_prompts
 from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
+from ..command_line.tools import check_template, read_tools
 from ..errors import InputError
 from ..generation import (
     CONSTRAINT,
@@ -27,6 +28,7 @@ from ..generation import (
     encode_prompt,
     stream_generate,
 )
+from ..messages import AnswerReader
 from ..messages.prompts import for_template
 from ..messages.reasoning import opened_by
 from ..models import CausalLM
@@ -41,6 +43,7 @@ def run(request: GenerateRequest) -> int:
     """Answer and print; the exit status, 130 if the answer was interrupted."""
     name = or_demo(request.model)
     template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
+    tools = read_tools(request.tools)
     options: dict[str, Any] = request.stream_options
     check_options(**options)
     lines = None if request.prompts is None else read_prompts(request.prompts)
@@ -58,18 +61,21 @@ def run(request: GenerateRequest) -> int:
     suggest_self_test(name)
     options = with_draft_model(options, request.draft_model, tokenizer, force=request.force)
     tokenizer = tokenizer if template is None else tokenizer.with_chat_template(template)
+    if tools is not None:
+        check_template(tokenizer)
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     store = PrefixStore(model, directory=directory) if directory else None
     if lines is not None:
-        return _answer_all(lines, request, options, model, tokenizer, variables, store)
+        return _answer_all(lines, request, options, model, tokenizer, variables | {"tools": tools}, store)
     messages = make_messages(tokenizer, text, request, file)
     if messages is None:
         prompt = file.followed_by(tokenizer, text) if file else encode_prompt(tokenizer, text)
     else:
-        prompt = render_prompt(tokenizer, messages, variables)
+        prompt = render_prompt(tokenizer, messages, variables | {"tools": tools})
     options = {**options, "store": store, **(file.begin(prompt, store) if file else {})}
-    answer = Answer(request.prefill_response or opened_by(tokenizer, prompt))
+    beginning = request.prefill_response or opened_by(tokenizer, prompt)
+    answer = Answer(AnswerReader(tokenizer, tools or (), beginning=beginning))
     with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
         rest = prompt[len(options.get("seen", ())) :]
         chunks = stream_generate(model, tokenizer, rest, on_progress=show, **options)
@@ -79,7 +85,7 @@ def run(request: GenerateRequest) -> int:
     if store is not None:
         store.flush()
     if file is not None and not answer.is_interrupted:
-        file.finish([*prompt, *answer.tokens], messages, answer.beginning + answer.text)
+        file.finish([*prompt, *answer.tokens], messages, beginning + answer.text)
     return 130 if answer.is_interrupted else 0
 
 
@@ -100,7 +106,9 @@ def _answer_all(
     for line in lines:
         with line.blamed():
             prompt = _prompt_of(line, tokenizer, request, variables)
-            printed.add(line, prompt, options, Answer(request.prefill_response or opened_by(tokenizer, prompt)))
+            beginning = request.prefill_response or opened_by(tokenizer, prompt)
+            reader = AnswerReader(tokenizer, variables["tools"] or (), beginning=beginning)
+            printed.add(line, prompt, options, Answer(reader))
     code = printed.run()
     if request.wants_statistics:
         printed.tell()
@@ -179,7 +187,7 @@ def render_prompt(
     continued = messages[-1]["role"] == "assistant"
     *before, last = messages
     return tokenizer.apply_chat_template(
-        [*for_template(before, tokenizer.chat_template or ""), last],
+        [*for_template(before, tokenizer), last],
         add_generation_prompt=not continued,
         continue_final_message=continued,
         **template_variables,

@@ -156,9 +156,7 @@ class BatchAnswers:
             choose=Choice(plan.sampler, plan.processors, guide),
             cache=None if kept is None else self._model.make_cache(kv_quantization=kept),
         )
-        chunks = plan.chunks(
-            prompt_tokens=len(plan.prompt), limit=request.limit, constraint=guide if plan.rules.is_given else None
-        )
+        chunks = plan.chunks(prompt_tokens=len(plan.prompt), limit=request.limit, held=guide)
         answer = self._answers[request] = BatchAnswer(request, guide, chunks)
         self._waiting.append(answer)
         return answer

@@ -51,7 +51,8 @@ class GenerationChunk:
 class AnswerChunks:
     """Makes chunks of an answer's tokens: its text, where it ends, its figures.
 
-    limit: tokens that the answer has at most. judge: what is wrong with a whole text, if anything.
+    limit: tokens that the answer has at most. judge: of a whole text and why it ends, how that is to be told and what
+    the text falls short of, if anything.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class AnswerChunks:
         limit: int,
         cached_tokens: int = 0,
         tally: Tally | None = None,
-        judge: Callable[[str], str | None] | None = None,
+        judge: Callable[[str, str], tuple[str, str | None]] = lambda text, reason: (reason, None),
     ) -> None:
         self._texts, self._ends, self._stops = texts, ends, stops
         self._prompt_tokens, self._limit, self._judge = prompt_tokens, limit, judge
@@ -83,6 +84,8 @@ class AnswerChunks:
             if mx.isnan(logprobs).any().item():
                 raise CheckpointError("the model's logits are no numbers: its weights are damaged, convert it again")
         text, reason = self._read(token)
+        self._text += text
+        reason, violation = self._judge(self._text, reason) if reason else (None, None)
         return GenerationChunk(
             text=text,
             token=token,
@@ -97,7 +100,7 @@ class AnswerChunks:
             accepted_tokens=tally.accepted,
             saved_steps=max(self._count - 1 - tally.steps, 0) if tally.drafted else 0,
             cached_tokens=self.cached_tokens,
-            violation=self._judge(self._text) if self._judge and reason else None,
+            violation=violation,
         )
 
     def _read(self, token: int) -> tuple[str, str | None]:
@@ -108,8 +111,6 @@ class AnswerChunks:
         if reason:
             text += self._stops.push(self._texts.finish()) + self._stops.finish()
             reason = "stop" if self._stops.matched else reason
-        if self._judge:
-            self._text += text
         return text, reason
 
 

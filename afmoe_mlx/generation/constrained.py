@@ -63,26 +63,25 @@ class Walk:
 class ConstrainedDecoder(SpeculativeDecoder):
     """`decode` and `SpeculativeDecoder` under a constraint, for one answer.
 
-    A seed gives the same tokens with and without guesses. make: the constraint, which is made when the prompt has been
-    run, and begins after the first `begun` tokens.
+    A seed gives the same tokens with and without guesses. make: makes the constraint, once the prompt has been run,
+    which begins after the first `begun` tokens; or, for True, that of what follows a reasoning.
     """
 
-    def __init__(self, *arguments: Any, make: Callable[[], Constraint], begun: int, **options: Any) -> None:
+    def __init__(self, *arguments: Any, make: Callable[..., Constraint], begun: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._make, self._begun = make, begun
+        self._end = begun + self._limit
 
     @cached_property
     def constraint(self) -> Constraint:
         return self._make()
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether what has come satisfies the constraint."""
-        return self.constraint.is_complete
-
     def continued(self, tokens: Sequence[int], logits: mx.array, limit: int) -> Iterator[Drawn]:
-        for token in tokens[self._begun + self.constraint.count :]:
-            self.constraint.advance(token)
+        if (
+            len(tokens) > self._begun + self.constraint.count
+        ):  # a budget has closed the reasoning, within a character even
+            self.constraint, self._begun = self._make(True), len(tokens)
+        self._spare = self._end - len(tokens) - limit  # tokens that the answer may take beyond those wanted now
         return super().continued(tokens, logits, limit)
 
     def tokens(self, logits: mx.array) -> Iterator[Drawn]:
@@ -95,7 +94,7 @@ class ConstrainedDecoder(SpeculativeDecoder):
                 yield from self._certain(forced, logits)
                 rest, left, is_ahead = [*rest, *forced], left - len(forced), False
             elif rest and (walk := self._walk(rest, left)).guesses:
-                found = self._verified(rest, walk)
+                found = self._verified(rest, walk, left)
                 rest, left, is_ahead = [found[-1][0]], left - len(found), False
                 yield from self._hand_out(found)
             else:
@@ -119,7 +118,7 @@ class ConstrainedDecoder(SpeculativeDecoder):
 
     def _force(self, most: int) -> list[int]:
         """The tokens that must come now, `most` of them at most; the constraint and the draws then go on after them."""
-        forced = self.constraint.forced()[:most]
+        forced = self.constraint.forced(most + self._spare)[:most]
         for token in forced:
             self.constraint.advance(token)
         self._choose.take(forced)
@@ -149,7 +148,7 @@ class ConstrainedDecoder(SpeculativeDecoder):
             # where it ends there is nothing to run, and nothing to draw
             if guess in self._ends or not trial.accepts(guess) or trial.is_finished:
                 break
-            forced = trial.forced()
+            forced = trial.forced(left + self._spare - tokens - 1)
             tokens += 1 + len(forced)
             if tokens > room or not all(map(trial.accepts, forced)) or trial.is_finished:
                 break
@@ -160,8 +159,8 @@ class ConstrainedDecoder(SpeculativeDecoder):
             self._pace.idle(self._lap())
         return walk
 
-    def _verified(self, rest: Sequence[int], walk: Walk) -> list[Drawn]:
-        """Run `rest` and the walk; the tokens found, all but the last of them in the cache."""
+    def _verified(self, rest: Sequence[int], walk: Walk, left: int) -> list[Drawn]:
+        """Run `rest` and the walk; the tokens found, of `left` at most, all but the last of them in the cache."""
         before, ahead = self._cache.offset, walk.tokens
         found: list[Drawn] = []
         try:
@@ -174,8 +173,12 @@ class ConstrainedDecoder(SpeculativeDecoder):
             found.append(drawn[-1])
         finally:  # interrupted, too, no wrong token stays
             self._take_back(self._cache.offset - before - len(rest) - max(len(found) - 1, 0))
-        for token, _ in found:
+        for i, (token, _) in enumerate(drawn):
             self.constraint.advance(token)
+            left -= 1
+            for token in self.constraint.forced(left + self._spare) if i < len(drawn) - 1 else ():
+                self.constraint.advance(token)
+                left -= 1
         self._count_step()
         self._tally.drafted += len(walk.guesses)
         self._tally.accepted += len(drawn) - 1

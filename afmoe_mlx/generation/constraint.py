@@ -5,14 +5,20 @@ import mlx.core as mx
 from ..errors import InputError
 from ..tokenizer.guidance import Guidance
 
+# What ends a part of JSON, in the order in which a short way to its end takes it.
+CLOSERS = ("}", "]", '"')
+# Tokens that an answer keeps beyond those that end it, when its limit is near; and those of such an end at most.
+MARGIN = 8
+LONGEST_END = 512
+
 
 class Constraint:
     """How far an answer has come in its grammar; one for each sequence, and nothing of a decode loop in it.
 
     A loop asks `forced` for tokens that must come, which it takes without a draw and so without randomness, all of
     them, one after the other. Where there are none it draws from the logits under `mask`. Either way each token is then
-    told to `advance`. An answer ends with one of the tokenizer's ends, which is allowed where the grammar is satisfied.
-    `copy` gives one that goes on by itself, to try guesses on.
+    told to `advance`, and `forced` is asked again. An answer ends with one of the tokenizer's ends, which is allowed
+    where the grammar is satisfied. `copy` gives one that goes on by itself, to try guesses on.
     """
 
     def __init__(self, guidance: Guidance, grammar: str) -> None:
@@ -21,8 +27,13 @@ class Constraint:
 
         self._matcher = LLMatcher(guidance.tokenizer, grammar, log_level=0)
         self._ends, self._vocab_size = guidance.ends, guidance.vocab_size
+        pieces = [guidance.tokenizer.tokenize_str(text) for text in CLOSERS]
+        self._closers = [piece[0] for piece in pieces if len(piece) == 1]
         self.count = 0
         """Tokens told so far."""
+        self.is_cut = False
+        """Whether `forced` has brought the answer to its end because its limit was near."""
+        self._look_at: int | None = None
         self._check()
 
     @property
@@ -35,11 +46,40 @@ class Constraint:
         """Whether nothing may come but the end."""
         return self._matcher.is_stopped()
 
-    def forced(self) -> list[int]:
-        """The tokens that must come now, in order and cut as the tokenizer does; [] where there is a choice."""
+    def forced(self, left: int | None = None) -> list[int]:
+        """The tokens that must come now, in order and cut as the tokenizer does; [] where there is a choice.
+
+        left: tokens that the answer may still take. Where they would run out the answer is brought to its end, so that
+        it satisfies its grammar, if there is a short way there: then that is what must come, and `is_cut` says so.
+        """
         if self.is_finished:
             return list(self._ends) if len(self._ends) == 1 else []
-        return self._matcher.compute_ff_tokens()
+        if (found := self._matcher.compute_ff_tokens()) or left is None:
+            return found
+        if self._look_at is not None and left > self._look_at:
+            return []
+        end = self._short_end(left)
+        slack = left - MARGIN - len(end)
+        self._look_at = left - max(1, (slack if end else left // 4) // 2)
+        self.is_cut = bool(end) and slack <= 0
+        return end if self.is_cut else []
+
+    def _short_end(self, most: int) -> list[int]:
+        """Tokens that end the answer, `most` at most; [] where it is complete, or where none were found."""
+        matcher, tokens, last = self._matcher.deep_copy(), list[int](), -1
+        while not matcher.is_accepting():
+            found = matcher.compute_ff_tokens()
+            if not found:
+                allowed = matcher.compute_logit_bias()
+                token = next((token for token in self._closers if allowed[token]), -1)
+                if token == last and tokens[-2:] == [token, token]:
+                    return []  # it is text of no particular end, as a thought's
+                found = [token if token >= 0 else next(i for i, may in enumerate(allowed) if may)]
+                last = token
+            tokens += found
+            if len(tokens) > min(most, LONGEST_END) or matcher.try_consume_tokens(found) < len(found):
+                return []
+        return tokens
 
     def mask(self) -> mx.array:
         """Which tokens may come now: (vocab,) bool, at least one true."""

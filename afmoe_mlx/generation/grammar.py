@@ -63,24 +63,26 @@ class ConstraintOptions:
             raise InputError("json_schema: nothing can satisfy it: what it requires holds itself without end")
         return any("oneOf" in message for message in messages)
 
-    def begin(self, tokenizer: Tokenizer, vocab_size: int, prompt: Sequence[int]) -> Callable[[], Constraint]:
+    def begin(self, tokenizer: Tokenizer, vocab_size: int, prompt: Sequence[int]) -> Callable[..., Constraint]:
         """Begin to make what a constraint needs, in a thread; what is given makes one, for an answer to `prompt`.
 
         It holds from the end of the reasoning on, which the prompt has opened, or which the model may begin with where
-        its template knows of it.
+        its template knows of it; at once if it is told that the reasoning is over.
         """
         guidance = tokenizer.guidance(vocab_size)
         opened = bool(opened_by(tokenizer, prompt))
         is_over = tokenizer.decode(prompt[-TAIL:]).rstrip().endswith(CLOSE)
         may_think = OPEN in (tokenizer.chat_template or "") and not is_over
 
-        def make() -> Constraint:
-            grammar = self.grammar_for(tokenizer, guidance, opened=opened, may_think=may_think)
-            return Constraint(guidance, grammar)
+        def make(after_reasoning: bool = False) -> Constraint:
+            thought = {} if after_reasoning else {"opened": opened, "may_think": may_think}
+            return Constraint(guidance, self.grammar_for(tokenizer, guidance, **thought))
 
         return make
 
-    def grammar_for(self, tokenizer: Tokenizer, guidance: Guidance, *, opened: bool, may_think: bool) -> str:
+    def grammar_for(
+        self, tokenizer: Tokenizer, guidance: Guidance, *, opened: bool = False, may_think: bool = False
+    ) -> str:
         """As llguidance has it, after the reasoning: opened by the prompt, or one that the model may begin with."""
         if not (opened or may_think):
             return _serialized(self._rules)

@@ -8,6 +8,7 @@ from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .budget import ReasoningBudget
 from .chunks import AnswerChunks
+from .constraint import Constraint
 from .grammar import CONSTRAINT, ConstraintOptions
 from .options import NO_LIMIT, SAMPLING, STOPPING, SamplingOptions, StoppingOptions
 from .processors import LogitsProcessor, check_token_ids, make_logits_processors
@@ -18,11 +19,11 @@ from .stopping import StopStrings
 
 
 class Constrained(Protocol):
-    """What holds an answer to its constraint."""
+    """What holds an answer to a constraint."""
 
     @property
-    def is_complete(self) -> bool:
-        """Whether what has come satisfies it."""
+    def constraint(self) -> Constraint | None:
+        """How far the answer has come in it."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,15 @@ class Plan:
         limit: int,
         cached_tokens: int = 0,
         tally: Tally | None = None,
-        constraint: Constrained | None = None,
+        held: Constrained | None = None,
     ) -> AnswerChunks:
-        """What makes chunks of the answer's tokens."""
+        """What makes chunks of the answer's tokens. held: by what it is held to its constraint, if it has one."""
 
-        def judge(text: str) -> str | None:
-            return self.rules.violation(text, is_complete=constraint is None or constraint.is_complete)
+        def judge(text: str, reason: str) -> tuple[str, str | None]:
+            if held is None or (constraint := held.constraint) is None:
+                return reason, None
+            violation = self.rules.violation(text, is_complete=constraint.is_complete)
+            return "length" if constraint.is_cut else reason, violation
 
         return AnswerChunks(
             self.tokenizer.stream(skip_special_tokens=self.skip_special_tokens),
@@ -104,5 +108,5 @@ class Plan:
             limit=limit,
             cached_tokens=cached_tokens,
             tally=tally,
-            judge=judge if constraint else None,
+            judge=judge,
         )

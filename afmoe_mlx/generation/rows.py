@@ -20,8 +20,8 @@ from .sampling import Sampler
 class Guide(Protocol):
     """What a row's tokens are held to, beside its sampler."""
 
-    def follow(self, answer: Sequence[int]) -> int | None:
-        """Learn the answer so far; the token that comes next without a draw, None where one is drawn."""
+    def follow(self, row: Request) -> int | None:
+        """Learn its answer so far; the token that comes next without a draw, None where one is drawn."""
 
     def mask(self) -> mx.array | None:
         """Which tokens may come next, (vocab,) bool, at least one; None for all."""
@@ -80,7 +80,7 @@ def _guided(rows: Sequence[Request], failed: dict[int, Exception]) -> tuple[dict
         if row.choose.guide is None:
             continue
         try:
-            if (token := row.choose.guide.follow(row.answer)) is not None:
+            if (token := row.choose.guide.follow(row)) is not None:
                 given[i] = token
             if (mask := row.choose.guide.mask()) is not None:
                 masks[i] = mask

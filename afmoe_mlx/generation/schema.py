@@ -124,5 +124,8 @@ def violation(schema: Schema, text: str) -> str | None:
     """What of a schema a JSON text does not satisfy, in a line; None if it does."""
     from jsonschema import validators
 
-    error = next(validators.validator_for(schema)(schema).iter_errors(json.loads(text)), None)
+    try:
+        error = next(validators.validator_for(schema)(schema).iter_errors(json.loads(text)), None)
+    except (re.error, RecursionError, ValueError) as problem:  # Python's expressions are not those of the library
+        return f"it cannot be checked ({problem})"
     return None if error is None else f"{error.json_path}: {' '.join(error.message.split())}"

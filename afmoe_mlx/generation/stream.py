@@ -188,7 +188,7 @@ def stream_generate(
         yield from decode_within(budget, answer, model, logits, cache, tokens=whole, limit=limit, tally=tally)
 
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached, "limit": limit}
-    chunks = chunks_of(plan.chunks(**counts, tally=tally, constraint=constrained), steps())
+    chunks = chunks_of(plan.chunks(**counts, tally=tally, held=constrained), steps())
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 

@@ -6,11 +6,8 @@ from typing import Any
 
 from ..cache import shared_prefix
 from ..tokenizer import Tokenizer
-from .reasoning import closed, fields, opened_thinking, reasoning_field
-
-Message = dict[str, Any]
-"""{"role": "system", "user" or "assistant", "content": text}; in an answer broken off "stopped": True, in one that the
-token limit or the context ended "cut_off": True. An answer's text holds its reasoning, as the model wrote it."""
+from .openai_form import Message, for_template
+from .reasoning import opened_thinking
 
 
 @dataclass(frozen=True)
@@ -27,23 +24,6 @@ class Prompt:
 def ending(message: Mapping[str, Any]) -> str:
     """How an answer that is not whole has ended, in words: "stopped" or "cut off"; "" for a whole one."""
     return "stopped" if message.get("stopped") else "cut off" if message.get("cut_off") else ""
-
-
-def for_template(messages: Sequence[Mapping[str, Any]], template: str) -> list[Message]:
-    """Messages as a chat template takes them: the reasoning of answers closed where it was cut off.
-
-    It stands in a field of its own, as Transformers hands it over, for a template that reads one, and in the content,
-    as it was written, for any other: that strips it or shows it.
-    """
-    field = reasoning_field(template)
-
-    def handed(message: Mapping[str, Any]) -> Message:
-        content = message.get("content")
-        if message["role"] != "assistant" or not isinstance(content, str):
-            return dict(message)
-        return {**message, **(fields(content, field) if field else {"content": closed(content)})}
-
-    return [handed(message) for message in messages]
 
 
 class Prompts:
@@ -77,7 +57,7 @@ class Prompts:
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-        plain = for_template(plain, self.tokenizer.chat_template or "")
+        plain = for_template(plain, self.tokenizer)
         variables = {name: value for name, value in self.variables.items() if self.knows_variable(name)}
         return self.tokenizer.apply_chat_template(
             plain, tokenize=False, add_generation_prompt=add_generation_prompt, **variables

@@ -117,6 +117,11 @@ class Tokenizer:
         """The Jinja source of the usual chat template, or None: then a prompt is used as it is."""
         return self._templates.get("default")
 
+    @property
+    def tool_template(self) -> str | None:
+        """The Jinja source of the chat template that is used with tools, or None."""
+        return self._templates.get("tool_use", self.chat_template)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text; TokenizerError if it cannot be written as UTF-8."""
         try:

@@ -2,15 +2,22 @@
 
 import io
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from afmoe_mlx.command_line.answer import Answer, AnswerPrinter, cut_off, receive
-from helpers.fake_engine import chunk
+from afmoe_mlx.messages import AnswerReader, ContentDelta, ReasoningDelta
+from helpers.fake_engine import FakeTokenizer, chunk
 
 SET = {"max_tokens": "-m", "reasoning_budget": "-r"}
+
+
+def answer_after(beginning: str) -> Answer:
+    tokenizer: Any = FakeTokenizer()
+    return Answer(AnswerReader(tokenizer, (), beginning=beginning))
 
 
 class Terminal(io.StringIO):
@@ -25,7 +32,7 @@ def printed(monkeypatch: pytest.MonkeyPatch, pieces: list[str], *, beginning: st
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         patch.delenv("NO_COLOR", raising=False)
-        receive(Answer(beginning), (chunk(piece, i) for i, piece in enumerate(pieces, 1)), AnswerPrinter())
+        receive(answer_after(beginning), (chunk(piece, i) for i, piece in enumerate(pieces, 1)), AnswerPrinter())
     return out.getvalue(), err.getvalue()
 
 
@@ -51,11 +58,11 @@ pieces = st.lists(st.sampled_from(["<think>", "</think>", "</th", "\n", "a", "<"
 
 @given(pieces=pieces)
 def test_all_that_was_written_is_in_one_part_or_a_tag(pieces: list[str]) -> None:
-    answer = Answer()
+    answer = answer_after("")
     shown = [part for i, piece in enumerate(pieces, 1) for part in answer.add(chunk(piece, i))] + answer.end()
     assert answer.text == "".join(pieces)
-    assert answer.reasoning == "".join(part.text for part in shown if part.kind == "thinking")
-    assert answer.content == "".join(part.text for part in shown if part.kind == "answer")
+    assert answer.reasoning == "".join(part.text for part in shown if isinstance(part, ReasoningDelta))
+    assert answer.content == "".join(part.text for part in shown if isinstance(part, ContentDelta))
     written = answer.text.replace("\n", "")
     if written.startswith("<think>"):
         thought, tag, content = written.removeprefix("<think>").partition("</think>")
@@ -70,7 +77,7 @@ def test_ctrl_c_keeps_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
         yield chunk("<think>why</th", 1)
         raise KeyboardInterrupt
 
-    answer = Answer()
+    answer = answer_after("")
     receive(answer, interrupted(), None)
     assert (answer.finish_reason, answer.reasoning, answer.is_reasoning) == ("interrupted", "why</th", True)
 

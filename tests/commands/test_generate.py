@@ -13,8 +13,10 @@ import pytest
 from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cache import load_cache
 from afmoe_mlx.messages.reasoning import split_thinking
+from helpers.chat_templates import CHATML, LFM25
 from helpers.command_line import run
 from helpers.conversations import OPENING
+from helpers.scripted import scripted_folder
 from helpers.tiny import tiny_folder
 
 
@@ -41,6 +43,7 @@ def test_json_holds_text_and_statistics(model: str) -> None:
     assert value.keys() == {
         "text",
         "reasoning",
+        "tool_calls",
         "finish_reason",
         "prompt_tokens",
         "generation_tokens",
@@ -63,6 +66,62 @@ def test_reasoning_is_on_stderr_or_a_field_and_the_answer_alone_on_stdout(tmp_pa
     assert thought.strip() in result.err
     told = json.loads(run("generate", *options, "--json").out)
     assert (told["text"], told["reasoning"], told["finish_reason"]) == (answer, thought.strip(), "length")
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"properties": {"days": {}}}}}]
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> str:
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
+    return str(tmp_path / "tools.json")
+
+
+@pytest.mark.parametrize(
+    ("template", "call"),
+    [
+        (CHATML, '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'),
+        (LFM25, "<|tool_call_start|>[weather(city='Zürich')]<|tool_call_end|>"),
+    ],
+    ids=["hermes", "pythonic"],
+)
+def test_tool_calls_are_printed_apart_and_a_field(template: str, call: str, tmp_path: Path, tools: str) -> None:
+    folder = str(scripted_folder(tmp_path / "m", [f"<think>\nhm</think>\nLet me see. {call} So."], template=template))
+    options = ("generate", "--model", folder, "-p", "Sun?")
+    result = run(*options, "--tools", tools)
+    assert result.out == 'Let me see. \nweather({"city": "Zürich"})\n So.\n'
+    assert result.err.startswith("hm\n")
+    told = json.loads(run(*options, "--tools", tools, "--json").out)
+    assert (told["text"], told["reasoning"], told["finish_reason"]) == ("Let me see.  So.", "hm", "stop")
+    assert told["tool_calls"] == [{"name": "weather", "arguments": '{"city": "Zürich"}', "error": None}]
+    assert told["prompt_tokens"] > json.loads(run(*options, "--json").out)["prompt_tokens"]
+    assert run(*options).out == f"Let me see. {call} So.\n"
+    cut = run(*options, "--tools", tools, "-m", "18").out
+    assert cut.startswith("Let me see. \nweather(")
+    assert cut.endswith(")  # malformed: the answer ends inside the call\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("{", "not valid JSON"),
+        ("[" * 99999, "not valid JSON"),
+        ("\xff", "not valid JSON"),
+        ("{}", "tools are of type dict"),
+        ('[{"type": "function"}]', "tools[0] has no function with a name"),
+        ("[]", "this model's chat template knows no tools"),
+    ],
+)
+def test_a_file_without_tools_is_refused_in_a_line(content: str | None, words: str, model: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    result = run("generate", "--model", model, "-p", "hello", "--tools", str(path))
+    assert (result.code, result.out) == (1, "")
+    assert words in result.err
+    assert result.err.count("\n") == 1
+    assert run("generate", "--model", model, "-p", "hello", "--tools", str(path), "--ignore-chat-template").code == 2
 
 
 @pytest.mark.parametrize("prefill", ["<think>\nhello", "<think>\nhello</think>", "hello"])

@@ -172,8 +172,8 @@ class Script:
     def __init__(self, *script: int | list[int] | None) -> None:
         self._script, self.learnt = list(script), list[list[int]]()
 
-    def follow(self, answer: Sequence[int]) -> int | None:
-        self.learnt.append(list(answer))
+    def follow(self, row: Request) -> int | None:
+        self.learnt.append(list(row.answer))
         self._now = self._script.pop(0)
         return self._now if isinstance(self._now, int) else None
 

@@ -107,6 +107,64 @@ LFM2 = """\
 {%- if add_generation_prompt -%}{{- "<|im_start|>assistant\\n" -}}{%- endif -%}
 """
 
+# In the manner of LFM2.5's: reasoning of the last turn in a field, calls as Python's.
+LFM25 = """\
+{{- bos_token -}}
+{%- macro literal(value) -%}
+    {%- if value is string -%}{{- "'" ~ value ~ "'" -}}
+    {%- elif value is mapping -%}{{- value | tojson -}}
+    {%- else -%}{{- value | string -}}{%- endif -%}
+{%- endmacro -%}
+{%- set last = namespace(user=-1) -%}
+{%- for message in messages if message.role == "user" -%}{%- set last.user = messages.index(message) -%}{%- endfor -%}
+{%- set system = messages[0].content if messages[0].role == "system" else "" -%}
+{%- if tools -%}
+    {%- set system = system ~ ("\\n\\n" if system else "") ~ "List of tools: " ~ (tools | tojson) -%}
+{%- endif -%}
+{%- if system -%}{{- "<|im_start|>system\\n" ~ system ~ "<|im_end|>\\n" -}}{%- endif -%}
+{%- for message in messages if message.role != "system" -%}
+    {{- "<|im_start|>" ~ message.role ~ "\\n" -}}
+    {%- if message.thinking is defined and messages.index(message) > last.user -%}
+        {{- "<think>" ~ message.thinking ~ "</think>" -}}
+    {%- endif -%}
+    {{- message.content -}}
+    {%- if message.tool_calls is defined -%}
+        {{- "<|tool_call_start|>[" -}}
+        {%- for call in message.tool_calls -%}
+            {{- call["function"]["name"] ~ "(" -}}
+            {%- for name, value in call["function"]["arguments"].items() -%}
+                {{- name ~ "=" ~ literal(value) ~ ("" if loop.last else ", ") -}}
+            {%- endfor -%}
+            {{- ")" ~ ("" if loop.last else ", ") -}}
+        {%- endfor -%}
+        {{- "]<|tool_call_end|>" -}}
+    {%- endif -%}
+    {{- "<|im_end|>\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|im_start|>assistant\\n" -}}{%- endif -%}
+"""
+
+# In the manner of Qwen3-Coder's and of Trinity-Large-Thinking's.
+XML = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + ('user' if message.role == 'tool' else message.role) + '\\n' }}
+    {%- if loop.first and tools %}
+        {{- '<tools>' + (tools | tojson) + '</tools> <tool_call><function=name>…</function></tool_call>\\n' }}
+    {%- endif %}
+    {%- if message.reasoning_content %}{{- '<think>' + message.reasoning_content + '</think>' }}{%- endif %}
+    {{- '<tool_response>' + message.content + '</tool_response>' if message.role == 'tool' else message.content }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '\\n<tool_call>\\n<function=' + call.function.name + '>\\n' }}
+        {%- for name, value in call.function.arguments | items %}
+            {{- '<parameter=' + name + '>\\n' + (value if value is string else value | tojson) + '\\n</parameter>\\n' }}
+        {%- endfor %}
+        {{- '</function>\\n</tool_call>' }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}
+"""
+
 GENERATION = """\
 {%- for message in messages %}
     {%- if message.role == 'assistant' %}

@@ -20,7 +20,7 @@ Script = str | Sequence[str | BaseException]
 class FakeTokenizer:
     """A token a word, a blank or a run of blanks; messages are rendered as `<role>content</>`."""
 
-    chat_template = "enable_thinking decides whether the answer begins with <think>"
+    chat_template = tool_template = "enable_thinking decides whether the answer begins with <think>"
     generation_config: dict[str, Any] = {}  # noqa: RUF012
     eos_token_ids = frozenset({0})
 

@@ -209,6 +209,9 @@ class GenerateRequest(AnswerRequest):
     ] = None
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False
+    tools: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Offer the model these tools: OpenAI's list of them, as JSON.")
+    ] = None
     prompt_cache_file: Annotated[
         str | None,
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
@@ -222,6 +225,8 @@ class GenerateRequest(AnswerRequest):
         super().__post_init__()
         if self.ignore_chat_template and not (self.chat_template is None and self.chat_template_config is None):
             raise typer.BadParameter("--ignore-chat-template leaves nothing to --chat-template and its variables")
+        if self.ignore_chat_template and self.tools is not None:
+            raise typer.BadParameter("--ignore-chat-template leaves nothing that could show --tools to the model")
         if (self.prompt is None) == (self.prompts is None):
             raise typer.BadParameter("give a message by --prompt, or a file of several by --prompts")
         if self.prompts is None and self.max_rows is not None:

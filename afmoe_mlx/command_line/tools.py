@@ -1,0 +1,33 @@
+"""`--tools`: the tools that a model is offered, from a file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..messages.tool_formats import format_of
+from ..messages.tools import check_tools
+from ..tokenizer import Tokenizer
+
+
+def read_tools(path: str | None) -> list[dict[str, Any]] | None:
+    """The tools in a file, OpenAI's list of them as JSON, None for no path; InputError if it is none."""
+    if path is None:
+        return None
+    try:
+        value = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--tools {path}: not valid JSON ({error}): expected a list of tools") from None
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--tools {path}: cannot be read ({reason}): expected a file") from None
+    try:
+        return check_tools(value)
+    except InputError as error:
+        raise InputError(f"--tools {path}: {error}") from None
+
+
+def check_template(tokenizer: Tokenizer) -> None:
+    """InputError if the model's chat template has no place for tools."""
+    if format_of(tokenizer) is None:
+        raise InputError("--tools: this model's chat template knows no tools: choose another model, or --chat-template")
