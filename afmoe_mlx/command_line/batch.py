@@ -1,7 +1,6 @@
 """Answers to several prompts at once, printed as JSON lines in the order in which they are finished."""
 
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -32,7 +31,6 @@ class PrintedBatch:
     def run(self) -> int:
         """Answer all; the exit status: 130 if interrupted, 1 if an answer failed."""
         bar = nullcontext() if _is_terminal(sys.stdout) else progress_bar("answering")
-        began = time.perf_counter()
         try:
             with bar as show, device.resident():
                 while self._batch:
@@ -40,8 +38,6 @@ class PrintedBatch:
         except KeyboardInterrupt:
             note(f"Interrupted: {self._done} of {len(self._asked)} answers were finished")
             return 130
-        finally:
-            self._batch.stats.wall_time = time.perf_counter() - began
         return 1 if self._failed else 0
 
     def _step(self, show: Callable[[int, int], None] | None) -> None:

@@ -105,8 +105,13 @@ def _answer_all(
     options = {name: value for name, value in options.items() if name not in ("prompt_lookup", "prefill_step_size")}
     for line in lines:
         with line.blamed():
-            prompt = _prompt_of(line, tokenizer, request, variables)
-            beginning = request.prefill_response or opened_by(tokenizer, prompt)
+            messages = _messages_of(line, tokenizer, request)
+            if messages is None:
+                prompt = encode_prompt(tokenizer, line.text or "")
+            else:
+                prompt = render_prompt(tokenizer, messages, variables)
+            begun = messages is not None and messages[-1]["role"] == "assistant" and messages[-1].get("content")
+            beginning = begun if isinstance(begun, str) else opened_by(tokenizer, prompt)
             reader = AnswerReader(tokenizer, variables["tools"] or (), beginning=beginning)
             printed.add(line, prompt, options, Answer(reader))
     code = printed.run()
@@ -117,15 +122,10 @@ def _answer_all(
     return code
 
 
-def _prompt_of(
-    line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest, variables: Mapping[str, Any]
-) -> list[int]:
-    """The tokens of a line's prompt."""
+def _messages_of(line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest) -> list[dict[str, Any]] | None:
+    """The conversation that a line asks to go on; None for a plain text."""
     if line.text is not None:
-        messages = make_messages(tokenizer, line.text, request, None)
-        return (
-            encode_prompt(tokenizer, line.text) if messages is None else render_prompt(tokenizer, messages, variables)
-        )
+        return make_messages(tokenizer, line.text, request, None)
     if request.ignore_chat_template or tokenizer.chat_template is None:
         raise InputError("messages need a chat template: this model has none in use")
     messages = list(line.messages or [])
@@ -133,7 +133,7 @@ def _prompt_of(
         messages.insert(0, {"role": "system", "content": request.system_prompt})
     if request.prefill_response is not None:
         messages.append({"role": "assistant", "content": request.prefill_response})
-    return render_prompt(tokenizer, messages, variables)
+    return messages
 
 
 def report(
@@ -185,9 +185,9 @@ def render_prompt(
 ) -> list[int]:
     """The prompt as the chat template makes it."""
     continued = messages[-1]["role"] == "assistant"
-    *before, last = messages
+    begun = messages[-1:] if continued else []  # as it is
     return tokenizer.apply_chat_template(
-        [*for_template(before, tokenizer), last],
+        [*for_template(messages[: len(messages) - len(begun)], tokenizer), *begun],
         add_generation_prompt=not continued,
         continue_final_message=continued,
         **template_variables,

@@ -47,6 +47,7 @@ class BatchStats:
     generation_steps: int = 0
     decode_time: float = 0.0
     wall_time: float = 0.0
+    """From the first step to the last."""
     peak_memory: float = 0.0
     """In GB, of the process."""
 
@@ -124,6 +125,7 @@ class BatchAnswers:
         self._answers: dict[Request, BatchAnswer] = {}
         self._waiting = deque[BatchAnswer]()  # in the order in which they are begun
         self._reading: list[BatchAnswer] = []  # begun, without a token yet
+        self._began: float | None = None
         self.stats = BatchStats()
 
     def __len__(self) -> int:
@@ -178,6 +180,8 @@ class BatchAnswers:
         found = [(self._answers[event.request], self._made_of(event)) for event in events]
         over = [answer for answer, made in found if isinstance(made, Exception) or made.finish_reason]
         self.remove(*over)
+        self._began = began if self._began is None else self._began
+        self.stats.wall_time = time.perf_counter() - self._began
         return found
 
     def _guide(self, plan: Plan) -> AnswerGuide | None:
@@ -187,8 +191,10 @@ class BatchAnswers:
 
     def _made_of(self, event: Event) -> GenerationChunk | Exception:
         answer = self._answers[event.request]
-        if event.token is None or event.logprobs is None:
-            return event.error or RuntimeError("the row failed")
+        if event.error is not None:
+            return event.error
+        assert event.token is not None
+        assert event.logprobs is not None
         try:
             if answer.guide is not None:
                 answer.guide.learn(answer.request.answer)
@@ -205,7 +211,7 @@ class BatchAnswers:
         read = sum(answer.read() for answer in self._reading)
         self._reading = [answer for answer in self._reading if not (answer.request.answer or answer.request.is_over)]
         stats.prompt_tokens += read
-        stats.generation_tokens += len(events)
+        stats.generation_tokens += sum(event.token is not None for event in events)
         if events:
             stats.generation_steps += 1
             stats.decode_time += seconds

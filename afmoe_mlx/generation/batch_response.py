@@ -1,7 +1,6 @@
 """Texts from prompts: `batch_generate`, as in mlx-lm."""
 
 import reprlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,14 +66,12 @@ def batch_generate(
             found[batch.add(prompt, **options | own)] = _Collected()
         except AfmoeError as error:
             raise type(error)(f"prompts[{i}]: {error}") from None
-    began = time.perf_counter()
     with device.resident():
         while batch:
             for answer, made in batch.step():
                 if isinstance(made, Exception):
                     raise made
                 found[answer].add(made, is_end=made.token in answer.request.ends, with_logprobs=return_logprobs)
-    batch.stats.wall_time = time.perf_counter() - began
     if verbose:
         write(_figures(batch.stats))
     answers = list(found.values())
@@ -102,11 +99,9 @@ class _Collected:
         self.text += chunk.text
         if not is_end:
             self.tokens.append(chunk.token)
-        if (
-            with_logprobs and not is_end
-        ):  # under way, for the host to go on, and so that the others of the vocabulary are let go
-            self.logprobs.append(chunk.logprobs[chunk.token])
-            mx.async_eval(self.logprobs[-1])
+            if with_logprobs:  # begun now, so that those of the other tokens are let go
+                self.logprobs.append(chunk.logprobs[chunk.token])
+                mx.async_eval(self.logprobs[-1])
         if chunk.finish_reason is not None:
             self.finish_reason, self.violation = chunk.finish_reason, chunk.violation
 
