@@ -16,7 +16,15 @@ from helpers.command_line import run
 
 # What one command alone can mean: generate has one prompt, which it may take as it is; a chat goes on and is kept.
 OWN: dict[type, set[str]] = {
-    GenerateRequest: {"prompt", "prefill_response", "tools", "ignore_chat_template", "prompt_cache_file", "verbose"},
+    GenerateRequest: {
+        "prompt",
+        "prefill_response",
+        "tools",
+        "tool_choice",
+        "ignore_chat_template",
+        "prompt_cache_file",
+        "verbose",
+    },
     ChatRequest: {"question", "no_think", "resume", "no_save", "no_history", "no_markdown"},
 }
 # An example of each, as it is typed after --name or /set, and as Python has it.

@@ -2,7 +2,7 @@
 
 from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
-from .grammar import CONSTRAINT, ConstraintOptions
+from .grammar import RULES, ConstraintOptions
 from .loop import decode, prefill
 from .options import NO_LIMIT, SamplingOptions, StoppingOptions, unused_keys
 from .processors import make_logits_processors
@@ -12,8 +12,8 @@ from .stopping import StopStrings
 from .stream import check_options, generate, stream_generate
 
 __all__ = [
-    "CONSTRAINT",
     "NO_LIMIT",
+    "RULES",
     "ConstraintOptions",
     "DraftModel",
     "GenerationChunk",
