@@ -1,14 +1,16 @@
 """What may come next in one answer, by a grammar: what stands between its tokens and the library llguidance."""
 
-from collections.abc import Sequence
+from collections.abc import Set
 
 import mlx.core as mx
 
 from ..errors import InputError
 from ..tokenizer.guidance import Guidance
 
-# What ends a part of JSON, in the order in which a short way to its end takes it.
-CLOSERS = ("}", "]", '"')
+# What ends a part of JSON, in the order in which a short way to its end takes it. Where the first three are allowed
+# they are text, which a quote ends if anything does.
+CLOSERS = ("}", "]", '"', ",", ":")
+QUOTE = 2
 # Tokens that an answer keeps beyond those that end it, when its limit is near; and those of such an end at most.
 MARGIN = 8
 LONGEST_END = 512
@@ -70,17 +72,17 @@ class Constraint:
 
     def _short_end(self, most: int) -> list[int]:
         """Tokens that end the answer, `most` at most; [] where it is complete, or where none were found."""
-        matcher, tokens = self._matcher.deep_copy(), list[int]()
+        matcher, tokens, tried = self._matcher.deep_copy(), list[int](), set[int]()
         while not matcher.is_accepting():
             found = matcher.compute_ff_tokens()
             if not found:
                 allowed = matcher.compute_logit_bias()
                 closers = [token for token in self._closers if allowed[token]]
-                # where all are allowed they are text, which a quote ends, if anything does
-                token = closers[-1 if len(closers) == len(CLOSERS) else 0] if closers else _unused(allowed, tokens)
-                if tokens[-2:] == [token, token]:
+                is_text = closers[: QUOTE + 1] == self._closers[: QUOTE + 1]
+                found = [closers[QUOTE if is_text else 0] if closers else _untried(allowed, tried)]
+                if is_text and tokens[-2:] == found * 2:
                     return []
-                found = [token]
+                tried = set() if closers else tried | {*found}
             tokens += found
             if len(tokens) > min(most, LONGEST_END) or matcher.try_consume_tokens(found) < len(found):
                 return []
@@ -118,9 +120,9 @@ class Constraint:
             raise InputError(f"the constraint cannot be followed: {' '.join(error.split())}")
 
 
-def _unused(allowed: bytes, tokens: Sequence[int]) -> int:
-    """The first token that is allowed and not among `tokens`, if there is one: what has to come comes in the end."""
+def _untried(allowed: bytes, tried: Set[int]) -> int:
+    """The first token that is allowed and was not tried, if there is one: in a pattern, what it wants comes in turn."""
     first = token = allowed.index(ALLOWED)
-    while token in tokens:
+    while token in tried:
         token = allowed.find(ALLOWED, token + 1)
     return first if token < 0 else token
