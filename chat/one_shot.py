@@ -5,7 +5,7 @@ from contextlib import closing
 
 from afmoe_mlx.command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import CONSTRAINT
+from afmoe_mlx.generation import ConstraintOptions
 from afmoe_mlx.messages import AnswerReader
 from afmoe_mlx.terminal import read_stdin, write_json
 
@@ -40,7 +40,7 @@ def answer(conversation: Conversation, text: str, view: View, *, as_json: bool) 
         receive(found, chunks, None if as_json else AnswerPrinter())
     if as_json:
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
-        held = any(conversation.options.get(name) is not None for name in CONSTRAINT)
+        held = ConstraintOptions.of(conversation.options).is_given
         told = summary(found, speculated=speculated, kept=conversation.store is not None, held=held)
         write_json(told)
     else:

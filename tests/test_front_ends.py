@@ -24,6 +24,7 @@ OWN: dict[type, set[str]] = {
         "ignore_chat_template",
         "prompt_cache_file",
         "tools",
+        "tool_choice",
         "verbose",
     },
     ChatRequest: {"question", "no_think", "resume", "no_save", "no_history", "no_markdown"},

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from .. import device
-from ..generation import CONSTRAINT, BatchAnswer, BatchAnswers
+from ..generation import BatchAnswer, BatchAnswers, ConstraintOptions
 from ..terminal import note, write_json
 from .answer import Answer, summary
 from .progress import progress_bar
@@ -25,7 +25,7 @@ class PrintedBatch:
     def add(self, line: PromptLine, prompt: list[int], options: Mapping[str, Any], answer: Answer) -> None:
         """Ask for the answer to a line's prompt. Raises what `BatchAnswers.add` raises."""
         options = {**options, **line.options}
-        held = any(options.get(name) is not None for name in CONSTRAINT)
+        held = ConstraintOptions.of(options).is_given
         self._asked[self._batch.add(prompt, **options)] = ({"index": len(self._asked), **line.named}, held, answer)
 
     def run(self) -> int:

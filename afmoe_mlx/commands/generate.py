@@ -17,12 +17,12 @@ from ..command_line.prompts_file import PromptLine, read_prompts
 from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
-from ..command_line.tools import check_template, read_tools
+from ..command_line.tools import check_template, read_tools, tool_choice
 from ..errors import InputError
 from ..generation import (
-    CONSTRAINT,
     MAX_ROWS,
     BatchAnswers,
+    ConstraintOptions,
     GenerationChunk,
     check_options,
     encode_prompt,
@@ -44,7 +44,8 @@ def run(request: GenerateRequest) -> int:
     name = or_demo(request.model)
     template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
     tools = read_tools(request.tools)
-    options: dict[str, Any] = request.stream_options
+    choice: dict[str, Any] = {"tools": tools, "tool_choice": tool_choice(request.tool_choice)}
+    options: dict[str, Any] = request.stream_options | (choice if request.tool_choice else {})
     check_options(**options)
     lines = None if request.prompts is None else read_prompts(request.prompts)
     text = read_stdin() if request.prompt == "-" else request.prompt or ""
@@ -143,7 +144,7 @@ def report(
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
-        held = any(options.get(name) is not None for name in CONSTRAINT)
+        held = ConstraintOptions.of(options).is_given
         write_json(summary(answer, speculated=speculated, kept=kept, held=held))
         return
     tell_cut_off(answer, context=context)

@@ -5,7 +5,7 @@ from .batch import BatchEngine
 from .batch_response import BatchResponse, batch_generate
 from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
-from .grammar import CONSTRAINT, ConstraintOptions
+from .grammar import RULES, ConstraintOptions
 from .loop import decode, prefill
 from .options import NO_LIMIT, SamplingOptions, StoppingOptions, unused_keys
 from .processors import make_logits_processors
@@ -16,9 +16,9 @@ from .stopping import StopStrings
 from .stream import check_options, generate, stream_generate
 
 __all__ = [
-    "CONSTRAINT",
     "MAX_ROWS",
     "NO_LIMIT",
+    "RULES",
     "BatchAnswer",
     "BatchAnswers",
     "BatchEngine",

@@ -1,15 +1,21 @@
 """What may come next in one answer, by a grammar: what stands between its tokens and the library llguidance."""
 
+from collections.abc import Set
+
 import mlx.core as mx
 
 from ..errors import InputError
 from ..tokenizer.guidance import Guidance
 
-# What ends a part of JSON, in the order in which a short way to its end takes it.
-CLOSERS = ("}", "]", '"')
+# What ends a part of JSON, in the order in which a short way to its end takes it. Where the first three are allowed
+# they are text, which a quote ends if anything does.
+CLOSERS = ("}", "]", '"', ",", ":")
+QUOTE = 2
 # Tokens that an answer keeps beyond those that end it, when its limit is near; and those of such an end at most.
 MARGIN = 8
 LONGEST_END = 512
+# As llguidance marks an allowed token.
+ALLOWED = 200
 
 
 class Constraint:
@@ -28,7 +34,7 @@ class Constraint:
         self._matcher = LLMatcher(guidance.tokenizer, grammar, log_level=0)
         self._ends, self._vocab_size = guidance.ends, guidance.vocab_size
         pieces = [guidance.tokenizer.tokenize_str(text) for text in CLOSERS]
-        self._closers = [piece[0] for piece in pieces if len(piece) == 1]
+        self._closers = [piece[0] for piece in pieces] if all(len(piece) == 1 for piece in pieces) else []
         self.count = 0
         """Tokens told so far."""
         self.is_cut = False
@@ -66,16 +72,17 @@ class Constraint:
 
     def _short_end(self, most: int) -> list[int]:
         """Tokens that end the answer, `most` at most; [] where it is complete, or where none were found."""
-        matcher, tokens, last = self._matcher.deep_copy(), list[int](), -1
+        matcher, tokens, tried = self._matcher.deep_copy(), list[int](), set[int]()
         while not matcher.is_accepting():
             found = matcher.compute_ff_tokens()
             if not found:
                 allowed = matcher.compute_logit_bias()
-                token = next((token for token in self._closers if allowed[token]), -1)
-                if token == last and tokens[-2:] == [token, token]:
-                    return []  # it is text of no particular end, as a thought's
-                found = [token if token >= 0 else next(i for i, may in enumerate(allowed) if may)]
-                last = token
+                closers = [token for token in self._closers if allowed[token]]
+                is_text = closers[: QUOTE + 1] == self._closers[: QUOTE + 1]
+                found = [closers[QUOTE if is_text else 0] if closers else _untried(allowed, tried)]
+                if is_text and tokens[-2:] == found * 2:
+                    return []
+                tried = set() if closers else tried | {*found}
             tokens += found
             if len(tokens) > min(most, LONGEST_END) or matcher.try_consume_tokens(found) < len(found):
                 return []
@@ -111,3 +118,11 @@ class Constraint:
     def _check(self) -> None:
         if error := self._matcher.get_error():
             raise InputError(f"the constraint cannot be followed: {' '.join(error.split())}")
+
+
+def _untried(allowed: bytes, tried: Set[int]) -> int:
+    """The first token that is allowed and was not tried, if there is one: in a pattern, what it wants comes in turn."""
+    first = token = allowed.index(ALLOWED)
+    while token in tried:
+        token = allowed.find(ALLOWED, token + 1)
+    return first if token < 0 else token

@@ -9,7 +9,7 @@ from ..tokenizer import Tokenizer
 from .budget import ReasoningBudget
 from .chunks import AnswerChunks
 from .constraint import Constraint
-from .grammar import CONSTRAINT, ConstraintOptions
+from .grammar import ConstraintOptions
 from .options import NO_LIMIT, SAMPLING, STOPPING, SamplingOptions, StoppingOptions
 from .processors import LogitsProcessor, check_token_ids, make_logits_processors
 from .prompt import Prompt, encode_prompt
@@ -53,9 +53,7 @@ class Plan:
     ) -> "Plan":
         """By the options of `stream_generate`; InputError and TokenizerError for those that make no sense."""
         config, vocab_size = tokenizer.generation_config, model.config.vocab_size
-        sampling, stopping, constraint = (
-            {name: options.get(name) for name in names} for names in (SAMPLING, STOPPING, CONSTRAINT)
-        )
+        sampling, stopping = ({name: options.get(name) for name in names} for names in (SAMPLING, STOPPING))
         chosen = SamplingOptions.from_generation_config(config, **sampling)
         ending = StoppingOptions.from_generation_config(config, **stopping)
         tokenizer = tokenizer.with_extra_eos(ending.extra_eos_token)
@@ -70,7 +68,7 @@ class Plan:
             sampler or make_sampler(chosen, xtc_special_tokens=known),
             make_logits_processors(chosen) if logits_processors is None else logits_processors,
             ending,
-            ConstraintOptions(**constraint),
+            ConstraintOptions.of(options),
             skip_special_tokens,
         )
 

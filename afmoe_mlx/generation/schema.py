@@ -13,9 +13,6 @@ Schema = Mapping[str, Any]
 
 # Compact, with the blanks that models have seen most; a schema's own "x-guidance" wins.
 LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-# oneOf runs as anyOf, and is checked afterwards.
-RULES = {"coerce_one_of": True, "lenient": False}
-
 # Where schemas stand in a schema; elsewhere, as in `enum` and `default`, there are values.
 _ONE = ("items", "additionalItems", "additionalProperties")
 _LISTS = ("items", "prefixItems", "anyOf", "oneOf", "allOf")
@@ -35,10 +32,11 @@ def parse_schema(schema: Any) -> dict[str, Any]:
     return dict(schema)
 
 
-def with_layout(schema: Schema) -> dict[str, Any]:
-    """The same with how llguidance is to read it, and where it leaves blanks."""
+def with_layout(schema: Schema, *, lenient: bool = False) -> dict[str, Any]:
+    """The same with how llguidance is to read it, and where it leaves blanks; lenient: past what it cannot enforce."""
     own = schema.get("x-guidance")
-    return {**schema, "x-guidance": {**LAYOUT, **(own if isinstance(own, Mapping) else {}), **RULES}}
+    rules = {"coerce_one_of": True, "lenient": lenient}  # oneOf runs as anyOf, and is checked afterwards
+    return {**schema, "x-guidance": {**LAYOUT, **(own if isinstance(own, Mapping) else {}), **rules}}
 
 
 def in_words(schema: Schema, reason: str) -> str:

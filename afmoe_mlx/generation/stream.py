@@ -78,6 +78,8 @@ def stream_generate(
     json_schema: Mapping[str, Any] | str | None = None,
     regex: str | None = None,
     grammar: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    tool_choice: Mapping[str, Any] | str | None = None,
     **sampling: Any,
 ) -> Generator[GenerationChunk, None, None]:
     """Yield an answer token by token. Keywords of mlx-lm that mean the same are taken too (`afmoe_mlx.keywords`).
@@ -102,8 +104,8 @@ def stream_generate(
     there, the answer too; with a cache, that takes `seen`.
     kv_bits: how many bits the cache made for this answer keeps keys and values of full-attention layers in, None for as
     `model.kv_quantization` says; kv_group_size and quantized_kv_start belong to it, see `KVQuantization`.
-    json_schema, regex, grammar: what the answer is held to after its reasoning, the fields of `ConstraintOptions`. The
-    last chunk's `violation` says what it fell short of.
+    json_schema, regex, grammar, tools and tool_choice: what the answer is held to after its reasoning, the fields of
+    `ConstraintOptions`. The last chunk's `violation` says what it fell short of.
     Raises InputError for options that make no sense and for a prompt longer than the model's context, TokenizerError
     for an extra_eos_token that is none, CheckpointError for a model whose logits are no numbers.
     """
@@ -113,7 +115,13 @@ def stream_generate(
         "extra_eos_token": extra_eos_token,
         "reasoning_budget": reasoning_budget,
     }
-    constraints: dict[str, Any] = {"json_schema": json_schema, "regex": regex, "grammar": grammar}
+    constraints: dict[str, Any] = {
+        "json_schema": json_schema,
+        "regex": regex,
+        "grammar": grammar,
+        "tools": tools,
+        "tool_choice": tool_choice,
+    }
     check_options(
         **stopping,
         **constraints,
@@ -261,4 +269,4 @@ def check_options(
         raise OptionError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
     SamplingOptions.from_generation_config({}, **{name: answer.get(name) for name in SAMPLING})
     StoppingOptions.from_generation_config({}, **{name: answer.get(name) for name in STOPPING})
-    ConstraintOptions(**{name: answer.get(name) for name in CONSTRAINT})
+    ConstraintOptions.of(answer)

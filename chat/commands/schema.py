@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from afmoe_mlx.command_line.constraint import read_schema
-from afmoe_mlx.generation import CONSTRAINT, check_options
+from afmoe_mlx.generation import RULES, check_options
 from afmoe_mlx.terminal import printable
 
 from ..keyboard.completion import Candidate, words
@@ -25,10 +25,10 @@ def schema(chat: Chat, argument: str) -> None:
     if argument and argument != NONE:
         wanted = read_schema(argument, "/schema")
         check_options(json_schema=wanted)
-        options.update(dict.fromkeys(CONSTRAINT) | {"json_schema": wanted})
+        options.update(dict.fromkeys(RULES) | {"json_schema": wanted})
     elif argument:
-        options.update(dict.fromkeys(CONSTRAINT))
-    held = {name: options[name] for name in CONSTRAINT if options.get(name) is not None}
+        options.update(dict.fromkeys(RULES))
+    held = {name: options[name] for name in RULES if options.get(name) is not None}
     for name, value in held.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
         chat.say(f"Answers are held to the {name.replace('json_', '')} {_short(shown)}; /schema none sets them free.")

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from afmoe_mlx.errors import InputError, TokenizerError
 from afmoe_mlx.generation import ConstraintOptions
-from afmoe_mlx.generation.constraint import Constraint
+from afmoe_mlx.generation.constraint import MARGIN, Constraint
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers.tiny_tokenizers import byte_fallback, byte_level, metaspace
 
@@ -82,7 +82,7 @@ def written(held: Constraint, chance: random.Random, most: int = 400) -> list[in
     return tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(schema=SCHEMAS, seed=st.integers(0, 9))
 def test_whatever_is_drawn_satisfies_the_schema(tokenizer: Tokenizer, schema: dict[str, Any], seed: int) -> None:
     tokens = written(constraint(tokenizer, json_schema=schema), random.Random(seed))
@@ -169,3 +169,35 @@ def test_byte_fallback_is_taken_and_what_the_library_cannot_spell_is_a_line() ->
 def test_a_grammar_that_grows_beyond_bounds_is_a_line(tokenizer: Tokenizer) -> None:
     with pytest.raises(InputError, match="the constraint cannot be followed: "):
         written(constraint(tokenizer, grammar='start: <|nothing|> "a"'), random.Random(0))
+
+
+@settings(max_examples=30, deadline=None)
+@given(schema=SCHEMAS, seed=st.integers(0, 9), turn=st.integers(0, 30))
+def test_an_answer_is_brought_to_its_end_where_its_limit_is_near(
+    tokenizer: Tokenizer, schema: dict[str, Any], seed: int, turn: int
+) -> None:
+    (end,) = tokenizer.eos_token_ids
+    held = constraint(tokenizer, json_schema=schema)
+    tokens = written(held, random.Random(seed), most=turn)
+    while tokens[-1:] != [end]:
+        need = len(held._short_end(999))
+        found = held.forced(need + MARGIN) or [end]
+        for token in found:
+            held.advance(token)
+        tokens += found
+    Draft202012Validator(schema).validate(json.loads(tokenizer.decode(tokens[:-1])))
+
+
+@pytest.mark.parametrize("limit", [40, 90])
+def test_an_answer_without_end_ends_within_its_limit_and_not_much_sooner(tokenizer: Tokenizer, limit: int) -> None:
+    part = {"type": "array", "items": {"type": "string"}}
+    held = constraint(tokenizer, json_schema={"type": "object", "properties": {"a": part}, "required": ["a"]})
+    (letter,), tokens = tokenizer.encode("x"), list[int]()
+    while not held.is_finished:
+        found = held.forced(limit - len(tokens)) or [letter if held.copy().accepts(letter) else allowed(held)[0]]
+        for token in found:
+            held.advance(token)
+        tokens += found
+    assert held.is_cut
+    assert limit - 20 < len(tokens) < limit
+    assert "x" * (limit // 3) in json.loads(tokenizer.decode(tokens))["a"][0]

@@ -212,6 +212,10 @@ class GenerateRequest(AnswerRequest):
     tools: Annotated[
         str | None, typer.Option(metavar="FILE", help="Offer the model these tools: OpenAI's list of them, as JSON.")
     ] = None
+    tool_choice: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Have this tool called; required: any of them, or several; auto, none."),
+    ] = None
     prompt_cache_file: Annotated[
         str | None,
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
@@ -225,6 +229,8 @@ class GenerateRequest(AnswerRequest):
         super().__post_init__()
         if self.ignore_chat_template and not (self.chat_template is None and self.chat_template_config is None):
             raise typer.BadParameter("--ignore-chat-template leaves nothing to --chat-template and its variables")
+        if self.tool_choice is not None and self.tools is None:
+            raise typer.BadParameter("--tool-choice needs --tools")
         if self.ignore_chat_template and self.tools is not None:
             raise typer.BadParameter("--ignore-chat-template leaves nothing that could show --tools to the model")
         if (self.prompt is None) == (self.prompts is None):
