@@ -33,7 +33,7 @@ def prompts(model: str, rows: str, vocabulary: int) -> list[list[int]]:
 
 
 def timed(step: Any, rows: int) -> float:
-    """Tokens a second of steps that give a token a row, by their lower quartile: on a shared machine others are late."""
+    """Tokens a second of steps that give a token a row; the lower quartile, for on a shared machine some are late."""
     for _ in range(WARM):
         assert len(step()) == rows
     taken = []
@@ -45,7 +45,6 @@ def timed(step: Any, rows: int) -> float:
 
 
 def ours(name: str, rows: str) -> Result:
-    import afmoe_mlx  # noqa: F401  (before MLX, so that MLX finds the fast BLAS)
     from afmoe_mlx import load_model
     from afmoe_mlx.api import DEMO
     from afmoe_mlx.generation import BatchEngine
@@ -70,7 +69,7 @@ def theirs(name: str, rows: str) -> Result:
     import mlx.core as mx
     from mlx_lm.generate import BatchGenerator
     from mlx_lm.models.cache import make_prompt_cache
-    from narrow import narrow_pair  # first, with our package, so that MLX finds the same BLAS
+    from narrow import narrow_pair
 
     if name == "demo":
         from mlx_lm.utils import load_model as load_theirs
@@ -136,6 +135,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
+        import afmoe_mlx  # noqa: F401  (before MLX, so that MLX finds the fast BLAS, for both)
+
         print(json.dumps(KINDS[sys.argv[2]](*sys.argv[3:])))
     else:
         main()
