@@ -86,7 +86,7 @@ class _GroupedLayer:
         self._layers, self._bounds = layers, bounds
 
     def update(self, *new: mx.array) -> Any:
-        """Append a column to each array; keys and values, a tuple of the groups', or a convolution's inputs (B, N, D)."""
+        """Append a column to each array; keys and values of each group, or a convolution's inputs (B, N, D)."""
         parts = zip(self._layers, *(mx.split(array, self._bounds) for array in new), strict=True)
         found = [layer.update(*arrays) for layer, *arrays in parts]
         if len(new) > 1:
