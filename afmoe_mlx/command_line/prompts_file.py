@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import AfmoeError, InputError
 from ..generation import check_options
+from ..messages.tools import check_tools
 from ..terminal import read_stdin
 from .constraint import read_text
 
@@ -71,6 +72,8 @@ def _line(where: str, line: str) -> PromptLine:
     options = {key: item for key, item in value.items() if key not in OWN}
     found = PromptLine(where, text, messages, options, {"id": value["id"]} if "id" in value else {})
     with found.blamed():
+        if "tools" in options:
+            options["tools"] = check_tools(options["tools"])
         check_options(**options)
     return found
 

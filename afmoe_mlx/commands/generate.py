@@ -106,21 +106,31 @@ def _answer_all(
     options = {name: value for name, value in options.items() if name not in ("prompt_lookup", "prefill_step_size")}
     for line in lines:
         with line.blamed():
-            messages = _messages_of(line, tokenizer, request)
-            if messages is None:
-                prompt = encode_prompt(tokenizer, line.text or "")
-            else:
-                prompt = render_prompt(tokenizer, messages, variables)
-            begun = messages is not None and messages[-1]["role"] == "assistant" and messages[-1].get("content")
-            beginning = begun if isinstance(begun, str) else opened_by(tokenizer, prompt)
-            reader = AnswerReader(tokenizer, variables["tools"] or (), beginning=beginning)
-            printed.add(line, prompt, options, Answer(reader))
+            prompt, answer = _begun(line, tokenizer, request, variables)
+            printed.add(line, prompt, options, answer)
     code = printed.run()
     if request.wants_statistics:
         printed.tell()
     if store is not None:
         store.flush()
     return code
+
+
+def _begun(
+    line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest, variables: Mapping[str, Any]
+) -> tuple[list[int], Answer]:
+    """The prompt of a line, and its answer, which may have begun there."""
+    tools, messages = line.options.get("tools", variables["tools"]), _messages_of(line, tokenizer, request)
+    if tools is not None:
+        if messages is None:
+            raise InputError("tools need a chat template: this model has none in use")
+        check_template(tokenizer)
+    if messages is None:
+        return encode_prompt(tokenizer, line.text or ""), Answer(AnswerReader(tokenizer))
+    prompt = render_prompt(tokenizer, messages, {**variables, "tools": tools})
+    last = messages[-1]
+    beginning = last["content"] if last["role"] == "assistant" else opened_by(tokenizer, prompt)
+    return prompt, Answer(AnswerReader(tokenizer, tools or (), beginning=beginning))
 
 
 def _messages_of(line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest) -> list[dict[str, Any]] | None:
@@ -134,6 +144,8 @@ def _messages_of(line: PromptLine, tokenizer: Tokenizer, request: GenerateReques
         messages.insert(0, {"role": "system", "content": request.system_prompt})
     if request.prefill_response is not None:
         messages.append({"role": "assistant", "content": request.prefill_response})
+    if messages[-1]["role"] == "assistant" and not isinstance(messages[-1].get("content"), str):
+        raise InputError("the last message is an answer without text, which cannot be gone on with")
     return messages
 
 

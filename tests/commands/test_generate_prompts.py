@@ -10,6 +10,7 @@ import pytest
 
 from afmoe_mlx import generate, load
 from afmoe_mlx.command_line import batch
+from helpers.chat_templates import TEMPLATES, TOOLS
 from helpers.command_line import Result, run
 from helpers.conversations import OPENING
 from helpers.tiny import tiny_folder
@@ -61,6 +62,17 @@ def test_options_of_the_command_are_those_of_lines_that_say_nothing(tmp_path: Pa
     assert objects(plain)[0]["text"] == generate(*load(folder), "hello", max_tokens=6)
 
 
+def test_a_line_may_offer_tools_of_its_own_and_begin_its_answer(tmp_path: Path) -> None:
+    folder = str(tiny_folder(tmp_path / "m", template=TEMPLATES["chatml"]))
+    begun = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "<think>\nhello"}]
+    lines = [{"prompt": "hello", "tools": TOOLS, "tool_choice": "required", "max_tokens": 40}, {"messages": begun}]
+    first, second = sorted(objects(answered(folder, lines)), key=lambda value: value["index"])
+    offered = {tool["function"]["name"] for tool in TOOLS}
+    assert {call["name"] for call in first["tool_calls"]} & offered
+    assert (bool(second["reasoning"]), second["text"]) == (True, "")
+    assert "tools need a chat template" in answered(folder, lines, "--ignore-chat-template").err
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -73,6 +85,8 @@ def test_options_of_the_command_are_those_of_lines_that_say_nothing(tmp_path: Pa
         ({"prompt": "x", "temprature": 1}, "line 2: .*no option 'temprature'"),
         ({"prompt": "x", "top_p": 3}, "line 2: top_p is 3"),
         ({"prompt": "x", "cache": 3}, "line 2: .*no option 'cache'"),
+        ({"prompt": "x", "tools": {}}, "line 2: tools are of type dict"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "line 2: the last message is an answer without text"),
         ({"prompt": "x", "prompt_lookup": 3}, "line 2: no option prompt_lookup"),
         ({"prompt": "hello " * 600}, "line 2: .*context"),
         ({"prompt": "x", "extra_eos_token": ["nothing"]}, "line 2: "),
