@@ -75,7 +75,7 @@ def test_stops_budgets_and_constraints_hold_in_company(loaded: Loaded) -> None:
     schema = {"type": "array", "items": {"type": "integer", "maximum": 9}, "maxItems": 3}
     found = check(
         loaded,
-        ["hello", "<think>\n", "x<think>\n", thinking, "hello", "hello"],
+        ["hello", "<think>\n", "x<think>\n", thinking, "hello", "hello", "<think>\n"],
         [
             {"max_tokens": 20, "stop": [text[4:7], "\0"]},
             {"max_tokens": 24, "reasoning_budget": 4},
@@ -83,9 +83,10 @@ def test_stops_budgets_and_constraints_hold_in_company(loaded: Loaded) -> None:
             {"max_tokens": 4, "reasoning_budget": 9},
             {"max_tokens": 16, "json_schema": schema, **SAMPLED},
             {"max_tokens": 3, "regex": "[a-c]{9}", "presence_penalty": 0.5},
+            {"max_tokens": 24, "reasoning_budget": 3, "json_schema": schema},
         ],
     )
-    assert all("</think>" in text for text in found.texts[1:3])
+    assert all("</think>" in found.texts[i] for i in (1, 2, 6))
     assert found.violations[5] is not None
 
 
