@@ -34,7 +34,6 @@ class Draws:
             i: sampler for i, sampler in enumerate(samplers) if i not in self._random and sampler is not greedy
         }
         self._rows = mx.array(list(self._random), mx.int32)
-        self._is_mixed = len(self._random) < len(samplers)
         self._filters = _Filters(list(self._random.values()), vocab_size)
         self._temperatures = _column([sampler.temperature for sampler in self._random.values()])
 
@@ -43,14 +42,12 @@ class Draws:
 
         A row whose own sampler raises is put into `failed`, and gets any token.
         """
-        if self._is_mixed or not self._random:
+        if len(self._random) == logprobs.shape[0]:
+            tokens = self._drawn(logprobs, given)
+        else:
             tokens = greedy(logprobs)
-        if self._random:
-            drawn = self._drawn(logprobs[self._rows] if self._is_mixed else logprobs, given)
-            if self._is_mixed:
-                tokens[self._rows] = drawn
-            else:
-                tokens = drawn
+            if self._random:
+                tokens[self._rows] = self._drawn(logprobs[self._rows], given)
         for i, sampler in self._own.items():
             if i in given or i in failed:
                 continue

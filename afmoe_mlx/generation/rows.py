@@ -37,11 +37,13 @@ class Choice:
 
 
 class RowChooser:
-    """The `RowSampler` of requests whose `choose` is a `Choice`; a row fails by what its functions and guide raise."""
+    """The `RowSampler` of requests whose `choose` is a `Choice`; a row fails by what its functions and guide raise.
+
+    Rows that are the same as in the last call have a token of their answers more.
+    """
 
     def __init__(self) -> None:
         self._rows: list[Request] = []
-        self._lengths: list[int] = []
         self._steps: tuple[RowProcessors, Draws] | None = None
 
     def __call__(self, logits: mx.array, rows: Sequence[Request]) -> Chosen:
@@ -61,15 +63,14 @@ class RowChooser:
         return Chosen(draw(logprobs, given, failed), logprobs, failed)
 
     def _prepared(self, rows: Sequence[Request], vocab_size: int) -> tuple[RowProcessors, Draws]:
-        lengths = [len(row.answer) for row in rows]
-        if self._steps is not None and self._rows == rows and lengths == [length + 1 for length in self._lengths]:
+        if self._steps is not None and self._rows == rows:
             self._steps[0].extend([row.answer[-1] for row in rows])
         else:
             choices: list[Choice] = [row.choose for row in rows]
             tokens = [row.tokens for row in rows]
             processors = RowProcessors([choice.processors for choice in choices], tokens, vocab_size)
             self._steps = processors, Draws([choice.sampler for choice in choices], vocab_size)
-        self._rows, self._lengths = list(rows), lengths
+        self._rows = list(rows)
         return self._steps
 
 
