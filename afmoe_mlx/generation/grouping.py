@@ -3,6 +3,7 @@
 A row is read as if it were as long as the longest of its group. Each group costs some operations a layer more.
 """
 
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from itertools import groupby
 from typing import TypeVar
@@ -57,13 +58,16 @@ def _add(groups: list[list[Row]], row: Row, length: Callable[[Row], int], kind: 
 def _split(rows: list[Row], length: Callable[[Row], int]) -> list[list[Row]]:
     """The groups, of rows that may all be together, that cost least."""
     rows = sorted(rows, key=length, reverse=True)
-    best: list[list[list[Row]]] = [[rows[:end]] for end in range(1, len(rows) + 1)]  # of the first rows
-    for _ in range(MOST_GROUPS - 1):
-        best = [
-            min(
-                [best[end - 1], *([*best[cut - 1], rows[cut:end]] for cut in range(1, end))],
-                key=lambda groups: _cost(groups, length),
-            )
-            for end in range(1, len(rows) + 1)
-        ]
-    return best[-1]
+    lengths = [length(row) for row in rows]
+    # of the first `end` rows in ever more groups: what they cost, and where the groups begin
+    none: list[int] = []
+    best = [(0, none)] + [(sys.maxsize, none)] * len(rows)
+    for _ in range(MOST_GROUPS):
+        fewer, best = best, list(best)
+        for end in range(1, len(rows) + 1):
+            for cut in range(end):
+                cost = fewer[cut][0] + GROUP_COST + (end - cut) * lengths[cut]
+                if cost < best[end][0]:
+                    best[end] = cost, [*fewer[cut][1], cut]
+    cuts = best[-1][1]
+    return [rows[cut:end] for cut, end in zip(cuts, [*cuts[1:], len(rows)], strict=True)]
