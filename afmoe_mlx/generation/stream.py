@@ -1,6 +1,6 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -125,7 +125,6 @@ def stream_generate(
     }
     check_options(
         **stopping,
-        **constraints,
         prefill_step_size=prefill_step_size,
         prompt_lookup=prompt_lookup,
         num_draft_tokens=num_draft_tokens,
@@ -199,7 +198,7 @@ def stream_generate(
     texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)
     chunks = chunks_of(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
     if rules.is_given:
-        chunks = _judged(chunks, rules, constrained)
+        chunks = _judged(chunks, rules, constrained, ends)
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -229,16 +228,23 @@ def _begin(
 
 
 def _judged(
-    chunks: Generator[GenerationChunk, None, None], rules: ConstraintOptions, decoder: ConstrainedDecoder
+    chunks: Generator[GenerationChunk, None, None],
+    rules: ConstraintOptions,
+    decoder: ConstrainedDecoder,
+    ends: Collection[int],
 ) -> Generator[GenerationChunk, None, None]:
-    """The same; the last says what the text falls short of, and whether it was brought to its end by the limit."""
+    """The same; the last says what the text falls short of, and whether it was brought to its end by the limit.
+
+    ends: tokens that end an answer; where none has, a stop text did, or the limit.
+    """
     text = ""
     with closing(chunks):
         for chunk in chunks:
             text += chunk.text
             if chunk.finish_reason:
-                reason = "length" if decoder.constraint.is_cut else chunk.finish_reason
-                violation = rules.violation(text, is_complete=decoder.constraint.is_complete)
+                held, is_stopped = decoder.constraint, chunk.finish_reason == "stop" and chunk.token not in ends
+                reason = "length" if held.is_cut else chunk.finish_reason
+                violation = rules.violation(text, is_complete=held.is_complete and not is_stopped)
                 chunk = replace(chunk, finish_reason=reason, violation=violation)
             yield chunk
 
