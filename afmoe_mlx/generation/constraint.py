@@ -11,8 +11,9 @@ from ..tokenizer.guidance import Guidance
 # they are text, which a quote ends if anything does.
 CLOSERS = ("}", "]", '"', ",", ":")
 QUOTE = 2
-# Tokens that an answer keeps beyond those that end it, when its limit is near; and those of such an end at most.
-MARGIN = 8
+# Tokens that an answer keeps beyond those that end it, when its limit is near: within a part, and between two, where
+# another one would take more, but a quarter of the limit at most; and those of such an end at most.
+MARGIN, MARGIN_BETWEEN = 8, 32
 LONGEST_END = 512
 # As llguidance marks an allowed token.
 ALLOWED = 200
@@ -39,7 +40,8 @@ class Constraint:
         """Tokens told so far."""
         self.is_cut = False
         """Whether `forced` has brought the answer to its end because its limit was near."""
-        self._look_at: int | None = None
+        self._limit = 0  # tokens that were left at first
+        self._look_at: int | None = None  # those at which it is looked at again whether the end is near
         self._check()
 
     @property
@@ -64,8 +66,10 @@ class Constraint:
             return found
         if self._look_at is not None and left > self._look_at:
             return []
+        self._limit = max(self._limit, left)
         end = self._short_end(left)
-        slack = left - MARGIN - len(end)
+        margin = MARGIN_BETWEEN if end and end[0] in self._closers[:QUOTE] else MARGIN
+        slack = left - len(end) - min(margin, self._limit // 4)
         self._look_at = left - max(1, (slack if end else left // 4) // 2)
         self.is_cut = bool(end) and slack <= 0
         return end if self.is_cut else []
