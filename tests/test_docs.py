@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -11,12 +12,16 @@ from typing import Any
 
 import pytest
 
+import afmoe_mlx
+from afmoe_mlx import load
 from afmoe_mlx.checkpoint.names import MODEL_NAMES
+from afmoe_mlx.messages.tool_formats import FORMATS, ToolFormat
 from afmoe_mlx.models import make_model, read_config
 from afmoe_mlx.models.shapes import shape
 from afmoe_mlx.tokenizer.recommended import RECOMMENDED
 from helpers import ROOT
 from helpers.imports import file_graph, imports_of, package_modules, part_of
+from helpers.scripted import scripted_folder
 
 
 def test_the_readmes_table_of_macs_is_what_its_script_prints() -> None:
@@ -111,3 +116,26 @@ def test_what_a_script_imports_of_ours_is_there(script: Path) -> None:
         module, _, name = found.name.rpartition(".")
         if found.name.startswith(("afmoe_mlx.", "helpers.")):
             assert hasattr(importlib.import_module(module), name) or importlib.util.find_spec(found.name), found
+
+
+def test_the_agents_loop_runs_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    code = page.partition("## An agent's loop\n```python\n")[2].partition("```")[0]
+    arguments = '{"city": "Zürich", "days": 2}'
+    call = f'<think>\nhm\n</think>\n\n<tool_call>\n{{"name": "weather", "arguments": {arguments}}}\n</tool_call>'
+    folder = scripted_folder(tmp_path / "m", [call.replace("2}", '"2"}'), call, "It will."])
+    monkeypatch.setattr(afmoe_mlx, "load", lambda name: load(folder))
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/python.md", "exec"), names)
+    assert capsys.readouterr().out == "It will.\n"
+    results = [message["content"] for message in names["messages"] if message["role"] == "tool"]
+    assert results[0].startswith("error: can't multiply")
+    assert json.loads(results[1]) == {"city": "Zürich", "sun": [True, True]}
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS.keys())
+def test_the_page_on_tools_has_every_format(form: ToolFormat) -> None:
+    page = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8").replace("\\|", "|")
+    assert re.search(rf"\| `{form.name}` \| `{re.escape(form.begin)}.*{re.escape(form.end)}` \|", page)

@@ -13,6 +13,7 @@ from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .batch import BatchEngine
 from .chunks import AnswerChunks, GenerationChunk
+from .grammar import CONSTRAINT
 from .guide import AnswerGuide
 from .plan import Plan
 from .prompt import Prompt
@@ -26,8 +27,8 @@ MAX_ROWS = 16
 # Options of `stream_generate` for one prompt alone.
 ALONE = {"cache", "seen", "on_progress", "prompt_lookup", "draft_model", "num_draft_tokens", "prefill_step_size"}
 
-# Options of an answer that `check_options` need not see.
-FUNCTIONS = ("sampler", "logits_processors", "skip_special_tokens")
+# Options of an answer that `check_options` does not know, or that a `Plan` checks as well.
+UNCHECKED = {"sampler", "logits_processors", "skip_special_tokens", *CONSTRAINT}
 
 
 @dataclass
@@ -147,7 +148,7 @@ class BatchAnswers:
         """
         if alone := sorted(options.keys() & ALONE):
             raise OptionError(f"no option {alone[0]} where several prompts are answered at once")
-        check_options(**{name: value for name, value in options.items() if name not in FUNCTIONS})
+        check_options(**{name: value for name, value in options.items() if name not in UNCHECKED})
         plan = Plan.of(self._model, self._tokenizer, prompt, **options)
         kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
         guide = self._guide(plan)

@@ -51,8 +51,8 @@ class GenerationChunk:
 class AnswerChunks:
     """Makes chunks of an answer's tokens: its text, where it ends, its figures.
 
-    limit: tokens that the answer has at most. judge: of a whole text and why it ends, how that is to be told and what
-    the text falls short of, if anything.
+    limit: tokens that the answer has at most. judge: by a whole text, why it ends, and whether a token ends it, rather
+    than a stop text or the limit: how that is to be told, and what the text falls short of, if anything.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class AnswerChunks:
         limit: int,
         cached_tokens: int = 0,
         tally: Tally | None = None,
-        judge: Callable[[str, str], tuple[str, str | None]] = lambda text, reason: (reason, None),
+        judge: Callable[[str, str, bool], tuple[str, str | None]] = lambda text, reason, is_eos: (reason, None),
     ) -> None:
         self._texts, self._ends, self._stops = texts, ends, stops
         self._prompt_tokens, self._limit, self._judge = prompt_tokens, limit, judge
@@ -85,7 +85,7 @@ class AnswerChunks:
                 raise CheckpointError("the model's logits are no numbers: its weights are damaged, convert it again")
         text, reason = self._read(token)
         self._text += text
-        reason, violation = self._judge(self._text, reason) if reason else (None, None)
+        reason, violation = self._judge(self._text, reason, token in self._ends) if reason else (None, None)
         return GenerationChunk(
             text=text,
             token=token,

@@ -7,6 +7,7 @@ and the host the mask. Guesses are cut where the constraint forbids them, and wh
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import eq
 from typing import Any
 
 import mlx.core as mx
@@ -77,9 +78,8 @@ class ConstrainedDecoder(SpeculativeDecoder):
         return self._make()
 
     def continued(self, tokens: Sequence[int], logits: mx.array, limit: int) -> Iterator[Drawn]:
-        if (
-            len(tokens) > self._begun + self.constraint.count
-        ):  # a budget has closed the reasoning, within a character even
+        if len(tokens) > self._begun + self.constraint.count:
+            # a budget has closed the reasoning, within a character even, which no grammar allows
             self.constraint, self._begun = self._make(True), len(tokens)
         self._spare = self._end - len(tokens) - limit  # tokens that the answer may take beyond those wanted now
         return super().continued(tokens, logits, limit)
@@ -144,7 +144,8 @@ class ConstrainedDecoder(SpeculativeDecoder):
             return walk
         trial, tokens = self.constraint.copy(), 0
         walk.masks.append(trial.mask())
-        for guess in draft:
+        while draft:
+            guess = draft.pop(0)
             # where it ends there is nothing to run, and nothing to draw
             if guess in self._ends or not trial.accepts(guess) or trial.is_finished:
                 break
@@ -155,6 +156,7 @@ class ConstrainedDecoder(SpeculativeDecoder):
             walk.guesses.append(guess)
             walk.forced.append(forced)
             walk.masks.append(trial.mask())
+            draft = draft[len(forced) :] if all(map(eq, draft, forced)) else []  # what was forced has been guessed, too
         if not walk.guesses:
             self._pace.idle(self._lap())
         return walk

@@ -7,12 +7,12 @@ import mlx.core as mx
 from ..errors import InputError
 from ..tokenizer.guidance import Guidance
 
-# What ends a part of JSON, in the order in which a short way to its end takes it. Where the first three are allowed
-# they are text, which a quote ends if anything does.
-CLOSERS = ("}", "]", '"', ",", ":")
-QUOTE = 2
-# Tokens that an answer keeps beyond those that end it, when its limit is near; and those of such an end at most.
-MARGIN = 8
+# What ends a part of JSON, in the order in which a short way to its end takes it: between values, and within a text,
+# where the letter may come.
+BETWEEN, WITHIN, LETTER = ("}", "]", '"', ","), ('"', ":"), "a"
+# Tokens that an answer keeps beyond those that end it, when its limit is near: within a part, and between two, where
+# another one would take more, but a quarter of the limit at most; and those of such an end at most.
+MARGIN, MARGIN_BETWEEN = 8, 32
 LONGEST_END = 512
 # As llguidance marks an allowed token.
 ALLOWED = 200
@@ -33,13 +33,15 @@ class Constraint:
 
         self._matcher = LLMatcher(guidance.tokenizer, grammar, log_level=0)
         self._ends, self._vocab_size = guidance.ends, guidance.vocab_size
-        pieces = [guidance.tokenizer.tokenize_str(text) for text in CLOSERS]
-        self._closers = [piece[0] for piece in pieces] if all(len(piece) == 1 for piece in pieces) else []
+        self._between, self._within, (self._letter,) = (
+            [guidance.tokenizer.tokenize_str(text)[0] for text in texts] for texts in (BETWEEN, WITHIN, LETTER)
+        )
         self.count = 0
         """Tokens told so far."""
         self.is_cut = False
         """Whether `forced` has brought the answer to its end because its limit was near."""
-        self._look_at: int | None = None
+        self._limit = 0  # tokens that were left at first
+        self._look_at: int | None = None  # those at which it is looked at again whether the end is near
         self._check()
 
     @property
@@ -64,8 +66,10 @@ class Constraint:
             return found
         if self._look_at is not None and left > self._look_at:
             return []
+        self._limit = max(self._limit, left)
         end = self._short_end(left)
-        slack = left - MARGIN - len(end)
+        margin = MARGIN_BETWEEN if end and end[0] in self._between[:2] else MARGIN
+        slack = left - len(end) - min(margin, self._limit // 4)
         self._look_at = left - max(1, (slack if end else left // 4) // 2)
         self.is_cut = bool(end) and slack <= 0
         return end if self.is_cut else []
@@ -77,12 +81,13 @@ class Constraint:
             found = matcher.compute_ff_tokens()
             if not found:
                 allowed = matcher.compute_logit_bias()
-                closers = [token for token in self._closers if allowed[token]]
-                is_text = closers[: QUOTE + 1] == self._closers[: QUOTE + 1]
-                found = [closers[QUOTE if is_text else 0] if closers else _untried(allowed, tried)]
-                if is_text and tokens[-2:] == found * 2:
-                    return []
-                tried = set() if closers else tried | {*found}
+                closers = self._within if allowed[self._letter] else self._between
+                found = [token for token in closers if allowed[token]][:1]
+                tried = set() if found else tried
+                found = found or [_untried(allowed, tried)]
+                if found == self._within[:1] and tokens[-2:] == found * 2:
+                    return []  # a thought or the like, which a quote does not end
+                tried.update(found)
             tokens += found
             if len(tokens) > min(most, LONGEST_END) or matcher.try_consume_tokens(found) < len(found):
                 return []

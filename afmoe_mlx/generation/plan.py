@@ -92,10 +92,11 @@ class Plan:
     ) -> AnswerChunks:
         """What makes chunks of the answer's tokens. held: by what it is held to its constraint, if it has one."""
 
-        def judge(text: str, reason: str) -> tuple[str, str | None]:
+        def judge(text: str, reason: str, is_eos: bool) -> tuple[str, str | None]:
             if held is None or (constraint := held.constraint) is None:
                 return reason, None
-            violation = self.rules.violation(text, is_complete=constraint.is_complete)
+            is_stopped = reason == "stop" and not is_eos  # by a text
+            violation = self.rules.violation(text, is_complete=constraint.is_complete and not is_stopped)
             return "length" if constraint.is_cut else reason, violation
 
         return AnswerChunks(

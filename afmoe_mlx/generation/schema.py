@@ -121,9 +121,12 @@ def _at(root: Schema, ref: str) -> Any:
 def violation(schema: Schema, text: str) -> str | None:
     """What of a schema a JSON text does not satisfy, in a line; None if it does."""
     from jsonschema import validators
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import EMPTY_REGISTRY
 
     try:
-        error = next(validators.validator_for(schema)(schema).iter_errors(json.loads(text)), None)
-    except (re.error, RecursionError, ValueError) as problem:  # Python's expressions are not those of the library
-        return f"it cannot be checked ({problem})"
+        validator = validators.validator_for(schema)(schema, registry=EMPTY_REGISTRY)  # by default it would use the net
+        error = next(validator.iter_errors(json.loads(text)), None)
+    except (re.error, RecursionError, Unresolvable, ValueError) as problem:  # Python's patterns are others
+        return f"it cannot be checked ({' '.join(str(problem).split())})"
     return None if error is None else f"{error.json_path}: {' '.join(error.message.split())}"

@@ -124,7 +124,6 @@ def stream_generate(
     }
     check_options(
         **stopping,
-        **constraints,
         prefill_step_size=prefill_step_size,
         prompt_lookup=prompt_lookup,
         num_draft_tokens=num_draft_tokens,

@@ -7,6 +7,7 @@ from typing import Any
 from ..tokenizer import Tokenizer
 from .calls import ArgumentsDelta, CallEnd, Calls, CallStart, ContentDelta, Delta, ReasoningDelta
 from .incoming import Incoming, MalformedError, Waiting
+from .openai_form import Message
 from .reasoning import Part, ThinkingSplitter, opened_by, opened_thinking
 from .tool_formats import ToolFormat, format_of, named
 from .tools import argument_schemas
@@ -32,6 +33,16 @@ class Answer:
     content: str = ""
     reasoning: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
+
+    def as_message(self) -> Message:
+        """The message that goes back to the model, in OpenAI's form."""
+        calls = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in self.tool_calls
+        ]
+        message = {"role": "assistant", "content": self.content}
+        reasoning = {"reasoning_content": self.reasoning.strip("\n")} if self.reasoning else {}
+        return message | reasoning | ({"tool_calls": calls} if calls else {})
 
     def add(self, delta: Delta) -> None:
         """Put the next delta where it belongs."""

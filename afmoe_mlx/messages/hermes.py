@@ -84,19 +84,20 @@ def _arguments(text: Incoming, calls: Calls, *, is_named: bool) -> Waiting[str]:
         yield from value(text)
         return text.text[start : text.at]  # nothing is claimed before the name
     if first == '"':
-        whole = yield from string(text)
-        if not _is_object(whole):
-            raise MalformedError("the arguments are a string that holds no JSON object")
+        whole = _object_in((yield from string(text)))
     elif not (yield from text.skip("null")):
         raise text.unexpected("an object")
     return whole
 
 
-def _is_object(text: str) -> bool:
+def _object_in(text: str) -> str:
+    """The JSON object that a string holds."""
     try:
-        return isinstance(json.loads(text, parse_constant=_refuse), dict)
+        if isinstance(value := json.loads(text, parse_constant=_refuse), dict):
+            return json_text(value)
     except (ValueError, RecursionError):
-        return False
+        pass
+    raise MalformedError("the arguments are a string that holds no JSON object")
 
 
 def _refuse(word: str) -> None:

@@ -40,7 +40,7 @@ class Incoming:
     def follows(self, literal: str) -> Waiting[bool]:
         """Whether `literal` comes next."""
         while not self.text.startswith(literal, self.at):
-            if self.is_ended or not literal.startswith(self.text[self.at :]):
+            if self.is_ended or not literal.startswith(self.text[self.at : self.at + len(literal)]):
                 return False
             yield
         return True
@@ -70,7 +70,8 @@ class Incoming:
         pieces = []
         while True:
             found = characters.match(self.text, self.at)
-            pieces.append(found[0] if found else "")
+            assert found  # if only nothing
+            pieces.append(found[0])
             self.at += len(pieces[-1])
             if self.at < len(self.text) or self.is_ended:
                 return "".join(pieces)

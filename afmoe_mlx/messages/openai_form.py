@@ -38,6 +38,8 @@ def for_template(messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) ->
 def _handed(
     message: Mapping[str, Any], where: str, field: str | None, form: ToolFormat, *, reads_calls: bool
 ) -> Message:
+    if not isinstance(message, Mapping):
+        raise InputError(f'{where} is of type {type(message).__name__}, expected {{"role": "user", "content": "…"}}')
     content = _text(message.get("content"), where)
     others = {key: value for key, value in message.items() if key not in ("tool_calls", *REASONING_FIELDS)}
     if message.get("role") == "developer":
@@ -45,7 +47,7 @@ def _handed(
     if message.get("role") != "assistant":
         return others | {"content": content}
     handed = _with_reasoning(message, content, field)
-    calls = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(message.get("tool_calls") or ())]
+    calls = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(_calls(message, where))]
     if reads_calls and all(isinstance(call["function"]["arguments"], dict) for call in calls):
         return others | handed | ({"tool_calls": calls} if calls else {})
     written = form.write([(call["function"]["name"], call["function"]["arguments"]) for call in calls])
@@ -75,6 +77,13 @@ def _with_reasoning(message: Mapping[str, Any], content: str, field: str | None)
     if field:
         return {field: reasoning, "content": content}
     return {"content": f"{OPEN}\n{reasoning.strip(chr(10))}\n{CLOSE}\n\n{content}" if reasoning else content}
+
+
+def _calls(message: Mapping[str, Any], where: str) -> Sequence[Any]:
+    calls = message.get("tool_calls") or ()
+    if not isinstance(calls, list | tuple):
+        raise InputError(f"{where}: tool_calls are of type {type(calls).__name__}, expected a list")
+    return calls
 
 
 def _call(call: Any, where: str) -> dict[str, Any]:

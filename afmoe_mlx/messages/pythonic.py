@@ -20,7 +20,7 @@ _IN_STRING = re.compile(r"[^'\"\\]*")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 DEEPEST = 100
 """Brackets within one another that are read; Python's parser takes twice as many."""
-_STRING = re.compile(r"('''|\"\"\"|'|\")((?:\\.|(?!\1).)*)\1", re.DOTALL)
+_STRING = re.compile(r"('''|\"\"\"|'|\")((?:\\.|(?!\1)[^\\])*)\1", re.DOTALL)
 _BREAK = re.compile(r"\\.|[\r\n]", re.DOTALL)
 _BREAKS = {"\r": "\\r", "\n": "\\n"}
 _JSON = {"true": True, "false": False, "null": None}
@@ -151,6 +151,8 @@ def _value_of(node: ast.expr | None) -> Any:
             return [_value_of(element) for element in elements]
         case ast.Dict(keys=keys, values=values):
             return {_value_of(key): _value_of(value) for key, value in zip(keys, values, strict=True)}
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if (
+            type(value) is not bool
+        ):
             return -value
     raise ValueError("no literal")

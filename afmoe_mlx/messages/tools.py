@@ -7,7 +7,6 @@ from ..errors import InputError
 
 EXPECTED = 'expected a list of tools such as {"type": "function", "function": {"name": "f", "parameters": {}}}'
 
-
 TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
     "boolean": (bool,),
@@ -17,6 +16,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
+"""JSON's types, and what Python reads of them."""
 
 
 def check_tools(tools: Any) -> list[dict[str, Any]]:
@@ -51,8 +51,8 @@ def argument_types(schema: Mapping[str, Any], name: str) -> set[str]:
             rest.append(_at(schema, *reference.removeprefix("#/").split("/")))
         rest += [one for key in ("anyOf", "oneOf", "allOf") for one in _listed(part.get(key))]
         values = [*_listed(part.get("enum")), *([part["const"]] if "const" in part else [])]
-        types.update(name for name in TYPES if any(is_any(value, {name}) for value in values))
-        types.update(name for name in _listed(part.get("type")) if isinstance(name, str) and name in TYPES)
+        types.update(kind for kind in TYPES if any(is_any(value, {kind}) for value in values))
+        types.update(kind for kind in _listed(part.get("type")) if isinstance(kind, str) and kind in TYPES)
     return types
 
 

@@ -111,6 +111,24 @@ def test_guessing_ahead_changes_nothing(loaded: Loaded, sampling: dict[str, Any]
         assert guessed[-1].violation == plain[-1].violation
 
 
+@pytest.mark.parametrize(
+    "sampling", [{"frequency_penalty": 0.4}, {"presence_penalty": 2.0, "temperature": 0.5}], ids=str
+)
+def test_penalties_see_what_was_forced_between_guesses(loaded: Loaded, sampling: dict[str, Any]) -> None:
+    prompt = "xzwxzwxzwyzwyzwyzwxzwxzwyzw"
+    options = {
+        "regex": "((w|x|y)zw){16}",
+        "seed": 3,
+        "frequency_context_size": 0,
+        "presence_context_size": 2,
+        **sampling,
+    }
+    plain = list(stream_generate(*loaded, prompt, **options))
+    guessed = list(stream_generate(*loaded, prompt, prompt_lookup=7, **options))
+    assert text_of(guessed) == text_of(plain)
+    assert guessed[-1].accepted_tokens > 1
+
+
 def test_guesses_that_the_constraint_allows_are_accepted(loaded: Loaded) -> None:
     options = {"regex": "(?s:.{0,40})", "draft_model": loaded[0], "max_tokens": 60}
     last = list(stream_generate(*loaded, PROMPT, **options))[-1]
@@ -248,6 +266,8 @@ def test_a_reasoning_budget_and_a_constraint_go_together(loaded: Loaded, budget:
     assert chunks[-1].violation is None
 
 
-def test_a_stop_string_within_the_answer_leaves_it_incomplete(models: dict[str, Loaded]) -> None:
-    chunks = list(stream_generate(*models["afmoe"], "hello", regex="aaaa(b|c)cc", stop=["cc"]))
-    assert (text_of(chunks)[:4], chunks[-1].finish_reason) == ("aaaa", "stop")
+@pytest.mark.parametrize(("stop", "text"), [("cc", "aaaa"), ("zz", "aaaa")])
+def test_a_stop_string_within_the_answer_leaves_it_incomplete(models: dict[str, Loaded], stop: str, text: str) -> None:
+    chunks = list(stream_generate(*models["afmoe"], "hello", regex="aaaa(b|d)cczz", stop=[stop]))
+    assert text_of(chunks).startswith(text)
+    assert (chunks[-1].finish_reason, chunks[-1].violation) == ("stop", "it ends before it is complete")

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from afmoe_mlx.errors import InputError, TokenizerError
 from afmoe_mlx.generation import ConstraintOptions
-from afmoe_mlx.generation.constraint import MARGIN, Constraint
+from afmoe_mlx.generation.constraint import Constraint
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers.tiny_tokenizers import byte_fallback, byte_level, metaspace
 
@@ -180,8 +180,7 @@ def test_an_answer_is_brought_to_its_end_where_its_limit_is_near(
     held = constraint(tokenizer, json_schema=schema)
     tokens = written(held, random.Random(seed), most=turn)
     while tokens[-1:] != [end]:
-        need = len(held._short_end(999))
-        found = held.forced(need + MARGIN) or [end]
+        found = held.forced(len(held._short_end(999))) or [end]
         for token in found:
             held.advance(token)
         tokens += found

@@ -6,6 +6,7 @@ import pytest
 
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import ConstraintOptions, check_options
+from afmoe_mlx.generation.schema import violation
 
 ARRAY = {"type": "array"}
 
@@ -90,3 +91,10 @@ def test_one_of_runs_as_any_of_and_is_checked_afterwards() -> None:
     assert rules.violation('{"a": 4', is_complete=False) == "it ends before it is complete"
     disjoint = ConstraintOptions(json_schema={"oneOf": [{"type": "null"}, {"type": "boolean"}]})
     assert not disjoint.is_checked_afterwards
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"), [({"$ref": "http://127.0.0.1:1/a"}, "1"), ({"pattern": r"\p{L}"}, '"a"'), ({}, "{")], ids=str
+)
+def test_what_cannot_be_checked_says_so_and_fetches_nothing(schema: dict[str, Any], text: str) -> None:
+    assert (violation(schema, text) or "").startswith("it cannot be checked (")

@@ -200,12 +200,13 @@ WRITERS = {
 
 @pytest.mark.parametrize(("form", "write"), [(form, write) for form in WRITERS for write in WRITERS[form]])
 @settings(deadline=None, max_examples=50)
-@given(before=around, found=calls, after=around)
-def test_calls_are_read_as_they_are_written(form: str, write: Any, before: str, found: Any, after: str) -> None:
-    answer = read(form, before + write(found) + after)
+@given(found=calls, texts=st.tuples(around, around, around), count=st.integers(0, 3))
+def test_calls_are_read_as_they_are_written(form: str, write: Any, found: Any, texts: Any, count: int) -> None:
+    before, between, after = texts
+    answer = read(form, before + write(found[:count]) + between + write(found[count:]) + after)
     assert [call.error for call in answer.tool_calls] == [None] * len(found)
     assert [(call.name, json.loads(call.arguments)) for call in answer.tool_calls] == found
-    assert answer.content.replace("\n", "") == (before + after).replace("\n", "")
+    assert answer.content.replace("\n", "") == "".join(texts).replace("\n", "")
 
 
 HERMES, XML, PYTHONIC, ENDS = *FORMATS, "the answer ends inside the call"
@@ -216,6 +217,7 @@ MALFORMED = [
     (HERMES, '«{"name": "f", "argument": {}}»', "", [("f", ', "argument": {}}')], "'argument'"),
     (HERMES, '«{"name": "f", "arguments": [1]}»', "", [("f", ', "arguments": [1]}')], "an object"),
     (HERMES, '«{"name": "f", "arguments": "x"}»', "", [("f", ', "arguments": "x"}')], "no JSON object"),
+    (HERMES, r'«{"name": "f", "arguments": "{\"x\": \"\ud800\"}"}»', "", [("f", r'{"x": "\ud800"}')], None),
     (HERMES, '«{"name": "f", "arguments": {"x": "a\nb"}}»', "", [("f", '{"x": "a\nb"}}')], "end of a string"),
     (HERMES, '«{"name": "f", "arguments": {"x": "a', "", [("f", '{"x": "a')], ENDS),
     (HERMES, '«{"name": "f", "arguments": {}', "", [("f", "{}")], ENDS),
@@ -226,6 +228,15 @@ MALFORMED = [
     (HERMES, '«{"name": "f", "arguments": null}»', "", [("f", "{}")], None),
     (HERMES, "«{'name': 'f'}»", "«{'name': 'f'}»", [], None),
     (XML, "«<function=f>x</function>»b", "b", [("f", "x</function>")], "<parameter="),
+    (XML, "«<function=><parameter=x>1»b", "«<function=><parameter=x>1»b", [], None),
+    (
+        XML,
+        "«<function=f><parameter=>1</parameter></function>»b",
+        "b",
+        [("f", "<parameter=>1</parameter></function>")],
+        "name",
+    ),
+    (XML, "«<function=f><parameter=x>1</parameter><parameter=x>", "", [("f", '{"x": "1"<parameter=x>')], "given twice"),
     (XML, "«<function=f>»b", "b", [("f", "")], "<parameter="),
     (XML, "«<function=f><parameter=x>1", "", [("f", "<parameter=x>1")], ENDS),
     (XML, "«<function=f></function>", "", [("f", "{}")], None),
@@ -261,7 +272,11 @@ def marked(form: str, text: str) -> str:
 def test_what_is_no_call_is_content_and_a_malformed_call_keeps_all_up_to_its_end(
     form: str, text: str, content: str, expected: Any, words: str | None
 ) -> None:
-    answer = read(form, marked(form, text))
+    answer, streamed = read(form, marked(form, text)), reader(form)
+    for char in marked(form, text):
+        streamed.feed(char)
+    streamed.finish()
+    assert streamed.answer == answer
     assert answer.content == marked(form, content)
     assert [(call.name, call.arguments) for call in answer.tool_calls] == expected
     if words is not None:
@@ -367,7 +382,7 @@ def test_pythonic_values_are_literals(source: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        *"__import__('os') x ... 1j {**{}} [*[]] ( 'a'.b".split(),
+        *"__import__('os') x ... -True 1j {**{}} [*[]] ( 'a'.b".split(),
         "",
         "f'{1}'",
         "b'a'",

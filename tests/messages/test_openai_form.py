@@ -105,26 +105,21 @@ def test_it_is_rendered_as_transformers_renders_what_its_templates_take(family: 
 def test_an_answer_that_is_read_goes_back_as_it_was_written(family: str) -> None:
     tokenizer = tokenizer_with(FAMILIES[family][0])
     answer = read_answer(RENDERED[family], tokenizer, TOOLS)
-    calls = [call(found.name, found.arguments) for found in answer.tool_calls]
-    message = {
-        "role": "assistant",
-        "content": answer.content.strip("\n"),
-        "reasoning": answer.reasoning.strip("\n"),
-        "tool_calls": calls,
-    }
+    message = answer.as_message() | {"content": answer.content.strip("\n")}
     messages = for_template([*CONVERSATION[:2], message], tokenizer)
     assert RENDERED[family] in tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False)
 
 
+@pytest.mark.parametrize("content", ["", "Well"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_malformed_call_goes_back_too(family: str) -> None:
+def test_a_malformed_call_goes_back_too(family: str, content: str) -> None:
     tokenizer = tokenizer_with(FAMILIES[family][0])
-    message = {"role": "assistant", "content": "Well", "tool_calls": [call("weather", '{"city": "Zü')]}
+    message = {"role": "assistant", "content": content, "tool_calls": [call("weather", '{"city": "Zü')]}
     messages = for_template([*CONVERSATION[:2], message], tokenizer)
     text = tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False)
     form = FORMATS[family.partition(",")[0]]
-    written = form.between + form.write([("weather", '{"city": "Zü')])
-    assert f"Well{written}<|im_end|>" in text
+    written = form.write([("weather", '{"city": "Zü')])
+    assert f"<|im_start|>assistant\n{content + form.between if content else ''}{written}<|im_end|>" in text
     (again,) = read_answer(written, tokenizer, TOOLS).tool_calls
     assert again.error
     assert '{"city": "Zü' in again.arguments
@@ -144,11 +139,13 @@ def test_an_answer_without_calls_has_no_empty_list_of_them() -> None:
         ),
         ({"role": "user", "content": 5}, "messages[1]: content is of type int"),
         ({"role": "assistant", "tool_calls": [{"function": {}}]}, "messages[1].tool_calls[0] has no name"),
+        ("x", "messages[1] is of type str"),
+        ({"role": "assistant", "tool_calls": 5}, "tool_calls are of type int"),
         ({"role": "assistant", "tool_calls": ["f"]}, "messages[1].tool_calls[0] has no name"),
         ({"role": "assistant", "tool_calls": [call("f", [1])]}, "arguments are of type list"),
     ],
 )
-def test_what_is_no_message_is_refused_by_its_place(message: dict[str, Any], words: str) -> None:
+def test_what_is_no_message_is_refused_by_its_place(message: Any, words: str) -> None:
     with pytest.raises(InputError) as error:
         for_template([{"role": "user", "content": "x"}, message], tokenizer_with(CHATML))
     assert words in str(error.value)
