@@ -20,23 +20,26 @@ class PrintedBatch:
         """kept: whether some of the prompts may be known."""
         self._batch, self._kept = batch, kept
         self._asked: dict[BatchAnswer, tuple[dict[str, Any], bool, Answer]] = {}
-        self._done = self._failed = 0
+        self._total = self._done = self._failed = 0
 
     def add(self, line: PromptLine, prompt: list[int], options: Mapping[str, Any], answer: Answer) -> None:
         """Ask for the answer to a line's prompt. Raises what `BatchAnswers.add` raises."""
         options = {**options, **line.options}
         held = ConstraintOptions.of(options).is_given
-        self._asked[self._batch.add(prompt, **options)] = ({"index": len(self._asked), **line.named}, held, answer)
+        self._asked[self._batch.add(prompt, **options)] = ({"index": self._total, **line.named}, held, answer)
+        self._total += 1
 
     def run(self) -> int:
         """Answer all; the exit status: 130 if interrupted, 1 if an answer failed."""
         bar = nullcontext() if _is_terminal(sys.stdout) else progress_bar("answering")
         try:
             with bar as show, device.resident():
+                if show is not None:
+                    show(0, self._total)
                 while self._batch:
                     self._step(show)
         except KeyboardInterrupt:
-            note(f"Interrupted: {self._done} of {len(self._asked)} answers were finished")
+            note(f"Interrupted: {self._done} of {self._total} answers were finished")
             return 130
         return 1 if self._failed else 0
 
@@ -52,9 +55,10 @@ class PrintedBatch:
                     continue
                 answer.end()
                 write_json({**named, **summary(answer, speculated=False, kept=self._kept, held=held)})
+            del self._asked[asked]
             self._done += 1
             if show is not None:
-                show(self._done, len(self._asked))
+                show(self._done, self._total)
 
     def tell(self) -> None:
         """A line on stderr: how much was done, and how fast."""

@@ -16,7 +16,8 @@ from .constraint import read_text
 OWN = ("prompt", "messages", "id")
 EXPECTED = 'expected {"prompt": "…"} or {"messages": [{"role", "content"}, …]}'
 
-MOST_STDIN = 1 << 30
+# Bytes of stdin that are read.
+MOST_STDIN = 256 << 20
 
 
 @dataclass(frozen=True)
