@@ -115,21 +115,37 @@ class BatchEngine:
     def step(self) -> list[Event]:
         """The next token of every row, and as much of the waiting prompts as the budget allows.
 
-        There may be no event while prompts are read.
+        There may be no event while prompts are read. Where the model or the sampler itself fails, all rows do, and the
+        engine goes on with what waits.
         """
-        if self._arriving or self._has_mixed():
-            self._regroup()
-        events, is_beside = [], self._pending is not None
-        if self._pending is not None:
-            logits = self._forward(self._pending)
-            events = self._hand_out(self._pending)
-            events += self._choose(logits, [row for row in self._rows if not row.is_over])
+        try:
+            events = self._step_rows()
+        except Exception as error:
+            events = self._fail_rows(error)
+        is_beside = self._pending is not None
         started, failures = self._read_prompts(is_beside)
         if is_beside:
             self._budget.read(started)
         self._drop()
         self._clear(started)
         return events + failures
+
+    def _step_rows(self) -> list[Event]:
+        """Let those join that can, and hand out a token of every row."""
+        if self._arriving or self._has_mixed():
+            self._regroup()
+        if self._pending is None:
+            return []
+        logits = self._forward(self._pending)
+        events = self._hand_out(self._pending)
+        return events + self._choose(logits, [row for row in self._rows if not row.is_over])
+
+    def _fail_rows(self, error: Exception) -> list[Event]:
+        """End all rows, whose caches may be at odds."""
+        rows = [*self._rows, *(row for pending in self._arriving for row in pending.rows)]
+        events = [_failed(row, error) for row in rows if not row.is_over]
+        self._groups, self._members, self._arriving, self._pending = [], [], [], None
+        return events
 
     def _forward(self, pending: Pending) -> mx.array | None:
         """The logits (B, vocab) after the tokens that are to be handed out, under way; None where all are the last."""
@@ -143,13 +159,13 @@ class BatchEngine:
         """Read the tokens chosen last, for which alone the host waits."""
         events = []
         ids: list[int] = pending.tokens.tolist()  # type: ignore[assignment]
-        for i, (row, token) in enumerate(zip(pending.rows, ids, strict=True)):
+        for row, token in zip(pending.rows, ids, strict=True):
             row.answer.append(token)
             if token in row.ends:
                 row.finish_reason = "stop"
             elif len(row.answer) == row.limit:
                 row.finish_reason = "length"
-            events.append(Event(row, token, pending.logprobs[i], row.finish_reason))
+            events.append(Event(row, token, row.finish_reason, chosen=pending))
         return events
 
     def _choose(self, logits: mx.array | None, rows: list[Request]) -> list[Event]:
@@ -184,17 +200,16 @@ class BatchEngine:
                     break
                 count = min(room, rest)
                 logits = self._run(request, cache, count, is_beside)
-            except Exception as error:
-                failures.append(_failed(request, error))
-                self._waiting.popleft()
-                continue
-            started += count
-            if count == rest:
-                self._waiting.popleft()
+                started += count
+                if count < rest:
+                    continue
                 pending, failed = self._chosen(logits, [request])
                 failures += failed
                 if pending is not None:
                     self._arriving.append(pending)
+            except Exception as error:
+                failures.append(_failed(request, error))
+            self._waiting.popleft()
         return started, failures
 
     def _begun(self, request: Request) -> Cache:
@@ -257,6 +272,8 @@ class BatchEngine:
         self._groups = regroup([[places[row] for row in members] for members in self._members])
         chosen = Pending.joined([*([] if self._pending is None else [self._pending]), *arriving])
         self._pending = None if chosen is None else chosen.ordered(self._rows)
+        if self._pending is not None:
+            mx.async_eval(self._pending.tokens, self._pending.logprobs)
         self._arriving = []
         self._budget.pause()
         mx.clear_cache()
@@ -277,4 +294,4 @@ class BatchEngine:
 
 def _failed(request: Request, error: Exception) -> Event:
     request.finish_reason = "error"
-    return Event(request, None, None, "error", error)
+    return Event(request, None, "error", error)

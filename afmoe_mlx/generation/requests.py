@@ -48,11 +48,17 @@ class Event:
     request: Request
     token: int | None
     """None where it failed."""
-    logprobs: mx.array | None = None
-    """(vocab,) float32, what the token was drawn from; not evaluated yet."""
     finish_reason: str | None = None
     """Why this is the last: "stop", "length" or "error"; None where more follow."""
     error: Exception | None = None
+    chosen: "Pending | None" = field(default=None, repr=False)
+    """The tokens of all rows that it was among."""
+
+    @property
+    def logprobs(self) -> mx.array | None:
+        """(vocab,) float32, what the token was drawn from, before any filter."""
+        # cut out when asked for: in a thread other than the engine's, a slice made there could not be evaluated
+        return None if self.chosen is None else self.chosen.logprobs[self.chosen.rows.index(self.request)]
 
 
 @dataclass(frozen=True)

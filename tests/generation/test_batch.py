@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from threading import Thread
 from typing import Any
 
 import mlx.core as mx
@@ -32,6 +33,7 @@ def model_of(kind: str) -> CausalLM:
         nn.quantize(model, 32, 4)
     if "kv" in kind:
         model.kv_quantization = KVQuantization(8, 32, start=12 if "later" in kind else 0)
+    mx.eval(model.parameters())  # here: another thread could not
     return model
 
 
@@ -143,6 +145,38 @@ def test_a_row_that_cannot_choose_ends_alone() -> None:
         check("afmoe", request, [event for event in events if event.request is request and event.error is None])
 
 
+def test_where_the_sampler_itself_fails_all_rows_end_and_what_waits_goes_on() -> None:
+    def sampler(logits: mx.array, rows: Sequence[Request]) -> Chosen:
+        if len(rows) > 1 and len(rows[0].answer) > 3:
+            raise RuntimeError("broken")
+        return greedy_rows(logits, rows)
+
+    engine = BatchEngine(model_of("afmoe"), sampler, max_rows=2)
+    rows = started(engine, 1, 2)
+    waiting = engine.add(prompt(0), limit=2)
+    errors = []
+    while engine:
+        errors += [event.request for event in engine.step() if event.error is not None]
+    assert len(errors) == 2
+    assert set(errors) == set(rows)
+    assert [row.finish_reason for row in (*rows, waiting)] == ["error", "error", "length"]
+
+
+def test_an_engine_may_have_a_thread_of_its_own() -> None:
+    engine, events = BatchEngine(model_of("lfm2")), []
+
+    def run() -> None:
+        while engine:
+            events.extend(engine.step())
+
+    requests = [engine.add(prompt(n), limit=4) for n in (4, 2)]
+    thread = Thread(target=run)
+    thread.start()
+    thread.join()
+    for request in requests:
+        check("lfm2", request, [event for event in events if event.request is request])
+
+
 def test_a_prompt_that_cannot_be_run_ends_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = BatchEngine(model_of("afmoe"), prefill_step_size=STEP)
     (first,) = started(engine, 0)
@@ -159,7 +193,7 @@ def test_a_prompt_that_cannot_be_run_ends_alone(monkeypatch: pytest.MonkeyPatch)
     events = [event for _ in range(20) for event in engine.step()]
     assert [event.finish_reason for event in events if event.request is broken] == ["error"]
     assert first.finish_reason == "length"
-    check("afmoe", first, [Event(first, token, alone("afmoe", 0)[i][1]) for i, token in enumerate(first.answer)])
+    assert first.answer == [token for token, _ in alone("afmoe", 0)]
 
 
 def test_the_next_step_is_under_way_before_tokens_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
