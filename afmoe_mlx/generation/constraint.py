@@ -109,7 +109,7 @@ class Constraint:
         """Which tokens may come now: (vocab,) bool, at least one true."""
         allowed = self._matcher.compute_logit_bias()
         self._check()
-        return mx.array(memoryview(allowed))[: self._vocab_size] != 0  # type: ignore[arg-type]
+        return mx.array(memoryview(allowed)[: self._vocab_size]) != 0  # type: ignore[arg-type]
 
     def accepts(self, token: int) -> bool:
         """Whether a token may come now; if so, it has come."""
