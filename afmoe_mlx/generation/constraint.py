@@ -14,6 +14,8 @@ BETWEEN, WITHIN, LETTER = ("}", "]", '"', ","), ('"', ":"), "a"
 # another one would take more, but a quarter of the limit at most; and those of such an end at most.
 MARGIN, MARGIN_BETWEEN = 8, 32
 LONGEST_END = 512
+# A text, number or list that repeats up to so many tokens over and over, for so many, goes round in circles.
+LONGEST_PERIOD, CIRCLES = 8, 48
 # As llguidance marks an allowed token.
 ALLOWED = 200
 
@@ -38,6 +40,8 @@ class Constraint:
         )
         self.count = 0
         """Tokens told so far."""
+        self._tokens: list[int] = []
+        self._repeats = [0] * LONGEST_PERIOD  # of the last tokens, how many in a row are those 1, 2, … before them
         self.is_cut = False
         """Whether `forced` has brought the answer to its end because its limit was near."""
         self._limit = 0  # tokens that were left at first
@@ -57,13 +61,21 @@ class Constraint:
     def forced(self, left: int | None = None) -> list[int]:
         """The tokens that must come now, in order and cut as the tokenizer does; [] where there is a choice.
 
+        A part that goes round in circles, as greedy decoding may for ever, is ended if it may end here.
         left: tokens that the answer may still take. Where they would run out the answer is brought to its end, so that
         it satisfies its grammar, if there is a short way there: then that is what must come, and `is_cut` says so.
         """
         if self.is_finished:
             return list(self._ends) if len(self._ends) == 1 else []
-        if (found := self._matcher.compute_ff_tokens()) or left is None:
+        if found := self._matcher.compute_ff_tokens():
             return found
+        if max(self._repeats) >= CIRCLES:
+            self._repeats = [0] * LONGEST_PERIOD
+            end = self._short_end(LONGEST_END)
+            if end and end[0] in (*self._between, *self._within[:1]):
+                return end[:1]
+        if left is None:
+            return []
         if self._look_at is not None and left > self._look_at:
             return []
         self._limit = max(self._limit, left)
@@ -97,7 +109,7 @@ class Constraint:
         """Which tokens may come now: (vocab,) bool, at least one true."""
         allowed = self._matcher.compute_logit_bias()
         self._check()
-        return mx.array(memoryview(allowed))[: self._vocab_size] != 0  # type: ignore[arg-type]
+        return mx.array(memoryview(allowed)[: self._vocab_size]) != 0  # type: ignore[arg-type]
 
     def accepts(self, token: int) -> bool:
         """Whether a token may come now; if so, it has come."""
@@ -106,7 +118,11 @@ class Constraint:
         else:
             taken = self._matcher.try_consume_tokens([token]) == 1
             self._check()
-        self.count += taken
+        if taken:
+            for i in range(min(LONGEST_PERIOD, self.count)):
+                self._repeats[i] = self._repeats[i] + 1 if self._tokens[-1 - i] == token else 0
+            self._tokens = [*self._tokens[1 - LONGEST_PERIOD :], token]
+            self.count += 1
         return taken
 
     def advance(self, token: int) -> None:
@@ -117,7 +133,7 @@ class Constraint:
     def copy(self) -> "Constraint":
         """One that goes on from here by itself."""
         other = object.__new__(Constraint)
-        other.__dict__ |= self.__dict__ | {"_matcher": self._matcher.deep_copy()}
+        other.__dict__ |= self.__dict__ | {"_matcher": self._matcher.deep_copy(), "_repeats": [*self._repeats]}
         return other
 
     def _check(self) -> None:

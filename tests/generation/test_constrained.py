@@ -12,6 +12,7 @@ from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import ConstraintOptions, GenerationChunk, SamplingOptions
+from afmoe_mlx.generation.constraint import CIRCLES
 from afmoe_mlx.generation.processors import make_logits_processors
 from afmoe_mlx.messages.reasoning import split_thinking
 from afmoe_mlx.models import CausalLM
@@ -167,6 +168,28 @@ def test_what_must_come_is_run_in_one_step(models: dict[str, Loaded], monkeypatc
     assert text_of(chunks)[:-1] == text
     assert len(lengths) == 3  # the prompt, what is forced, and ahead of the end what was drawn
     assert lengths[1] == len(chunks) - 2 > 8
+
+
+@pytest.mark.parametrize("guesses", [{}, {"prompt_lookup": 7}], ids=str)
+def test_a_text_that_goes_round_in_circles_is_ended(
+    models: dict[str, Loaded], monkeypatch: pytest.MonkeyPatch, guesses: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("afmoe_mlx.generation.speculate.Pace", Always)
+    parts = {"a": {"type": "string"}, "b": {"type": "array", "items": {"const": "xy"}}, "c": {"enum": ["x" * 90]}}
+    schema = {"type": "object", "properties": parts, "required": [*parts], "additionalProperties": False}
+    (letter,), (comma,), (quote,) = map(models["afmoe"][1].encode, 'x,"')
+    options = {
+        "logit_bias": {letter: 90.0, comma: 80.0, quote: 85.0},
+        "max_tokens": 400,
+        "json_schema": schema,
+        **guesses,
+    }
+    chunks = list(stream_generate(*models["afmoe"], PROMPT, **options))
+    value = json.loads(text_of(chunks))
+    assert set(value["a"]) == {"x"}
+    assert CIRCLES < len(value["a"]) < CIRCLES + 3
+    assert 3 < len(value["b"]) < CIRCLES
+    assert (chunks[-1].finish_reason, chunks[-1].violation) == ("stop", None)
 
 
 def test_processors_cannot_forbid_all_that_is_left_nor_allow_what_is_not(models: dict[str, Loaded]) -> None:
