@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import mlx.core as mx
+
 from .. import device
 from ..cache import KVQuantization, PrefixStore
 from ..errors import OptionError
@@ -179,6 +181,8 @@ class BatchAnswers:
         events = self._engine.step()
         self._count(events, began)
         found = [(self._answers[event.request], self._made_of(event)) for event in events]
+        # views, which another thread, that may read them, could not evaluate
+        mx.async_eval([made.logprobs for _, made in found if isinstance(made, GenerationChunk)])
         over = [answer for answer, made in found if isinstance(made, Exception) or made.finish_reason]
         self.remove(*over)
         self._began = began if self._began is None else self._began
@@ -192,14 +196,14 @@ class BatchAnswers:
 
     def _made_of(self, event: Event) -> GenerationChunk | Exception:
         answer = self._answers[event.request]
-        if event.error is not None:
+        token, logprobs = event.token, event.logprobs
+        if token is None or logprobs is None:
+            assert event.error is not None
             return event.error
-        assert event.token is not None
-        assert event.logprobs is not None
         try:
             if answer.guide is not None:
                 answer.guide.learn(answer.request.answer)
-            return answer.chunks.push(event.token, event.logprobs)
+            return answer.chunks.push(token, logprobs)
         except Exception as error:
             return error
 

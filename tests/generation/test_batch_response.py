@@ -1,5 +1,6 @@
 """Several prompts at once get the answers that each gets alone, in order, and errors before anything runs."""
 
+from threading import Thread
 from typing import Any
 
 import mlx.core as mx
@@ -116,6 +117,21 @@ def test_answers_come_and_go_at_any_time(afmoe: Loaded) -> None:
     for answer, prompt, count in ((second, "world", 12), (third, "hello world", 12), (late, "x", 2)):
         assert texts[answer] == "".join(chunk.text for chunk in alone(afmoe, prompt, max_tokens=count))
     batch.remove(first, late)
+
+
+def test_what_one_thread_makes_another_may_read(afmoe: Loaded) -> None:
+    batch, found = BatchAnswers(*afmoe), list[Any]()
+    for seed in range(2):
+        batch.add("hello", max_tokens=2, temperature=1.0, seed=seed, repetition_penalty=1.2)
+
+    def run() -> None:
+        while batch:
+            found.extend(made for _, made in batch.step())
+
+    thread = Thread(target=run)
+    thread.start()
+    thread.join()
+    assert [mx.exp(chunk.logprobs).sum().item() for chunk in found] == pytest.approx([1] * 4)
 
 
 def test_an_answer_that_fails_by_its_own_function_leaves_the_others(afmoe: Loaded) -> None:
