@@ -99,11 +99,11 @@ def check_padded_rows(model_type: str) -> None:
 
 def check_groups(model_type: str) -> None:
     """Rows in groups of several lengths, in one step."""
-    model, ids, lengths = compiled(model_type, fused=True), tokens(3, 30), (2, 5, 12)
+    model, ids, lengths = compiled(model_type, fused=True), tokens(3, 30), (1, 5, 12)
     caches = [model.make_cache() for _ in lengths]
     for row, (length, cache) in enumerate(zip(lengths, caches, strict=True)):
         model(ids[row : row + 1, :length], cache=cache)
-    groups = regroup([[(caches[0], 0), (caches[1], 0)], [(caches[2], 0)]])
+    groups = regroup([[(caches[0], 0)], [(caches[1], 0), (caches[2], 0)]])
     for i in range(12):
         found = model.step(mx.array([ids[row, length + i].item() for row, length in enumerate(lengths)]), groups)
         for row, length in enumerate(lengths):
