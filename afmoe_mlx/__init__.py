@@ -16,15 +16,16 @@ from .device import prepare
 if TYPE_CHECKING:
     from .api import convert, load, upload
     from .checkpoint import load_model
-    from .generation import generate, stream_generate
+    from .generation import batch_generate, generate, stream_generate
 
-__all__ = ["__version__", "convert", "generate", "load", "load_model", "stream_generate", "upload"]
+__all__ = ["__version__", "batch_generate", "convert", "generate", "load", "load_model", "stream_generate", "upload"]
 
 _HOMES = {
     "load": "api",
     "load_model": "checkpoint",
     "convert": "api",
     "upload": "api",
+    "batch_generate": "generation",
     "generate": "generation",
     "stream_generate": "generation",
 }

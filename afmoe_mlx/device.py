@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 # Any of these gives MLX's CPU backend matrix products many times faster than the reference BLAS in its wheel.
 FAST_BLAS = ("libopenblas.so.0", "libmkl_rt.so.2", "libmkl_rt.so.1")
 
-# Rows from which, on the CPU, dequantizing a weight and multiplying by a fast BLAS beats the quantized kernel, which
-# unpacks the weight again for each row: measured between 3 and 4 for 1024 × 2560 to 256 × 1024 in 4 bits, OpenBLAS.
-DEQUANTIZE_FROM = 4
+# Rows from which, on the CPU, dequantizing a weight and multiplying by BLAS beats the quantized kernel, which unpacks
+# the weight again for each row: measured in 4 bits, alone between 3 and 4 for 1024 × 2560 to 256 × 1024 and in steps of
+# the built-in model between 4 and 6 with OpenBLAS; between 6 and 8 with the reference BLAS.
+DEQUANTIZE_FROM, SLOWLY_DEQUANTIZE_FROM = 6, 8
 
 MEMINFO = Path("/proc/meminfo")
 MAPS = Path("/proc/self/maps")  # which libraries this process has loaded
@@ -157,7 +158,7 @@ def compute_dtype(stored: "mx.Dtype") -> "mx.Dtype":
 
 def dequantizes(rows: int) -> bool:
     """Whether `rows` rows are multiplied faster by a quantized weight that is dequantized first."""
-    return rows >= DEQUANTIZE_FROM and is_cpu()
+    return is_cpu() and rows >= (DEQUANTIZE_FROM if has_fast_blas() else SLOWLY_DEQUANTIZE_FROM)
 
 
 def dequantizes_experts(rows: int) -> bool:

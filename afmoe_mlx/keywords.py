@@ -26,7 +26,12 @@ class Refused:
     instead: str
 
 
-Keywords = Mapping[str, Renamed | Refused]
+@dataclass(frozen=True)
+class Always:
+    """It asks for what is there in any case."""
+
+
+Keywords = Mapping[str, Renamed | Refused | Always]
 
 ADAPTERS = Refused("adapters cannot be loaded yet: fuse them into the model with mlx_lm.fuse first")
 REMOTE_CODE = Refused("code from a checkpoint is never run, and none is needed: leave it out")
@@ -59,6 +64,15 @@ GENERATE: Keywords = {
     "stream": Refused("ours is to generate within mx.stream(…)"),
     "adapter_path": ADAPTERS,
 }
+BATCH_GENERATE: Keywords = {
+    **{name: known for name, known in GENERATE.items() if name in ("temp", "max_kv_size", "stream")},
+    "completion_batch_size": Renamed("max_rows"),
+    "prefill_batch_size": Refused("prompts are read one after the other: leave it out"),
+    "stop_tokens": Refused("ours is extra_eos_token, for single tokens, or stop, for texts"),
+    "prompt_caches": Refused("ours is store=PrefixStore(model), which knows what prompts have in common"),
+    "return_prompt_caches": Refused("ours is store=PrefixStore(model), which keeps what was run"),
+    "return_token_ids": Always(),
+}
 
 
 def takes(keywords: Keywords) -> Callable[[Call], Call]:
@@ -80,6 +94,8 @@ def _ours(keywords: Keywords, given: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, value in given.items():
         known = keywords.get(name, Renamed(name))
+        if isinstance(known, Always):
+            continue
         if isinstance(known, Refused):
             if not (value is None or value is False or (isinstance(value, Mapping) and not value)):
                 raise OptionError(f"no option {name} here: {known.instead}")

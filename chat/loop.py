@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from afmoe_mlx.command_line.answer import cut_off
+from afmoe_mlx.command_line.answer import cut_off, falls_short
 from afmoe_mlx.errors import AfmoeError, ContextFullError, SessionError, is_device_trouble
 from afmoe_mlx.generation import GenerationChunk
 from afmoe_mlx.messages.reasoning import is_open
@@ -219,7 +219,7 @@ class Chat:
         return last is not None
 
     def _tell_cut_off(self, last: GenerationChunk) -> None:
-        """A line about an answer that a limit has ended, and what to do."""
+        """A line about an answer that a limit has ended, and what to do; and about one that falls short."""
         is_reasoning = is_open(self.conversation.last_answer or "")
         commands = {"max_tokens": "/set max_tokens N", "reasoning_budget": "/set reasoning_budget N"}
         limit = self.conversation.context_limit
@@ -227,6 +227,8 @@ class Chat:
             is_full = last.prompt_tokens + last.generation_tokens >= limit
             more = " Before the next one you are asked whether to drop the oldest turns." if is_full else ""
             self.say(words + more)
+        if words := falls_short(last):
+            self.say(words)
 
     def _begin(self, question: Question, progress: Progress) -> Chunks | None:
         """The answer, not begun yet; None if the user would rather stop than have the oldest turns dropped for it."""

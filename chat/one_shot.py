@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from afmoe_mlx.command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
 from afmoe_mlx.errors import InputError
+from afmoe_mlx.generation import ConstraintOptions
 from afmoe_mlx.generation.loop import Progress
 from afmoe_mlx.messages import ArgumentsDelta, CallEnd, CallStart, Delta
 from afmoe_mlx.messages.rounds import Call
@@ -69,7 +70,8 @@ def answer(
         note(f"{MOST_ROUNDS} times tools were called: that is enough", dim=True)
     if as_json:
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
-        told = summary(found[-1], speculated=speculated, kept=conversation.store is not None)
+        held = ConstraintOptions.of(conversation.options).is_given
+        told = summary(found[-1], speculated=speculated, kept=conversation.store is not None, held=held)
         write_json(told)
     elif not found[-1].is_interrupted:
         tell_cut_off(found[-1], context=conversation.context_limit)

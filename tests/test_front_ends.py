@@ -14,9 +14,18 @@ from afmoe_mlx.generation import check_options, stream_generate
 from afmoe_mlx.generation.options import SAMPLING, STOPPING
 from helpers.command_line import run
 
-# What one command alone can mean: generate has one prompt, which it may take as it is; a chat goes on and is kept.
+# What one command alone can mean: generate has its prompts, which it may take as they are; a chat goes on and is kept.
 OWN: dict[type, set[str]] = {
-    GenerateRequest: {"prompt", "prefill_response", "ignore_chat_template", "prompt_cache_file", "verbose"},
+    GenerateRequest: {
+        "prompt",
+        "prompts",
+        "max_rows",
+        "prefill_response",
+        "ignore_chat_template",
+        "prompt_cache_file",
+        "tool_choice",
+        "verbose",
+    },
     ChatRequest: {"question", "no_think", "resume", "no_save", "no_history", "no_markdown", "mcp", "allow_tool"},
 }
 # An example of each, as it is typed after --name or /set, and as Python has it.

@@ -14,8 +14,8 @@ from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.cache import PrefixStore, QuantizedKVCache
 from afmoe_mlx.checkpoint.files import read_config_json
 from afmoe_mlx.errors import CacheError, ConversionError, InputError, OptionError
-from afmoe_mlx.generation import GenerationChunk, SamplingOptions
-from afmoe_mlx.keywords import CONVERT, GENERATE, LOAD, Keywords, Refused, Renamed, takes
+from afmoe_mlx.generation import BatchResponse, BatchStats, GenerationChunk, SamplingOptions
+from afmoe_mlx.keywords import BATCH_GENERATE, CONVERT, GENERATE, LOAD, Keywords, Refused, Renamed, takes
 from helpers.tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 
 SAMPLING = set(SamplingOptions.__dataclass_fields__)
@@ -23,6 +23,7 @@ TABLES: dict[str, tuple[Callable[..., Any], Keywords, set[str]]] = {
     "load": (afmoe_mlx.load, LOAD, set()),
     "convert": (afmoe_mlx.convert, CONVERT, set()),
     "generate": (afmoe_mlx.stream_generate, GENERATE, SAMPLING),
+    "batch_generate": (afmoe_mlx.batch_generate, BATCH_GENERATE, SAMPLING | {"sampler", "logits_processors"}),
 }
 # Of mlx-lm's response: the draft's tokens are counted, as accepted_tokens, and not told apart.
 NOT_IN_A_CHUNK = {"from_draft"}
@@ -41,13 +42,14 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_keyword_of_mlx_lm_is_taken_or_refused_by_name(name: str) -> None:
     theirs = pytest.importorskip("mlx_lm")
-    from mlx_lm.generate import generate_step, speculative_generate_step
+    from mlx_lm.generate import BatchGenerator, generate_step, speculative_generate_step
 
     ours, table, more = TABLES[name]
     calls = {
         "load": [theirs.load],
         "convert": [theirs.convert],
         "generate": [theirs.stream_generate, generate_step, speculative_generate_step],
+        "batch_generate": [theirs.batch_generate, BatchGenerator],
     }
     wanted = set().union(*map(parameters, calls[name]))
     assert not wanted - (parameters(ours) | table.keys() | more)
@@ -60,6 +62,13 @@ def test_every_field_of_mlx_lms_response_is_there() -> None:
 
     fields = set(GenerationResponse.__dataclass_fields__)
     assert fields - set(dir(GenerationChunk)) - GenerationChunk.__dataclass_fields__.keys() == NOT_IN_A_CHUNK
+
+
+def test_every_field_of_mlx_lms_batch_response_and_its_statistics_is_there() -> None:
+    theirs = pytest.importorskip("mlx_lm.generate")
+    assert theirs.BatchResponse.__dataclass_fields__.keys() - BatchResponse.__dataclass_fields__.keys() == {"caches"}
+    public = {name for name in {*dir(theirs.BatchStats), *theirs.BatchStats.__dataclass_fields__} if name[0] != "_"}
+    assert public - {*dir(BatchStats), *BatchStats.__dataclass_fields__} == set()
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -173,7 +182,7 @@ def test_peak_memory_has_both_names(loaded: Any) -> None:
 
 @pytest.mark.parametrize("prompts", [["hello", "world"], [[1, 2], [3]], ("hello",)])
 def test_a_list_of_prompts_is_refused_as_what_it_is(loaded: Any, prompts: Any) -> None:
-    with pytest.raises(InputError, match="a list of prompts: give them one at a time"):
+    with pytest.raises(InputError, match="a list of prompts: give them one at a time, or all to batch_generate"):
         generate(*loaded, prompts)
 
 

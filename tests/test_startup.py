@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+CONSTRAINTS = {"llguidance", "jsonschema"}
 FRAMEWORKS = {"mlx_lm", "transformers", "torch"}
 REQUESTS = ("answering", "conversion", "machine")
 HUB = {"huggingface_hub", "httpx", "httpx2", "requests", "tqdm"}
@@ -53,7 +54,13 @@ def test_an_answer_from_a_folder_needs_no_hub_no_numpy_and_off_a_terminal_no_ric
     found = modules_of("generate", "--model", model, "--prompt", "hello", "-m", "2")
     assert "mlx.core" in found
     assert found & FRAMEWORKS == found & HUB == found & {"numpy", "rich", "safetensors", "pydantic"} == set()
+    assert found & CONSTRAINTS == set()
     assert not {name for name in found if name.startswith(("afmoe_mlx.chat", "afmoe_mlx.conversion"))}
+
+
+def test_an_answer_held_to_a_schema_needs_llguidance_alone(model: str) -> None:
+    found = modules_of("generate", "--model", model, "--prompt", "hello", "--json-schema", '{"enum": [1, 2]}')
+    assert found & (CONSTRAINTS | FRAMEWORKS | HUB | {"numpy", "rich"}) == {"llguidance"}
 
 
 def test_a_model_loads_from_python_without_the_command_line(model: str) -> None:

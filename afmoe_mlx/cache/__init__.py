@@ -4,6 +4,7 @@ from .buffers import DEFAULT_SLACK, ConvCache, KVCache, RotatingKVCache
 from .cache import Cache
 from .disk import default_directory
 from .quantized import KVQuantization, QuantizedArray, QuantizedKVCache, check_kv_quantization
+from .rows import Row, regroup, row_kind, row_lengths, row_of
 from .saved import SavedCache, load_cache, save_cache, shared_prefix
 from .store import PrefixStore
 
@@ -17,10 +18,15 @@ __all__ = [
     "QuantizedArray",
     "QuantizedKVCache",
     "RotatingKVCache",
+    "Row",
     "SavedCache",
     "check_kv_quantization",
     "default_directory",
     "load_cache",
+    "regroup",
+    "row_kind",
+    "row_lengths",
+    "row_of",
     "save_cache",
     "shared_prefix",
 ]

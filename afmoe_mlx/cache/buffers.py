@@ -4,7 +4,9 @@ Layouts: keys and values are (B, K, N, head_dim), convolution inputs (B, N, D); 
 time. Rows of a batch are aligned at the right: column `offset - 1` is the last token of every row.
 """
 
+import copy
 from collections.abc import Sequence
+from typing import Self
 
 import mlx.core as mx
 
@@ -17,6 +19,10 @@ _BEFORE = {ndim: (slice(None),) * (ndim - 2) for ndim in (3, 4)}
 
 # Positions that a rotating cache holds beyond what the next token needs; half of them can always be taken back.
 DEFAULT_SLACK = 1024
+
+# The same in a batch whose rows come and go, where nothing is taken back: half of it lets the prefix cache take the
+# last block of an answer.
+ROW_SLACK = 512
 
 # MLX's CUDA backend takes a slice of a buffer with a multiple of these columns for one from the buffer's first column
 # on (`unslice_kv`), as mlx-lm's caches give them. A rotating cache's slices begin anywhere.
@@ -120,6 +126,20 @@ class KVCache:
         """Forget everything, the number of rows included."""
         self.arrays, self.start, self.offset = (), 0, 0
 
+    def emptied(self) -> Self:
+        """A cache of the same kind that holds nothing, for rows of a batch."""
+        made = copy.copy(self)
+        made.clear()
+        return made
+
+    def kept_of(self, columns: int) -> int:
+        """How many of the last of `columns` columns it holds where rows are put together."""
+        return columns
+
+    def alike(self, parts: Sequence[Arrays]) -> Sequence[Arrays]:
+        """The arrays of several such caches, all in the form in which one cache holds them."""
+        return parts
+
     def capacity(self, columns: int) -> int:
         """Columns of a buffer that is made for `columns` of them."""
         return -(-columns // self.step) * self.step
@@ -208,6 +228,14 @@ class RotatingKVCache(KVCache):
             if room == 0:
                 break
         super().fill(kept[::-1], end)
+
+    def emptied(self) -> Self:
+        made = super().emptied()
+        made.slack = min(self.slack, ROW_SLACK)
+        return made
+
+    def kept_of(self, columns: int) -> int:
+        return min(columns, self.history + self.slack // 2)
 
     def restore(self, state: "LayerState") -> None:
         super().restore(state)

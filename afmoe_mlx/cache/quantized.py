@@ -117,9 +117,15 @@ class QuantizedKVCache(KVCache):
 
     def fill(self, parts: Sequence[Arrays], end: int) -> None:
         """As KVCache; parts may have been kept before and after the quantization began."""
-        if end > self.quantization.start or any(len(part) > PLAIN for part in parts):
+        if end > self.quantization.start:
             parts = [part if len(part) > PLAIN else self._quantized(part) for part in parts]
-        super().fill(parts, end)
+        super().fill(self.alike(parts), end)
+
+    def alike(self, parts: Sequence[Arrays]) -> Sequence[Arrays]:
+        """As KVCache; quantized, if one of them is."""
+        if not any(len(part) > PLAIN for part in parts):
+            return parts
+        return [part if len(part) > PLAIN else self._quantized(part) for part in parts]
 
     @property
     def _is_quantized(self) -> bool:

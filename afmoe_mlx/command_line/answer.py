@@ -113,10 +113,17 @@ def receive(answer: Answer, chunks: Iterable[GenerationChunk], printer: AnswerPr
 
 
 def tell_cut_off(answer: Answer, *, context: int) -> None:
-    """A dim line on stderr about an answer that a limit has ended; see `cut_off`."""
+    """Dim lines on stderr about an answer that a limit has ended, or that falls short; see `cut_off`, `falls_short`."""
     options = {"max_tokens": "--max-tokens", "reasoning_budget": "--reasoning-budget"}
     if answer.last and (words := cut_off(answer.last, context=context, is_reasoning=answer.is_reasoning, **options)):
         note(words, dim=True)
+    if answer.last and (words := falls_short(answer.last)):
+        note(words, dim=True)
+
+
+def falls_short(last: GenerationChunk) -> str | None:
+    """A line about an answer that is not what its options hold it to, None for any other."""
+    return None if last.violation is None else f"The answer is not what was asked for: {last.violation}."
 
 
 def cut_off(
@@ -136,10 +143,11 @@ def cut_off(
     return f"{found}, {reasoning_budget} ends the reasoning sooner." if is_reasoning else f"{found}."
 
 
-def summary(answer: Answer, *, speculated: bool, kept: bool) -> dict[str, Any]:
+def summary(answer: Answer, *, speculated: bool, kept: bool, held: bool = False) -> dict[str, Any]:
     """The object that `--json` prints.
 
-    speculated: whether tokens were guessed. kept: whether some of the prompt may have been known.
+    speculated: whether tokens were guessed. kept: whether some of the prompt may have been known. held: whether the
+    answer was held to a schema, a regex or a grammar.
     """
     last = answer.last
     names = ["prompt_tokens", "generation_tokens", "prompt_tps", "generation_tps", "peak_memory_gb"]
@@ -148,4 +156,5 @@ def summary(answer: Answer, *, speculated: bool, kept: bool) -> dict[str, Any]:
     found = {name: getattr(last, name, 0) for name in names}
     calls = [asdict(call) for call in answer.reader.answer.tool_calls]
     told = {"text": answer.content, "reasoning": answer.reasoning.strip() or None, "tool_calls": calls}
-    return told | {"finish_reason": answer.finish_reason} | found
+    ended = {"finish_reason": answer.finish_reason} | ({"violation": last and last.violation} if held else {})
+    return told | ended | found

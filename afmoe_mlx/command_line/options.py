@@ -54,13 +54,18 @@ ExtraEosToken = Annotated[
     list[str] | None, typer.Option(help="Another token that ends it, its text or id; repeatable.")
 ]
 ReasoningBudget = Annotated[int | None, typer.Option(metavar="N", help="Close a thought after so many tokens.")]
+Tools = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Offer the model these tools: OpenAI's list of them, as JSON.")
+]
+JsonSchema = Annotated[
+    str | None, typer.Option(metavar="FILE|JSON", help="Hold the answer to this JSON schema, after its reasoning.")
+]
+Regex = Annotated[str | None, typer.Option(help="Hold it to a regular expression, which matches all of it.")]
+Grammar = Annotated[str | None, typer.Option(metavar="FILE", help="Hold it to a grammar in Lark's notation.")]
 Temp = Annotated[float | None, typer.Option(help="Sampling temperature; 0 always takes the likeliest token.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that make up this share.")]
 MinP = Annotated[float | None, typer.Option(help="Leave out tokens less likely than this share of the best.")]
 MinTokens = Annotated[int | None, typer.Option(help="Tokens that --min-p leaves at least.")]
-Tools = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Offer the model these tools: OpenAI's list of them, as JSON.")
-]
 TopK = Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens; 0 is off.")]
 XtcProbability = Annotated[float | None, typer.Option(help="How often to leave out the top choices.")]
 XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choice is at least.")]

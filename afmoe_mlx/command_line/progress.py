@@ -26,7 +26,8 @@ def progress_bar(label: str, *, at_least: int = 0) -> Iterator[Callable[[int, in
     from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(console=Console(stderr=True), transient=True)
+    # what is printed meanwhile stays on stdout, and is not drawn on stderr
+    bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False)
     task = bar.add_task(label)
 
     def show(done: int, total: int) -> None:

@@ -1,10 +1,10 @@
 """`--chat-template` and `--chat-template-config`: a chat template from a file, and variables for it."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .constraint import read_text
 
 # What a command itself hands to the template.
 RESERVED = {"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize"}
@@ -14,13 +14,7 @@ def read_template(path: str | None) -> str | None:
     """The Jinja source in a file, None for no path; InputError if it cannot be read."""
     if path is None:
         return None
-    try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"--chat-template {path}: not UTF-8 (byte {error.start}): expected a Jinja template") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--chat-template {path}: cannot be read ({reason}): expected a file") from None
+    return read_text(path, "--chat-template")
 
 
 def template_variables(text: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`--tools`: the tools that a model is offered, from a file."""
+"""`--tools` and `--tool-choice`: the tools that a model is offered, from a file, and which it is to call."""
 
 import json
 from pathlib import Path
@@ -28,6 +28,13 @@ def read_tools(path: str | None, *, option: str = "--tools") -> list[dict[str, A
         return check_tools(value)
     except InputError as error:
         raise InputError(f"{option} {path}: {error}") from None
+
+
+def tool_choice(given: str | None) -> dict[str, Any] | str | None:
+    """What --tool-choice says, in OpenAI's form: a tool's name, or one of the words for all of them."""
+    if given in (None, "auto", "none", "required"):
+        return given
+    return {"type": "function", "function": {"name": given}}
 
 
 def check_template(tokenizer: Tokenizer, *, option: str = "--tools") -> None:

@@ -1,4 +1,4 @@
-"""`afmoe-mlx generate`: one answer on stdout, statistics on stderr."""
+"""`afmoe-mlx generate`: one answer on stdout, or many as JSON lines; statistics on stderr."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,21 +6,32 @@ from typing import Any
 from ..api import load
 from ..cache import PrefixStore
 from ..command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
+from ..command_line.batch import PrintedBatch
 from ..command_line.draft import with_draft_model
 from ..command_line.generation_config import sampling_in_words, tell_unused_keys
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.length import check_length
 from ..command_line.progress import progress_bar
 from ..command_line.prompt_cache import PromptFile, disk_directory
+from ..command_line.prompts_file import PromptLine, read_prompts
 from ..command_line.requests.answering import GenerateRequest, or_demo
 from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
-from ..command_line.tools import check_template, read_tools
+from ..command_line.tools import check_template, read_tools, tool_choice
 from ..errors import InputError
-from ..generation import GenerationChunk, check_options, encode_prompt, stream_generate
+from ..generation import (
+    MAX_ROWS,
+    BatchAnswers,
+    ConstraintOptions,
+    GenerationChunk,
+    check_options,
+    encode_prompt,
+    stream_generate,
+)
 from ..messages import AnswerReader
 from ..messages.prompts import for_template
 from ..messages.reasoning import opened_by
+from ..models import CausalLM
 from ..terminal import note, read_stdin, write_json
 from ..tokenizer import Tokenizer
 
@@ -33,9 +44,11 @@ def run(request: GenerateRequest) -> int:
     name = or_demo(request.model)
     template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
     tools = read_tools(request.tools)
-    options: dict[str, Any] = request.stream_options
+    choice: dict[str, Any] = {"tools": tools, "tool_choice": tool_choice(request.tool_choice)}
+    options: dict[str, Any] = request.stream_options | (choice if request.tool_choice else {})
     check_options(**options)
-    text = read_stdin() if request.prompt == "-" else request.prompt
+    lines = None if request.prompts is None else read_prompts(request.prompts)
+    text = read_stdin() if request.prompt == "-" else request.prompt or ""
     check_length(text, name, revision=request.revision)
     model, tokenizer = load(
         name,
@@ -54,6 +67,8 @@ def run(request: GenerateRequest) -> int:
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     store = PrefixStore(model, directory=directory) if directory else None
+    if lines is not None:
+        return _answer_all(lines, request, options, model, tokenizer, variables | {"tools": tools}, store)
     messages = make_messages(tokenizer, text, request, file)
     if messages is None:
         prompt = file.followed_by(tokenizer, text) if file else encode_prompt(tokenizer, text)
@@ -75,6 +90,65 @@ def run(request: GenerateRequest) -> int:
     return 130 if answer.is_interrupted else 0
 
 
+def _answer_all(
+    lines: Sequence[PromptLine],
+    request: GenerateRequest,
+    options: Mapping[str, Any],
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    variables: Mapping[str, Any],
+    store: PrefixStore | None,
+) -> int:
+    """Answer the lines of a file, each printed when it is finished; the exit status, as `PrintedBatch.run` has it."""
+    step, rows = request.prefill_step_size, request.max_rows or MAX_ROWS
+    batch = BatchAnswers(model, tokenizer, max_rows=rows, prefill_step_size=step, store=store)
+    printed = PrintedBatch(batch, kept=store is not None)
+    options = {name: value for name, value in options.items() if name not in ("prompt_lookup", "prefill_step_size")}
+    for line in lines:
+        with line.blamed():
+            prompt, answer = _begun(line, tokenizer, request, variables)
+            printed.add(line, prompt, options, answer)
+    code = printed.run()
+    if request.wants_statistics:
+        printed.tell()
+    if store is not None:
+        store.flush()
+    return code
+
+
+def _begun(
+    line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest, variables: Mapping[str, Any]
+) -> tuple[list[int], Answer]:
+    """The prompt of a line, and its answer, which may have begun there."""
+    tools, messages = line.options.get("tools", variables["tools"]), _messages_of(line, tokenizer, request)
+    if tools is not None:
+        if messages is None:
+            raise InputError("tools need a chat template: this model has none in use")
+        check_template(tokenizer)
+    if messages is None:
+        return encode_prompt(tokenizer, line.text or ""), Answer(AnswerReader(tokenizer))
+    prompt = render_prompt(tokenizer, messages, {**variables, "tools": tools})
+    last = messages[-1]
+    beginning = last["content"] if last["role"] == "assistant" else opened_by(tokenizer, prompt)
+    return prompt, Answer(AnswerReader(tokenizer, tools or (), beginning=beginning))
+
+
+def _messages_of(line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest) -> list[dict[str, Any]] | None:
+    """The conversation that a line asks to go on; None for a plain text."""
+    if line.text is not None:
+        return make_messages(tokenizer, line.text, request, None)
+    if request.ignore_chat_template or tokenizer.chat_template is None:
+        raise InputError("messages need a chat template: this model has none in use")
+    messages = list(line.messages or [])
+    if request.system_prompt is not None and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": request.system_prompt})
+    if request.prefill_response is not None:
+        messages.append({"role": "assistant", "content": request.prefill_response})
+    if messages[-1]["role"] == "assistant" and not isinstance(messages[-1].get("content"), str):
+        raise InputError("the last message is an answer without text, which cannot be gone on with")
+    return messages
+
+
 def report(
     answer: Answer, request: GenerateRequest, options: Mapping[str, Any], *, context: int, sampling: str
 ) -> None:
@@ -82,7 +156,8 @@ def report(
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
-        write_json(summary(answer, speculated=speculated, kept=kept))
+        held = ConstraintOptions.of(options).is_given
+        write_json(summary(answer, speculated=speculated, kept=kept, held=held))
         return
     tell_cut_off(answer, context=context)
     if request.wants_statistics and answer.last:
@@ -123,9 +198,9 @@ def render_prompt(
 ) -> list[int]:
     """The prompt as the chat template makes it."""
     continued = messages[-1]["role"] == "assistant"
-    *before, last = messages
+    begun = messages[-1:] if continued else []  # as it is
     return tokenizer.apply_chat_template(
-        [*for_template(before, tokenizer), last],
+        [*for_template(messages[: len(messages) - len(begun)], tokenizer), *begun],
         add_generation_prompt=not continued,
         continue_final_message=continued,
         **template_variables,

@@ -1,28 +1,47 @@
 """Generation: prefill, the decode loop, sampling and stopping."""
 
+from .answers import MAX_ROWS, BatchAnswer, BatchAnswers, BatchStats
+from .batch import BatchEngine
+from .batch_response import BatchResponse, batch_generate
 from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
+from .grammar import RULES, ConstraintOptions
 from .loop import decode, prefill
 from .options import NO_LIMIT, SamplingOptions, StoppingOptions, unused_keys
 from .processors import make_logits_processors
 from .prompt import encode_prompt
+from .requests import Chosen, Event, Request, RowSampler, greedy_rows
 from .sampling import make_sampler
 from .stopping import StopStrings
 from .stream import check_options, generate, stream_generate
 
 __all__ = [
+    "MAX_ROWS",
     "NO_LIMIT",
+    "RULES",
+    "BatchAnswer",
+    "BatchAnswers",
+    "BatchEngine",
+    "BatchResponse",
+    "BatchStats",
+    "Chosen",
+    "ConstraintOptions",
     "DraftModel",
+    "Event",
     "GenerationChunk",
     "PromptLookup",
+    "Request",
+    "RowSampler",
     "SamplingOptions",
     "StopStrings",
     "StoppingOptions",
+    "batch_generate",
     "check_options",
     "check_same_tokenizer",
     "decode",
     "encode_prompt",
     "generate",
+    "greedy_rows",
     "make_logits_processors",
     "make_sampler",
     "prefill",

@@ -95,38 +95,66 @@ class Chooser:
         """Go on after these tokens; the randomness goes on where it was."""
         self.history = mx.array(list(tokens) if self._processors else [], mx.int32)
 
-    def __call__(self, logits: mx.array) -> tuple[mx.array, mx.array]:
-        """The next token (1,), by its logits (1, vocab), and its log-probabilities (vocab,)."""
-        for processor in self._processors:
-            logits = processor(self.history, logits)
-        logits = logits.astype(mx.float32)
+    def __call__(self, logits: mx.array, mask: mx.array | None = None) -> tuple[mx.array, mx.array]:
+        """The next token (1,), by its logits (1, vocab), and its log-probabilities (vocab,).
+
+        mask: (vocab,) bool, the tokens that may be drawn, if not all; one at least.
+        """
+        logits = self._processed(logits if mask is None else _masked(logits, mask), mask).astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         token = self._sampler(logprobs)
         if self._processors:
             self.history = mx.concatenate([self.history, token.astype(mx.int32)])
         return token, logprobs[0]
 
-    def agreeing(self, logits: mx.array, draft: Sequence[int]) -> list[tuple[int, mx.array]]:
+    def _processed(self, allowed: mx.array, mask: mx.array | None) -> mx.array:
+        """What the processors make of logits, of which they can neither allow what the mask forbids nor forbid all."""
+        logits = allowed
+        for processor in self._processors:
+            logits = processor(self.history, logits)
+        if mask is None or not self._processors:
+            return logits
+        logits = _masked(logits, mask)
+        return mx.where((logits > -mx.inf).any(), logits, allowed)
+
+    def take(self, tokens: Sequence[int]) -> None:
+        """Go on after tokens that were not drawn; they take no randomness."""
+        if self._processors and tokens:
+            self.history = mx.concatenate([self.history, mx.array(list(tokens), mx.int32)])
+
+    def agreeing(
+        self,
+        logits: mx.array,
+        draft: Sequence[int],
+        *,
+        masks: Sequence[mx.array] | None = None,
+        forced: Sequence[Sequence[int]] | None = None,
+    ) -> list[tuple[int, mx.array]]:
         """The next tokens, by the logits (L + 1, vocab) before and after each of `draft`'s L guesses.
 
         The draw ends with the first token that is not the guess. The host waits once, unless a sampler or a processor
-        may keep count of its calls: then for each token.
+        may keep count of its calls: then for each token. masks: for each of the logits. forced: the tokens after each
+        guess, before what is drawn next.
         """
-        rows = [logits[i : i + 1] for i in range(len(draft) + 1)]
+        rows = [(logits[i : i + 1], None if masks is None else masks[i]) for i in range(len(draft) + 1)]
+        after = [*(forced or [()] * len(draft)), ()]
         if not all(map(keeps_no_count, (self._sampler, *self._processors))):
             found = []
-            for row, guess in zip(rows, [*draft, None], strict=True):
-                token, logprobs = self(row)
+            for row, guess, more in zip(rows, [*draft, None], after, strict=True):
+                token, logprobs = self(*row)
                 mx.async_eval(token, logprobs)
                 found.append((token_id(token), logprobs))
                 if found[-1][0] != guess:
                     break
+                self.take(more)
             mx.async_eval(self.history)
             return found
         drawn, states = [], []
-        for row in rows:  # each as if the guesses before it were right; where one is not, the rest is not used
-            drawn.append(self(row))
+        # each as if the guesses before it were right; where one is not, the rest is not used
+        for row, more in zip(rows, after, strict=True):
+            drawn.append(self(*row))
             states.append(self.twin())
+            self.take(more)
         tokens = token_ids([token for token, _ in drawn], [logprobs for _, logprobs in drawn])
         right = next((i for i, guess in enumerate(draft) if tokens[i] != guess), len(draft))
         self._sampler, self.history = states[right]._sampler, states[right].history
@@ -138,6 +166,10 @@ class Chooser:
         other = copy.copy(self)
         other._sampler = copy.copy(self._sampler)
         return other
+
+
+def _masked(logits: mx.array, mask: mx.array) -> mx.array:
+    return mx.where(mask, logits.astype(mx.float32), -mx.inf)
 
 
 def token_id(token: mx.array) -> int:

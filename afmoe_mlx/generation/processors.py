@@ -6,6 +6,7 @@ Meanings and order are those of `mlx_lm.sample_utils.make_logits_processors`; `n
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import mlx.core as mx
 
@@ -48,11 +49,16 @@ class LogitBias(PureProcessor):
     """Adds a number to the logits of some tokens; InputError for one that is not among the logits."""
 
     def __init__(self, biases: Mapping[int, float]) -> None:
+        self.biases = biases
         self._bounds = (min(biases), max(biases))
         self._ids, self._biases = mx.array(list(biases)), mx.array(list(biases.values()), mx.float32)
 
+    def check(self, vocab_size: int) -> None:
+        """InputError for a token that is not in the vocabulary: MLX does not check the bounds of an index."""
+        check_token_ids(self._bounds, vocab_size, "logit_bias")
+
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        check_token_ids(self._bounds, logits.shape[-1], "logit_bias")  # MLX does not check the bounds of an index
+        self.check(logits.shape[-1])
         return logits.astype(mx.float32).at[..., self._ids].add(self._biases)
 
 
@@ -63,22 +69,38 @@ class RecentPenalty(PureProcessor):
     penalty: float
     context_size: int
 
+    NEUTRAL: ClassVar[float] = 0.0
+    """The penalty that changes nothing."""
+
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         recent, logits = tokens[-self.context_size :], logits.astype(mx.float32)
-        return self.penalized(logits, recent) if recent.size else logits
+        return self.penalized(logits, recent[None], self.penalty) if recent.size else logits
 
+    @staticmethod
     @abstractmethod
-    def penalized(self, logits: mx.array, recent: mx.array) -> mx.array:
-        """New logits (B, V) by those there are and the tokens (n,) that count, one at least."""
+    def penalized(
+        logits: mx.array, recent: mx.array, penalty: float | mx.array, counted: mx.array | None = None
+    ) -> mx.array:
+        """New logits (B, V) by those there are and the tokens (B or 1, n) that count, one at least.
+
+        penalty: of all rows, or (B, 1). counted: (B, n) which of the tokens count, the last in any case.
+        """
 
 
 class RepetitionPenalty(RecentPenalty):
     """Makes recent tokens less likely: positive logits are divided by `penalty`, others multiplied."""
 
-    def penalized(self, logits: mx.array, recent: mx.array) -> mx.array:
-        recent = mx.broadcast_to(recent, (*logits.shape[:-1], recent.size))
+    NEUTRAL = 1.0
+
+    @staticmethod
+    def penalized(
+        logits: mx.array, recent: mx.array, penalty: float | mx.array, counted: mx.array | None = None
+    ) -> mx.array:
+        if counted is not None:
+            recent = mx.where(counted, recent, recent[:, -1:])
+        recent = mx.broadcast_to(recent, (*logits.shape[:-1], recent.shape[-1]))
         found = mx.take_along_axis(logits, recent, axis=-1)
-        found = mx.where(found < 0, found * self.penalty, found / self.penalty)
+        found = mx.where(found < 0, found * penalty, found / penalty)
         # A repeated token is written twice with the same value.
         return mx.put_along_axis(logits, recent, found, axis=-1)
 
@@ -86,15 +108,21 @@ class RepetitionPenalty(RecentPenalty):
 class PresencePenalty(RecentPenalty):
     """Subtracts `penalty` from the logit of each recent token, as OpenAI defines it but for the window."""
 
-    def penalized(self, logits: mx.array, recent: mx.array) -> mx.array:
-        return logits - self.penalty * (_counts(recent, logits.shape[-1]) > 0)
+    @staticmethod
+    def penalized(
+        logits: mx.array, recent: mx.array, penalty: float | mx.array, counted: mx.array | None = None
+    ) -> mx.array:
+        return logits - penalty * (_counts(recent, logits.shape[-1], counted) > 0)
 
 
 class FrequencyPenalty(RecentPenalty):
     """Subtracts `penalty` from a token's logit as often as it is among the recent ones."""
 
-    def penalized(self, logits: mx.array, recent: mx.array) -> mx.array:
-        return logits - self.penalty * _counts(recent, logits.shape[-1])
+    @staticmethod
+    def penalized(
+        logits: mx.array, recent: mx.array, penalty: float | mx.array, counted: mx.array | None = None
+    ) -> mx.array:
+        return logits - penalty * _counts(recent, logits.shape[-1], counted)
 
 
 @dataclass(frozen=True)
@@ -114,11 +142,12 @@ class NoRepeatNGram(PureProcessor):
         if self.size > 1:
             begun = tokens[mx.arange(count)[:, None] + mx.arange(self.size - 1)]
             repeats = (begun == tokens[count:]).all(axis=-1)
-        forbidden = _counts(lasts, logits.shape[-1], repeats) > 0
+        forbidden = _counts(lasts[None], logits.shape[-1], repeats[None]) > 0
         return mx.where(forbidden, -mx.inf, logits)
 
 
 def _counts(tokens: mx.array, vocab_size: int, among: mx.array | None = None) -> mx.array:
-    """(V,) how often each token is among `tokens`, of which those alone count where `among` is true, if it is given."""
+    """(B, V) how often each token is among a row of `tokens` (B, n), where `among` (B, n), if given, is true."""
     ones = mx.ones(tokens.shape) if among is None else among.astype(mx.float32)
-    return mx.zeros(vocab_size).at[tokens].add(ones)
+    rows = mx.arange(tokens.shape[0])[:, None]
+    return mx.zeros((tokens.shape[0], vocab_size)).at[rows, tokens].add(ones)

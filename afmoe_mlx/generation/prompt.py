@@ -23,9 +23,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
         has_bos = tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
         return tokenizer.encode(prompt, add_special_tokens=not has_bos)
     if isinstance(prompt, Sequence) and any(isinstance(part, str | Sequence) for part in prompt):
-        raise InputError(
-            "the prompt is a list of prompts: give them one at a time, several at once are not possible yet"
-        )
+        raise InputError("the prompt is a list of prompts: give them one at a time, or all to batch_generate")
     return as_token_ids(prompt, "the prompt is neither text nor")
 
 

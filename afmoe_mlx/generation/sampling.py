@@ -47,28 +47,37 @@ class RandomSampler:
     """Draws from what the filters of `options` leave; `copy.copy` gives one that draws with the same randomness."""
 
     def __init__(self, options: SamplingOptions, xtc_special_tokens: Sequence[int]) -> None:
-        self._options = options
-        self._xtc_special_tokens = xtc_special_tokens
+        self.options = options
+        self.xtc_special_tokens = xtc_special_tokens
         self._state = _mixed(_fresh_seed() if options.seed is None else int(options.seed))
 
     def __call__(self, logprobs: mx.array) -> mx.array:
-        draw_key, xtc_key = self._next_key(), self._next_key()
+        draw_key, xtc_key = map(mx.random.key, self.next_keys())
         filtered = self._filter(logprobs.astype(mx.float32), xtc_key)
-        return _draw(filtered, max(self._options.temperature, _COLDEST), draw_key)
+        return most_noisy(filtered, self.temperature, mx.random.gumbel(filtered.shape, key=draw_key))
 
-    def _next_key(self) -> mx.array:
-        """SplitMix64, on the host: no operation of a step, and nothing that only one thread could evaluate."""
-        self._state = (self._state + _SPLITMIX_STEP) % 2**64
-        return mx.random.key(_mixed(self._state))
+    @property
+    def temperature(self) -> float:
+        """That of the draw: never 0."""
+        return max(self.options.temperature, _COLDEST)
+
+    def next_keys(self) -> tuple[int, int]:
+        """The seeds of a token's draw and of its XTC; the next call gives others.
+
+        SplitMix64, on the host: no operation of a step, and nothing that only one thread could evaluate.
+        """
+        between = (self._state + _SPLITMIX_STEP) % 2**64
+        self._state = (between + _SPLITMIX_STEP) % 2**64
+        return _mixed(between), _mixed(self._state)
 
     def _filter(self, logprobs: mx.array, xtc_key: mx.array) -> mx.array:
-        options = self._options
+        options = self.options
         if 0 < options.top_p < 1:
             logprobs = apply_top_p(logprobs, options.top_p)
         if options.min_p > 0:
             logprobs = apply_min_p(logprobs, options.min_p, options.min_tokens_to_keep)
         if options.xtc_probability > 0:
-            excluded = apply_xtc(logprobs, options.xtc_threshold, self._xtc_special_tokens)
+            excluded = apply_xtc(logprobs, options.xtc_threshold, self.xtc_special_tokens)
             chance = mx.random.uniform(shape=(*logprobs.shape[:-1], 1), key=xtc_key)
             logprobs = mx.where(chance > options.xtc_probability, logprobs, excluded)
         if options.top_k > 0:
@@ -81,8 +90,11 @@ def keeps_no_count(function: object) -> bool:
     return function is greedy or isinstance(function, RandomSampler | PureProcessor)
 
 
-def apply_top_p(logprobs: mx.array, top_p: float) -> mx.array:
-    """Keeps the most likely tokens whose probabilities first add up to `top_p`, and those as likely as the last."""
+def apply_top_p(logprobs: mx.array, top_p: float | mx.array) -> mx.array:
+    """Keeps the most likely tokens whose probabilities first add up to `top_p`, and those as likely as the last.
+
+    Here and below a number of a filter is that of all rows, or (B, 1).
+    """
     ascending = mx.sort(logprobs, axis=-1)
     probs = mx.exp(ascending)
     mass_above = mx.cumsum(probs, axis=-1, reverse=True, inclusive=False)
@@ -90,52 +102,71 @@ def apply_top_p(logprobs: mx.array, top_p: float) -> mx.array:
     num_dropped = (mass_above >= top_p * total_mass).sum(axis=-1, keepdims=True)
     # A top_p that float32 rounds to 0 would drop every token.
     num_dropped = mx.minimum(num_dropped, logprobs.shape[-1] - 1)
-    return _where_kept(logprobs >= mx.take_along_axis(ascending, num_dropped, axis=-1), logprobs)
+    return where_kept(logprobs >= mx.take_along_axis(ascending, num_dropped, axis=-1), logprobs)
 
 
 def apply_min_p(logprobs: mx.array, min_p: float, min_tokens_to_keep: int = 1) -> mx.array:
     """Keeps the tokens at least `min_p` times as likely as the likeliest, and the likeliest `min_tokens_to_keep`."""
     if min_p == 0 or min_tokens_to_keep >= logprobs.shape[-1]:
         return logprobs
-    kept = logprobs >= mx.max(logprobs, axis=-1, keepdims=True) + math.log(min_p)
+    kept = likely_enough(logprobs, math.log(min_p))
     if min_tokens_to_keep > 1:
-        likeliest = mx.argpartition(logprobs, kth=-min_tokens_to_keep, axis=-1)[..., -min_tokens_to_keep:]
-        kept = mx.put_along_axis(kept, likeliest, mx.array(True), axis=-1)
-    return _where_kept(kept, logprobs)
+        kept = kept | likeliest(logprobs, min_tokens_to_keep)
+    return where_kept(kept, logprobs)
 
 
-def apply_xtc(logprobs: mx.array, threshold: float, special_tokens: Sequence[int] = ()) -> mx.array:
+def likely_enough(logprobs: mx.array, log_min_p: float | mx.array) -> mx.array:
+    """(B, V) whether a token's log-probability is at least that of the likeliest and `log_min_p`."""
+    return logprobs >= mx.max(logprobs, axis=-1, keepdims=True) + log_min_p
+
+
+def apply_xtc(logprobs: mx.array, threshold: float | mx.array, special_tokens: Sequence[int] = ()) -> mx.array:
     """Excludes the top choices: every token likelier than the least likely one above `threshold`.
 
     The likelihoods are those of the tokens still kept, renormalized. `special_tokens` stay.
     """
-    probs = mx.softmax(logprobs, axis=-1)
-    least_likely_choice = mx.where(probs > threshold, probs, mx.inf).min(axis=-1, keepdims=True)
-    kept = probs <= least_likely_choice
+    kept = no_top_choice(logprobs, threshold)
     # MLX does not check the bounds of an index.
     special = [token for token in special_tokens if token < logprobs.shape[-1]]
     if special:
         kept[..., mx.array(special)] = True
-    return _where_kept(kept, logprobs)
+    return where_kept(kept, logprobs)
+
+
+def no_top_choice(logprobs: mx.array, threshold: float | mx.array) -> mx.array:
+    """(B, V) whether a token is the least likely one above `threshold`, or less likely."""
+    probs = mx.softmax(logprobs, axis=-1)
+    return probs <= mx.where(probs > threshold, probs, mx.inf).min(axis=-1, keepdims=True)
 
 
 def apply_top_k(logprobs: mx.array, top_k: int) -> mx.array:
     """Keeps exactly the `top_k` most likely tokens, or all where there are no more."""
-    if top_k >= logprobs.shape[-1]:
-        return logprobs
-    others = mx.argpartition(-logprobs, kth=top_k - 1, axis=-1)[..., top_k:]
-    return mx.put_along_axis(logprobs, others, mx.array(-mx.inf, logprobs.dtype), axis=-1)
+    return logprobs if top_k >= logprobs.shape[-1] else where_kept(likeliest(logprobs, top_k), logprobs)
 
 
-def _where_kept(kept: mx.array, logprobs: mx.array) -> mx.array:
+def likeliest(logprobs: mx.array, most: int, counts: mx.array | None = None) -> mx.array:
+    """(B, V) whether a token is among the `most` likeliest, of equals the first, or so many as `counts` (B, 1) says.
+
+    most: at most V, and the most of `counts`.
+    """
+    found = mx.argpartition(-logprobs, kth=most - 1, axis=-1)[..., :most]
+    kept = mx.array(True)
+    if counts is not None:
+        found = mx.sort(found, axis=-1)  # of equals the first stays the first
+        order = mx.argsort(-mx.take_along_axis(logprobs, found, axis=-1), axis=-1)
+        found, kept = mx.take_along_axis(found, order, axis=-1), mx.arange(most) < counts
+    return mx.put_along_axis(mx.zeros(logprobs.shape, mx.bool_), found, kept, axis=-1)
+
+
+def where_kept(kept: mx.array, logprobs: mx.array) -> mx.array:
+    """Log-probabilities without the tokens that are not kept."""
     return mx.where(kept, logprobs, mx.array(-mx.inf, logprobs.dtype))
 
 
-def _draw(logprobs: mx.array, temperature: float, key: mx.array) -> mx.array:
-    """One token a row by the Gumbel-max trick; a token at -inf is never drawn."""
+def most_noisy(logprobs: mx.array, temperature: float | mx.array, noise: mx.array) -> mx.array:
+    """One token a row by the Gumbel-max trick, `noise` being Gumbel's (B, V); a token at -inf is never drawn."""
     scaled = (logprobs - mx.max(logprobs, axis=-1, keepdims=True)) / temperature
-    noise = mx.maximum(mx.random.gumbel(logprobs.shape, key=key), _LEAST_NOISE)
-    return mx.argmax(scaled + noise, axis=-1)
+    return mx.argmax(scaled + mx.maximum(noise, _LEAST_NOISE), axis=-1)
 
 
 def _mixed(number: int) -> int:

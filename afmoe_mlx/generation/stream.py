@@ -1,6 +1,6 @@
 """Text from a prompt: `generate` and `stream_generate`, as in mlx-lm."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -13,16 +13,18 @@ from ..keywords import GENERATE, takes
 from ..models import CausalLM
 from ..terminal import write
 from ..tokenizer import Tokenizer
-from .budget import ReasoningBudget, decode_within
+from .budget import decode_within
 from .chunks import GenerationChunk, chunks_of
+from .constrained import ConstrainedDecoder, NoDrafter
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
+from .grammar import CONSTRAINT, ConstraintOptions
 from .loop import Chooser, Progress, decode, prefill
-from .options import NO_LIMIT, SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
-from .processors import LogitsProcessor, check_token_ids, make_logits_processors
-from .prompt import Prompt, as_token_ids, encode_prompt, room_after
-from .sampling import Sampler, make_sampler
+from .options import SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
+from .plan import Plan
+from .processors import LogitsProcessor, check_token_ids
+from .prompt import Prompt, as_token_ids, room_after
+from .sampling import Sampler
 from .speculate import SpeculativeDecoder, Tally
-from .stopping import StopStrings
 
 
 def generate(model: CausalLM, tokenizer: Tokenizer, prompt: Prompt, *, verbose: bool = False, **options: Any) -> str:
@@ -73,6 +75,11 @@ def stream_generate(
     kv_bits: int | None = None,
     kv_group_size: int | None = None,
     quantized_kv_start: int = 0,
+    json_schema: Mapping[str, Any] | str | None = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    tool_choice: Mapping[str, Any] | str | None = None,
     **sampling: Any,
 ) -> Generator[GenerationChunk, None, None]:
     """Yield an answer token by token. Keywords of mlx-lm that mean the same are taken too (`afmoe_mlx.keywords`).
@@ -97,6 +104,8 @@ def stream_generate(
     there, the answer too; with a cache, that takes `seen`.
     kv_bits: how many bits the cache made for this answer keeps keys and values of full-attention layers in, None for as
     `model.kv_quantization` says; kv_group_size and quantized_kv_start belong to it, see `KVQuantization`.
+    json_schema, regex, grammar, tools and tool_choice: what the answer is held to after its reasoning, the fields of
+    `ConstraintOptions`. The last chunk's `violation` says what it fell short of.
     Raises InputError for options that make no sense and for a prompt longer than the model's context, TokenizerError
     for an extra_eos_token that is none, CheckpointError for a model whose logits are no numbers.
     """
@@ -106,6 +115,13 @@ def stream_generate(
         "extra_eos_token": extra_eos_token,
         "reasoning_budget": reasoning_budget,
     }
+    constraints: dict[str, Any] = {
+        "json_schema": json_schema,
+        "regex": regex,
+        "grammar": grammar,
+        "tools": tools,
+        "tool_choice": tool_choice,
+    }
     check_options(
         **stopping,
         prefill_step_size=prefill_step_size,
@@ -113,22 +129,23 @@ def stream_generate(
         num_draft_tokens=num_draft_tokens,
         **sampling,
     )
-    options = SamplingOptions.from_generation_config(tokenizer.generation_config, **sampling)
-    ending = StoppingOptions.from_generation_config(tokenizer.generation_config, **stopping)
-    tokenizer = tokenizer.with_extra_eos(ending.extra_eos_token)
-    check_token_ids(options.logit_bias or (), model.config.vocab_size, "logit_bias")
-    if isinstance(prompt, str):
-        tokenizer.check_length(prompt, model.config.max_position_embeddings)
-    tokens, seen = encode_prompt(tokenizer, prompt), as_token_ids(seen, "seen is not")
+    plan = Plan.of(
+        model,
+        tokenizer,
+        prompt,
+        sampler=sampler,
+        logits_processors=logits_processors,
+        skip_special_tokens=skip_special_tokens,
+        **stopping,
+        **constraints,
+        **sampling,
+    )
+    tokens, seen = plan.prompt, as_token_ids(seen, "seen is not")
     kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
     cache, cached = _begin(model, tokens, seen, cache, store, kept)
     room = room_after(model, tokens[cached:], cache)
     check_token_ids(seen, model.config.vocab_size, "seen")
-    unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
-    known = sorted(token for token in unspoken if 0 <= token < model.config.vocab_size)  # a config may name others
-    sampler = sampler or make_sampler(options, xtc_special_tokens=known)
-    processors = make_logits_processors(options) if logits_processors is None else logits_processors
-    limit = room if ending.max_tokens == NO_LIMIT else min(int(ending.max_tokens), room)
+    limit = plan.limit(room)
     tally = Tally()
     drafter = make_drafter(
         model,
@@ -143,29 +160,42 @@ def stream_generate(
         if store is not None:
             store.insert(whole[: cache.offset], cache)
 
-    decoder = None
-    if drafter is not None:
-        choose, ends = Chooser(sampler, processors, ()), tokenizer.eos_token_ids
+    decoder: SpeculativeDecoder | None = None
+    choose, ends = Chooser(plan.sampler, plan.processors, ()), plan.tokenizer.eos_token_ids
+    constrained: ConstrainedDecoder | None = None
+    if plan.rules.is_given:
+        make = plan.rules.begin(plan.tokenizer, model.config.vocab_size, whole)
+        decoder = constrained = ConstrainedDecoder(
+            model,
+            cache,
+            choose,
+            drafter or NoDrafter(),
+            make=make,
+            begun=len(whole),
+            limit=limit,
+            ends=ends,
+            tally=tally,
+        )
+    elif drafter is not None:
         decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
 
     def answer(logits: mx.array, before: Sequence[int], limit: int) -> Generator[tuple[int, mx.array], None, None]:
         if decoder is None:
-            yield from decode(model, logits, cache, sampler, tokens=before, processors=processors, limit=limit)
+            processors = plan.processors
+            yield from decode(model, logits, cache, plan.sampler, tokens=before, processors=processors, limit=limit)
         else:
             yield from decoder.continued(before, logits, limit)
 
     def steps() -> Generator[tuple[int, mx.array], None, None]:
         rest, step = tokens[cached:], None if prefill_step_size is None else int(prefill_step_size)
         logits = prefill(model, rest, cache, step_size=step, on_progress=on_progress, on_chunk=keep)
-        if ending.reasoning_budget is None:
+        if (budget := plan.budget(whole)) is None:
             yield from answer(logits, whole, limit)
             return
-        budget = ReasoningBudget(tokenizer, int(ending.reasoning_budget), whole)
         yield from decode_within(budget, answer, model, logits, cache, tokens=whole, limit=limit, tally=tally)
 
-    counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached}
-    texts, stops = tokenizer.stream(skip_special_tokens=skip_special_tokens), StopStrings(ending.stop)
-    chunks = chunks_of(texts, tokenizer.eos_token_ids, steps(), stops, tally, **counts, limit=limit)
+    counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached, "limit": limit}
+    chunks = chunks_of(plan.chunks(**counts, tally=tally, held=constrained), steps())
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -234,7 +264,8 @@ def check_options(
         check_count("prefill_step_size", prefill_step_size)
     if prompt_lookup is not None and prompt_lookup is not True:
         check_count("prompt_lookup", prompt_lookup)
-    if unknown := answer.keys() - {*SAMPLING, *STOPPING}:
+    if unknown := answer.keys() - {*SAMPLING, *STOPPING, *CONSTRAINT}:
         raise OptionError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
     SamplingOptions.from_generation_config({}, **{name: answer.get(name) for name in SAMPLING})
     StoppingOptions.from_generation_config({}, **{name: answer.get(name) for name in STOPPING})
+    ConstraintOptions.of(answer)

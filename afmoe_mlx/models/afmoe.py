@@ -21,6 +21,7 @@ from .layers import MLP, RMSNorm
 from .linear import Embedding, Linear
 from .moe import Experts, route
 from .rope import Place, Rope
+from .rows import RowStep
 from .trace import Trace
 
 
@@ -208,7 +209,7 @@ class DecoderLayer(nn.Module):
         return self.self_attn.project(self.input_layernorm(h), place)
 
     def attend(
-        self, projected: tuple[mx.array, ...], chunk: Chunk, cache: KVCache | None, trace: Trace | None = None
+        self, projected: tuple[mx.array, ...], chunk: Chunk | RowStep, cache: KVCache | None, trace: Trace | None = None
     ) -> tuple[mx.array, ...]:
         """What these tokens gather from those before them, for `finish`."""
         q, k, v, gate = projected

@@ -50,13 +50,21 @@ def attend_plain(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: M
     return weights @ v, weights
 
 
-def attend_quantized(q: mx.array, k: QuantizedArray, v: QuantizedArray, *, scale: float) -> mx.array:
-    """`attend` of queries (B, H, L, d) that see all of some quantized keys and values, which are read as they are."""
+def attend_quantized(
+    q: mx.array, k: QuantizedArray, v: QuantizedArray, *, scale: float, mask: mx.array | None = None
+) -> mx.array:
+    """`attend` of queries (B, H, L, d) over quantized keys and values, which are read as they are.
+
+    mask: bool, that broadcasts to (B, H, L, K).
+    """
     B, H, L, d = q.shape
     size, bits = k.quantization.group_size, k.quantization.bits
     q = (q * scale).reshape(B, k.weight.shape[1], -1, L, d)
     weight, scales, biases = (mx.expand_dims(part, 2) for part in k.arrays)
     scores = mx.quantized_matmul(q, weight, scales, biases, True, size, bits)
+    if mask is not None:
+        seen = mx.broadcast_to(mask, (B, H, L, scores.shape[-1])).reshape(scores.shape)
+        scores = mx.where(seen, scores, -mx.inf)
     weights = mx.softmax(scores.astype(mx.float32), axis=-1).astype(q.dtype)
     weight, scales, biases = (mx.expand_dims(part, 2) for part in v.arrays)
     return mx.quantized_matmul(weights, weight, scales, biases, False, size, bits).reshape(B, H, L, -1)

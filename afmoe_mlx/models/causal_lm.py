@@ -1,6 +1,7 @@
 """What every causal language model here does around its layers: inputs, alignment, head and loss."""
 
 import copy
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -9,13 +10,15 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from ..cache import Cache, KVCache, KVQuantization, QuantizedKVCache, check_kv_quantization
-from ..device import dequantizes, is_cpu
+from ..device import is_cpu
 from ..errors import CacheError, InputError
 from .chunk import Chunk
 from .config import ModelConfig
 from .decode import LONGEST_STEP, DecodeStep
 from .linear import Linear
+from .moe import sorts
 from .rope import Rope
+from .rows import RowStep
 from .trace import Trace
 
 
@@ -111,8 +114,9 @@ class CausalLM(nn.Module):
         """
         shape = self._check_inputs(input_ids, inputs_embeds)
         chunk = self._chunk(shape, cache, attention_mask, position_ids)
-        is_plain = trace is None and labels is None and chunk.valid is None and _is_step(shape, logits_to_keep)
-        if self.compiles_decode and is_plain and input_ids is not None and cache is not None:
+        is_plain = trace is None and labels is None and chunk.valid is None and input_ids is not None
+        if is_plain and cache is not None and self._compiles(*shape, wants_all=_wants_all(logits_to_keep)):
+            assert input_ids is not None
             return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
         h = self._last_hidden_state(chunk, input_ids, inputs_embeds, trace)
         logits = self.logits(_keep(chunk.move(h, back=True), logits_to_keep))
@@ -131,6 +135,20 @@ class CausalLM(nn.Module):
         """(B, L, D): the final norm's output, of which the head makes the logits; the arguments are those of a call."""
         chunk = self._chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
         return chunk.move(self._last_hidden_state(chunk, input_ids, inputs_embeds, trace), back=True)
+
+    def step(self, input_ids: mx.array, caches: Sequence[Cache]) -> mx.array:
+        """Logits (B, vocab) of one more token (B,) in each row of some caches, whose rows follow one another.
+
+        Each row gets what it would get alone. Raises InputError for another number of tokens than of rows.
+        """
+        rows = RowStep(caches, self._rope)
+        if input_ids.shape != (rows.batch_size,):
+            raise InputError(
+                f"the tokens have shape {input_ids.shape}: expected ({rows.batch_size},), one for each row"
+            )
+        if self._compiles(rows.batch_size, 1):
+            return self._compiled_step()(input_ids[:, None], rows, rows)[:, 0]
+        return self.logits(self._through_layers(self.scaled(self.embed(input_ids[:, None])), rows, rows.layers))[:, 0]
 
     def _chunk(
         self,
@@ -157,13 +175,18 @@ class CausalLM(nn.Module):
         cache = chunk.cache
         embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert embeddings is not None
-        h = chunk.move(self.scaled(embeddings))
-        for i, layer in enumerate(self.model.layers):
+        caches = [None] * len(self.model.layers) if cache is None else cache.layers
+        return self._through_layers(chunk.move(self.scaled(embeddings)), chunk, caches, trace)
+
+    def _through_layers(
+        self, h: mx.array, chunk: Chunk | RowStep, caches: Sequence[Any], trace: Trace | None = None
+    ) -> mx.array:
+        """Scaled embeddings (B, L, D) -> the final norm's output."""
+        for layer, cache in zip(self.model.layers, caches, strict=True):
             if trace is not None:
                 trace.add("hidden_states", h)
             projected = layer.project(h, chunk.place, chunk.valid)
-            attended = layer.attend(projected, chunk, cache.layers[i] if cache is not None else None, trace)
-            h = layer.finish(h, attended, trace)
+            h = layer.finish(h, layer.attend(projected, chunk, cache, trace), trace)
         h = self.final_norm(h)
         if trace is not None:
             trace.add("hidden_states", h)
@@ -191,6 +214,14 @@ class CausalLM(nn.Module):
     def drop_compiled(self) -> None:
         """Compile anew at the next step: needed after a number of a module has been changed, such as a LoRA's scale."""
         self._decode_step = None
+
+    def _compiles(self, rows: int, length: int, *, wants_all: bool = True) -> bool:
+        """Whether a chunk runs compiled: a token a row, or few of all of which the logits are wanted, as of a draft."""
+        config = self.config
+        pairs = rows * length * (config.num_experts_per_tok + getattr(config, "num_shared_experts", 0))
+        if not self.compiles_decode or (is_cpu() and sorts(pairs, config.num_experts)):
+            return False  # the CPU then runs expert by expert, and the host reads which
+        return length == 1 or (length <= LONGEST_STEP and wants_all)
 
     def _compiled_step(self) -> DecodeStep:
         """The compiled parts, made when first needed, and anew when any module of the model has been replaced."""
@@ -229,12 +260,8 @@ class CausalLM(nn.Module):
         return h
 
 
-def _is_step(shape: tuple[int, int], logits_to_keep: Any) -> bool:
-    """Whether a chunk (B, L) is a token a row, or few of which each needs its logits, as where a draft is verified."""
-    if dequantizes(shape[0] * shape[1]):  # expert by expert, and the host reads which
-        return False
-    wants_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
-    return shape[1] == 1 or (shape[1] <= LONGEST_STEP and wants_all)
+def _wants_all(logits_to_keep: Any) -> bool:
+    return isinstance(logits_to_keep, int) and logits_to_keep == 0
 
 
 def _keep(h: mx.array, logits_to_keep: Any) -> mx.array:

@@ -126,8 +126,10 @@ class Chunk:
         scale = q.shape[-1] ** -0.5
         traced = trace is not None and "attentions" in trace.keep
         if isinstance(k, QuantizedArray):
-            if self.length == 1 and not traced and not self._is_padded and multiplies_slices():
-                return attend_quantized(q, k, v, scale=scale)
+            if self.length == 1 and not traced and multiplies_slices():
+                mask = self._mask(window, 0, 1, k.weight.shape[2])
+                assert not isinstance(mask, str)
+                return attend_quantized(q, k, v, scale=scale, mask=mask)
             # for many queries one layer's keys as they were take less memory than all their scores
             k, v = k.dequantized(), v.dequantized()
         if self.length == 1 and not traced and not self._is_padded:

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from ..cache import Cache
 from .chunk import Chunk
 from .rope import Place
+from .rows import RowStep
 
 Arrays = tuple[mx.array, ...]
 
@@ -44,7 +45,7 @@ class DecodeStep:
             return False
         return all(parent.get(name) is module for parent, name, module in self._submodules)
 
-    def __call__(self, input_ids: mx.array, chunk: Chunk, cache: Cache) -> mx.array:
+    def __call__(self, input_ids: mx.array, chunk: Chunk | RowStep, cache: Cache | RowStep) -> mx.array:
         """Logits (B, L, vocab)."""
         place, layers, caches = chunk.place, self.layers, cache.layers
         h, *projected = self._first((layers[0], self._outer), input_ids, place)

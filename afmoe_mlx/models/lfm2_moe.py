@@ -22,6 +22,7 @@ from .layers import MLP, RMSNorm
 from .linear import Embedding, Linear
 from .moe import Experts, route
 from .rope import Place, Rope
+from .rows import RowStep
 from .trace import Trace
 
 
@@ -131,7 +132,7 @@ class ShortConv(nn.Module):
         b, c, x = mx.split(self.in_proj(x), 3, axis=-1)
         return b * x, c
 
-    def recall(self, x: mx.array, chunk: Chunk, cache: KVCache | None) -> mx.array:
+    def recall(self, x: mx.array, chunk: Chunk | RowStep, cache: KVCache | None) -> mx.array:
         """The inputs with those before them that the convolution needs."""
         if cache is not None:
             if chunk.valid is not None:
@@ -200,7 +201,7 @@ class DecoderLayer(nn.Module):
         return self.self_attn.project(r, place) if self.is_attention else self.conv.project(r, valid)
 
     def attend(
-        self, projected: tuple[mx.array, ...], chunk: Chunk, cache: KVCache | None, trace: Trace | None = None
+        self, projected: tuple[mx.array, ...], chunk: Chunk | RowStep, cache: KVCache | None, trace: Trace | None = None
     ) -> tuple[mx.array, ...]:
         """What these tokens gather from those before them, for `finish`."""
         if not self.is_attention:

@@ -12,8 +12,12 @@ from ..device import compute_dtype, dequantizes, dequantizes_experts, is_cpu
 from .layers import gated
 from .linear import NVFP4_LARGEST, quantized_product
 
-# From here on rows are sorted by expert, so that each expert's weights are read once.
-SORT_FROM = 64
+# Rows are sorted by expert, so that each expert's weights are read once, from so many of them on, and from so many for
+# each expert there is: Metal has no faster kernel for fewer, and a batch's step no use for the sorting.
+SORT_FROM, SORT_FROM_PER_EXPERT = 64, 4
+
+# Tokens up to which the row numbers of their products are kept: those of a batch's step.
+NUMBERED = 32
 
 
 def route(
@@ -46,6 +50,11 @@ def route(
         weights = weights / (weights.sum(axis=-1, keepdims=True) + eps)
     weights = weights * scale
     return mx.where(experts < logits.shape[-1] - shared, weights, 1) if shared else weights, experts
+
+
+def sorts(rows: int, num_experts: int) -> bool:
+    """Whether so many rows, each of one expert, are sorted by expert."""
+    return rows >= max(SORT_FROM, SORT_FROM_PER_EXPERT * num_experts)
 
 
 class ExpertLinear(nn.Module):
@@ -140,6 +149,24 @@ class QuantizedExpertLinear(nn.Module):
         ).astype(x.dtype)
 
 
+class RowNumbers:
+    """The rows that the products of few tokens take, which each step would make again, by a kernel a product."""
+
+    def __init__(self, chosen: int) -> None:
+        self._chosen = chosen
+        self._made: dict[int, tuple[mx.array, mx.array]] = {}
+
+    def of(self, tokens: int) -> tuple[mx.array, mx.array]:
+        """(tokens, k) each: a token's row for each of its experts, and the rows one by one."""
+        if tokens not in self._made:
+            k = self._chosen
+            # from lists, so that they are evaluated: another thread could not do it
+            first = mx.array([[token] * k for token in range(tokens)], mx.uint32)
+            rows = mx.array([[*range(token * k, token * k + k)] for token in range(tokens)], mx.uint32)
+            self._made[tokens] = first, rows
+        return self._made[tokens]
+
+
 class Experts(nn.Module):
     """All experts of a layer, each a gated MLP. Fused, `gate_up_proj` stands for gate and up."""
 
@@ -155,20 +182,22 @@ class Experts(nn.Module):
         self.number_rows(chosen)
 
     def number_rows(self, chosen: int) -> None:
-        """Keep the row numbers of a single token's products, which each step would make again."""
-        self._rows = mx.array([[*range(chosen)]], mx.uint32)  # evaluated: another thread could not do it
-        self._first_row = mx.array([[0] * chosen], mx.uint32)
+        """Keep the row numbers of the products of few tokens, each with so many experts."""
+        self._numbers = RowNumbers(chosen)
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """x (..., D), experts and weights (..., k) -> their outputs weighted and summed in float32, (..., D)."""
-        if experts.size >= SORT_FROM:
+        if sorts(experts.size, self.down_proj.weight.shape[0]):
             flat = experts.flatten()
             order = mx.argsort(flat)
             tokens = x.reshape(-1, x.shape[-1])[order // experts.shape[-1]]
             y = self._apply(tokens[:, None], flat[order], ordered=True)[:, 0]
             y = y[mx.argsort(order)].reshape(*experts.shape, -1)
-        elif experts.size == self._rows.size:
-            y = self._apply(x, experts, self._first_row, self._rows).squeeze(-2)
+        elif experts.size <= NUMBERED * experts.shape[-1]:
+            count = experts.size // experts.shape[-1]
+            flat = experts if count == 1 else experts.reshape(count, -1)
+            x = x if count == 1 else x.reshape(count, 1, -1)
+            y = self._apply(x, flat, *self._numbers.of(count)).reshape(*experts.shape, -1)
         else:
             y = self._apply(mx.expand_dims(x, (-2, -3)), experts).squeeze(-2)
         return (y * weights[..., None]).sum(axis=-2)

@@ -13,6 +13,7 @@ from .recommended import with_recommended
 from .stream import MAX_TOKEN_ID, TextStream
 
 if TYPE_CHECKING:
+    from .guidance import Guidance
     from .template import ChatTemplate
 
 
@@ -36,6 +37,7 @@ class Tokenizer:
         self._backend = backend
         self._templates = dict(chat_templates or {})
         self._compiled: dict[str, ChatTemplate] = {}
+        self._guidances: dict[tuple[int, frozenset[int]], Guidance] = {}
         self.special_tokens = dict(special_tokens or {})
         self.generation_config = generation_config or {}
         own_eos = () if self.eos_token_id is None else (self.eos_token_id,)
@@ -153,6 +155,20 @@ class Tokenizer:
     def stream(self, *, skip_special_tokens: bool = True) -> TextStream:
         """A new stream that turns ids into text one at a time."""
         return TextStream(self._backend, skip_special_tokens=skip_special_tokens)
+
+    def guidance(self, vocab_size: int) -> "Guidance":
+        """What constrains answers of a model with so many logits, kept from the first call on, which begins to make it.
+
+        TokenizerError where no token ends an answer.
+        """
+        from .guidance import Guidance  # threading is imported where something is constrained
+
+        ends = frozenset(token for token in self.eos_token_ids if 0 <= token < vocab_size)
+        if not ends:
+            raise TokenizerError("a constrained answer needs a token that ends it, and this tokenizer names none")
+        if (vocab_size, ends) not in self._guidances:
+            self._guidances[vocab_size, ends] = Guidance(self._backend, vocab_size, ends)
+        return self._guidances[vocab_size, ends]
 
     def with_extra_eos(self, tokens: Sequence[str]) -> "Tokenizer":
         """A copy at whose `tokens` a generation stops too: each a token's id in digits, or its text."""

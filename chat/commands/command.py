@@ -13,6 +13,7 @@ from afmoe_mlx.errors import InputError
 from ..keyboard.completion import Candidate, words
 from . import conversation as talk
 from . import files as file
+from . import schema as schemas
 from . import tools as tool
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ COMMANDS = (
     Command("system", "[TEXT]", "show the system prompt, or give another; none removes it", talk.system),
     Command("model", "[NAME]", "show the model, or go on with another", talk.model, talk.complete_model),
     Command("set", "[NAME VALUE]", "show how tokens are chosen, or change it", talk.set_option, talk.complete_set),
+    Command(
+        "schema", "[FILE|JSON]", "hold answers to a JSON schema; none sets them free", schemas.schema, schemas.complete
+    ),
     Command("think", "show|hide", "show the model's reasoning, or fold it to a line", talk.think, talk.complete_think),
     Command("stats", "", "show figures of the last answer and the conversation", talk.stats),
     Command("file", "[PATH]", "attach a text file to the next message, or none", file.attach, file.complete_attach),

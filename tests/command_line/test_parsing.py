@@ -109,7 +109,7 @@ def test_an_option_there_is_not_is_answered_with_the_nearest_in_one_line(path: t
         (["generat"], "no such command 'generat'; did you mean 'generate'?"),
         (["models", "r", "x"], "no such command 'r'; did you mean 'rm'?"),
         (["nothing"], "no such command 'nothing'; see root --help"),
-        (["generate"], "missing option '--prompt' / '-p'; see root generate --help"),
+        (["generate"], "give a message by --prompt, or a file of several by --prompts; see root generate --help"),
         (["info"], "missing argument 'model'; see root info --help"),
         (["generate", "-p"], "option '-p' requires an argument"),
         (["doctor", "x"], "got unexpected extra argument(s) (x); see root doctor --help"),

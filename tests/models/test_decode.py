@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
+from afmoe_mlx.cache import regroup
 from afmoe_mlx.generation import SamplingOptions, make_logits_processors, make_sampler
 from afmoe_mlx.models import CausalLM, fuse
 from afmoe_mlx.models.afmoe import DecoderLayer
@@ -44,6 +45,7 @@ def check_all() -> None:
         for fused in (False, True):
             check_steps(model_type, fused=fused, rows=3)
         check_steps(model_type, fused=False, rows=1)
+        check_groups(model_type)
     check_replayed()
 
 
@@ -93,6 +95,20 @@ def check_padded_rows(model_type: str) -> None:
     padded = mx.concatenate([model(ids[:, i : i + 1], cache=cache) for i in range(5, 20)], axis=1)
     alone = step_by_step(model, ids[:1, 3:], first=2)[:, 2:]
     assert mx.abs(padded[:1] - alone).max() < TOLERANCE
+
+
+def check_groups(model_type: str) -> None:
+    """Rows in groups of several lengths, in one step."""
+    model, ids, lengths = compiled(model_type, fused=True), tokens(3, 30), (1, 5, 12)
+    caches = [model.make_cache() for _ in lengths]
+    for row, (length, cache) in enumerate(zip(lengths, caches, strict=True)):
+        model(ids[row : row + 1, :length], cache=cache)
+    groups = regroup([[(caches[0], 0)], [(caches[1], 0), (caches[2], 0)]])
+    for i in range(12):
+        found = model.step(mx.array([ids[row, length + i].item() for row, length in enumerate(lengths)]), groups)
+        for row, length in enumerate(lengths):
+            alone = model(ids[row : row + 1, : length + i + 1])[0, -1]
+            assert mx.abs(found[row] - alone).max() < TOLERANCE
 
 
 def check_first_token(model_type: str) -> None:

@@ -17,6 +17,8 @@ from ..options import (
     Force,
     FrequencyContextSize,
     FrequencyPenalty,
+    Grammar,
+    JsonSchema,
     KVBits,
     KVGroupSize,
     KVStart,
@@ -35,6 +37,7 @@ from ..options import (
     PromptCacheDir,
     PromptLookup,
     ReasoningBudget,
+    Regex,
     RepetitionContextSize,
     RepetitionPenalty,
     Revision,
@@ -60,6 +63,9 @@ STREAM_OPTIONS = (
     "stop",
     "extra_eos_token",
     "reasoning_budget",
+    "json_schema",
+    "regex",
+    "grammar",
     "temp",
     "top_p",
     "min_p",
@@ -108,6 +114,9 @@ class AnswerRequest:
     stop: Stop = None
     extra_eos_token: ExtraEosToken = None
     reasoning_budget: ReasoningBudget = None
+    json_schema: JsonSchema = None
+    regex: Regex = None
+    grammar: Grammar = None
     temp: Temp = None
     top_p: TopP = None
     min_p: MinP = None
@@ -148,10 +157,13 @@ class AnswerRequest:
             raise typer.BadParameter("--num-draft-tokens needs --draft-model")
         if self.kv_bits is None and not (self.kv_group_size is None and self.quantized_kv_start is None):
             raise typer.BadParameter("--kv-group-size and --quantized-kv-start need --kv-bits")
+        if sum(given is not None for given in (self.json_schema, self.regex, self.grammar)) > 1:
+            raise typer.BadParameter("choose one of --json-schema, --regex and --grammar")
 
     @property
     def stream_options(self) -> dict[str, Any]:
         """The options of `stream_generate` among these, None where the command line says nothing."""
+        from ..constraint import read_schema, read_text
         from ..logit_bias import parse_logit_bias
 
         found = {PYTHON_NAMES.get(name, name): getattr(self, name) for name in STREAM_OPTIONS}
@@ -159,6 +171,10 @@ class AnswerRequest:
             del found["num_draft_tokens"]
         if self.logit_bias is not None:
             found["logit_bias"] = parse_logit_bias(self.logit_bias)
+        if self.json_schema is not None:
+            found["json_schema"] = read_schema(self.json_schema)
+        if self.grammar is not None:
+            found["grammar"] = read_text(self.grammar, "--grammar")
         return found
 
     @property
@@ -176,25 +192,59 @@ class AnswerRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest(AnswerRequest):
-    """Answer one prompt. What is not set comes from the model's generation_config.json."""
+    """Answer one prompt, or many. What is not set comes from the model's generation_config.json."""
 
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")]
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The message to answer; - reads it from stdin.")
+    ] = None
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answer many at once: a .jsonl with {prompt} or {messages} a line, and options; - is stdin.",
+        ),
+    ] = None
+    max_rows: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --prompts, answers written at once; 16 if not given."),
+    ] = None
     prefill_response: Annotated[str | None, typer.Option(help="How the answer begins.")] = None
     ignore_chat_template: Annotated[bool, typer.Option("--ignore-chat-template", help="Use the prompt as is.")] = False
     tools: Tools = None
+    tool_choice: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Have this tool called; required: any of them, or several; auto, none."),
+    ] = None
     prompt_cache_file: Annotated[
         str | None,
         typer.Option(help="Continue the conversation saved in this file; if it is not there, save this one."),
     ] = None
     verbose: Annotated[str, typer.Option(help="False: no statistics on stderr.")] = "True"
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with statistics.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, with statistics, for each prompt.")
+    ] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ignore_chat_template and not (self.chat_template is None and self.chat_template_config is None):
             raise typer.BadParameter("--ignore-chat-template leaves nothing to --chat-template and its variables")
+        if self.tool_choice is not None and self.tools is None:
+            raise typer.BadParameter("--tool-choice needs --tools")
         if self.ignore_chat_template and self.tools is not None:
             raise typer.BadParameter("--ignore-chat-template leaves nothing that could show --tools to the model")
+        if (self.prompt is None) == (self.prompts is None):
+            raise typer.BadParameter("give a message by --prompt, or a file of several by --prompts")
+        if self.prompts is None and self.max_rows is not None:
+            raise typer.BadParameter("--max-rows needs --prompts")
+        if self.prompts is not None:
+            self._check_several()
+
+    def _check_several(self) -> None:
+        if not self.as_json:
+            raise typer.BadParameter("--prompts needs --json: an object is printed for each answer")
+        for name in ("prompt_lookup", "draft_model", "prompt_cache_file"):
+            if getattr(self, name) is not None:
+                raise typer.BadParameter(f"--{name.replace('_', '-')} is for one prompt: leave it out with --prompts")
 
     @property
     def wants_statistics(self) -> bool:

@@ -1,0 +1,297 @@
+"""`BatchEngine`: several sequences at once, which come and go between steps.
+
+A request's prompt is read in chunks, in a cache of its own, between the steps of the rows that decode; then it joins a
+group of rows of similar length. The device is kept busy as in `loop.decode`: the next step of all rows is under way
+before their tokens are read.
+"""
+
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from .. import device
+from ..cache import Cache, PrefixStore, Row, regroup, row_kind, row_lengths, row_of
+from ..errors import InputError
+from ..models import CausalLM
+from .chunk_budget import ChunkBudget
+from .grouping import arrange
+from .loop import CLEAR_EVERY, CLEAR_PROMPT_EVERY
+from .options import check_count
+from .prompt import as_token_ids, room_after
+from .requests import Chosen, Event, Pending, Request, RowSampler, greedy_rows
+
+
+class BatchEngine:
+    """Answers to several prompts at once, a token of each a step; each gets the tokens that it would get alone.
+
+    sampler: chooses the next tokens of all rows. max_rows: requests begun and not over; the others wait.
+    prefill_step_size: prompt tokens run at a time, by default what suits the device. chunk_seconds: how long rows that
+    decode may be delayed by prompts at each step. store: of this model; the beginnings of prompts that it knows are not
+    run, and what is run is kept there, answers too.
+
+    An engine is for one thread, which has the model to itself.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        sampler: RowSampler = greedy_rows,
+        *,
+        max_rows: int = 16,
+        prefill_step_size: int | None = None,
+        chunk_seconds: float = 0.1,
+        store: PrefixStore | None = None,
+    ) -> None:
+        check_count("max_rows", max_rows)
+        if prefill_step_size is not None:
+            check_count("prefill_step_size", prefill_step_size)
+        if store is not None and store.model is not model:
+            raise InputError("the store is of another model: make one with PrefixStore(model)")
+        self.model, self.store, self.max_rows = model, store, max_rows
+        self._sampler, self._step_size = sampler, prefill_step_size
+        self._budget = ChunkBudget(chunk_seconds)
+        self._waiting: deque[Request] = deque()  # not begun, or their prompts not read to the end
+        self._arriving: list[Pending] = []  # with their first token chosen, in caches of their own
+        self._groups: list[Cache] = []
+        self._members: list[list[Request]] = []  # the rows of each group
+        self._pending: Pending | None = None  # the next tokens of all rows, not handed out yet
+        self._steps = self._prompt_tokens = 0  # since buffers were given back
+
+    def add(
+        self,
+        tokens: Sequence[int],
+        *,
+        limit: int,
+        ends: Collection[int] = (),
+        choose: Any = None,
+        cache: Cache | None = None,
+    ) -> Request:
+        """A request for an answer to a prompt's tokens, begun by a later `step`, once there is room.
+
+        limit: tokens to give at most, fewer where the model's context ends. ends: tokens that end the answer. choose:
+        what the sampler is to know of it. cache: an empty one to use, such as one that quantizes what it keeps.
+        InputError for a prompt that cannot be run.
+        """
+        check_count("limit", limit)
+        if cache is not None and (cache.offset or self.store is not None):
+            raise InputError(
+                "the cache must be empty, and without a store: set model.kv_quantization before that is made"
+            )
+        prompt = as_token_ids(tokens, "the prompt is not")
+        room = room_after(self.model, prompt, self.model.make_cache())
+        request = Request(prompt, min(limit, room), frozenset(ends), choose, cache=cache)
+        self._waiting.append(request)
+        return request
+
+    def remove(self, *requests: Request) -> None:
+        """End requests before their time; what they hold is freed at once. Those that are over stay as they are."""
+        for request in requests:
+            request.finish_reason = request.finish_reason or "removed"
+        self._drop()
+
+    def __len__(self) -> int:
+        """Requests that are not over."""
+        return len(self._waiting) + len(self._arriving) + len(self._rows)
+
+    @property
+    def _rows(self) -> list[Request]:
+        """Those that decode, in the order of the caches' rows."""
+        return [request for members in self._members for request in members]
+
+    @property
+    def running(self) -> int:
+        """Requests that have been begun and are not over."""
+        return len(self) - sum(request.cache is None for request in self._waiting)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held."""
+        own = [request.cache for request in self._waiting] + [pending.rows[0].cache for pending in self._arriving]
+        return sum(cache.nbytes for cache in (*self._groups, *own) if cache is not None)
+
+    def step(self) -> list[Event]:
+        """The next token of every row, and as much of the waiting prompts as the budget allows.
+
+        There may be no event while prompts are read. Where the model or the sampler itself fails, all rows do, and the
+        engine goes on with what waits.
+        """
+        try:
+            events = self._step_rows()
+        except Exception as error:
+            events = self._fail_rows(error)
+        is_beside = self._pending is not None
+        started, failures = self._read_prompts(is_beside)
+        if is_beside:
+            self._budget.read(started)
+        self._drop()
+        self._clear(started)
+        return events + failures
+
+    def _step_rows(self) -> list[Event]:
+        """Let those join that can, and hand out a token of every row."""
+        if self._arriving or self._has_mixed():
+            self._regroup()
+        if self._pending is None:
+            return []
+        logits = self._forward(self._pending)
+        events = self._hand_out(self._pending)
+        return events + self._choose(logits, [row for row in self._rows if not row.is_over])
+
+    def _fail_rows(self, error: Exception) -> list[Event]:
+        """End all rows, whose caches may be at odds."""
+        rows = [*self._rows, *(row for pending in self._arriving for row in pending.rows)]
+        events = [_failed(row, error) for row in rows if not row.is_over]
+        self._groups, self._members, self._arriving, self._pending = [], [], [], None
+        return events
+
+    def _forward(self, pending: Pending) -> mx.array | None:
+        """The logits (B, vocab) after the tokens that are to be handed out, under way; None where all are the last."""
+        if all(len(row.answer) + 1 == row.limit for row in pending.rows):
+            return None
+        logits = self.model.step(pending.tokens, self._groups)
+        mx.async_eval(logits)
+        return logits
+
+    def _hand_out(self, pending: Pending) -> list[Event]:
+        """Read the tokens chosen last, for which alone the host waits."""
+        events = []
+        ids: list[int] = pending.tokens.tolist()  # type: ignore[assignment]
+        for row, token in zip(pending.rows, ids, strict=True):
+            row.answer.append(token)
+            if token in row.ends:
+                row.finish_reason = "stop"
+            elif len(row.answer) == row.limit:
+                row.finish_reason = "length"
+            events.append(Event(row, token, row.finish_reason, chosen=pending))
+        return events
+
+    def _choose(self, logits: mx.array | None, rows: list[Request]) -> list[Event]:
+        """Choose the next tokens of the rows that go on, by the logits of all; the failures."""
+        if logits is None or not rows:
+            self._pending = None
+            return []
+        if len(rows) < logits.shape[0]:
+            places = {id(row): i for i, row in enumerate(self._rows)}
+            logits = logits[mx.array([places[id(row)] for row in rows])]
+        self._pending, failures = self._chosen(logits, rows)
+        return failures
+
+    def _chosen(self, logits: mx.array, rows: list[Request]) -> tuple[Pending | None, list[Event]]:
+        """The next tokens of rows, under way, and the failures, whose rows are over."""
+        chosen: Chosen = self._sampler(logits, rows)
+        mx.async_eval(chosen.tokens, chosen.logprobs)
+        failures = [_failed(rows[i], error) for i, error in chosen.failed.items()]
+        return Pending(rows, chosen.tokens, chosen.logprobs).without_ended(), failures
+
+    def _read_prompts(self, is_beside: bool) -> tuple[int, list[Event]]:
+        """Run a chunk of a prompt, or several prompts no longer than one; how many tokens, and the failures."""
+        started, failures = 0, list[Event]()
+        while self._waiting and (self._waiting[0].cache is not None or self.running < self.max_rows):
+            request = self._waiting[0]
+            try:
+                cache = self._begun(request)
+                room = self._step_size or device.prefill_step(cache.offset)
+                room = (min(room, self._budget.tokens) if is_beside else room) - started
+                rest = len(request.prompt) - request.read_tokens
+                if room <= 0 or (started and rest > room):
+                    break
+                count = min(room, rest)
+                logits = self._run(request, cache, count, is_beside)
+                started += count
+                if count < rest:
+                    continue
+                pending, failed = self._chosen(logits, [request])
+                failures += failed
+                if pending is not None:
+                    self._arriving.append(pending)
+            except Exception as error:
+                failures.append(_failed(request, error))
+            self._waiting.popleft()
+        return started, failures
+
+    def _begun(self, request: Request) -> Cache:
+        """The cache of a request's own, with what the store knows of its prompt."""
+        if request.cache is None and self.store is not None:
+            request.cache, request.cached_tokens = self.store.lookup(request.prompt)
+            request.read_tokens = request.cached_tokens
+        elif request.cache is None:
+            request.cache = self.model.make_cache()
+        return request.cache
+
+    def _run(self, request: Request, cache: Cache, count: int, is_beside: bool) -> mx.array:
+        """`count` more tokens of a prompt: awaited, or under way beside rows; the last one's logits (1, vocab)."""
+        began = time.perf_counter()
+        chunk = request.prompt[request.read_tokens : request.read_tokens + count]
+        logits = self.model(mx.array([chunk]), cache=cache, logits_to_keep=1)
+        # the layers alone: the logits stay unused, and so uncomputed, until the last chunk's
+        if is_beside:
+            mx.async_eval(cache.arrays)
+        else:
+            mx.eval(cache.arrays)
+            self._budget.ran_alone(count, time.perf_counter() - began)
+        request.read_tokens += count
+        if self.store is not None:
+            self.store.insert(request.prompt[: cache.offset], cache)
+        return logits[:, -1]
+
+    def _has_mixed(self) -> bool:
+        """Whether a group has rows that must part: some whose keys are to be quantized, some whose are not."""
+        ends = ((cache, [f(row_lengths(cache)) for f in (min, max)]) for cache in self._groups)
+        return any(len({row_kind(cache, length) for length in lengths}) > 1 for cache, lengths in ends)
+
+    def _drop(self) -> None:
+        """Let go of all requests that are over."""
+        self._waiting = deque(request for request in self._waiting if not request.is_over)
+        self._arriving = [pending for pending in self._arriving if not pending.rows[0].is_over]
+        if any(row.is_over for row in self._rows):
+            self._regroup()
+
+    def _regroup(self) -> None:
+        """Arrange the rows that go on anew, with those arriving; what the others hold goes to the store at most."""
+        places: dict[Request, Row] = {}
+        for cache, members in zip(self._groups, self._members, strict=True):
+            places |= {row: (cache, i) for i, row in enumerate(members)}
+        for row, place in places.items():
+            if row.is_over and self.store is not None:
+                self._keep(row, row_of(*place))
+        arriving = self._arriving
+        for pending in arriving:
+            (row,) = pending.rows
+            assert row.cache is not None
+            places[row], row.cache = (row.cache, 0), None
+        lengths = {row: row_lengths(cache)[i] for row, (cache, i) in places.items()}
+        self._members = arrange(
+            [[row for row in members if not row.is_over] for members in self._members],
+            [pending.rows[0] for pending in arriving],
+            length=lambda row: lengths[row],
+            kind=lambda row: row_kind(places[row][0], lengths[row]),
+        )
+        self._groups = regroup([[places[row] for row in members] for members in self._members])
+        chosen = Pending.joined([*([] if self._pending is None else [self._pending]), *arriving])
+        self._pending = None if chosen is None else chosen.ordered(self._rows)
+        if self._pending is not None:
+            mx.async_eval(self._pending.tokens, self._pending.logprobs)
+        self._arriving = []
+        self._budget.pause()
+        mx.clear_cache()
+
+    def _keep(self, row: Request, cache: Cache) -> None:
+        """Keep what came of an answer in the store."""
+        assert self.store is not None
+        tokens = row.tokens
+        self.store.insert(tokens[: cache.offset], cache, marks=(len(row.prompt), len(tokens)))
+
+    def _clear(self, started: int) -> None:
+        """Give freed buffers back now and then: caches that grew leave some that are too small for anything."""
+        self._steps, self._prompt_tokens = self._steps + 1, self._prompt_tokens + started
+        if self._steps >= CLEAR_EVERY or self._prompt_tokens >= CLEAR_PROMPT_EVERY:
+            mx.clear_cache()
+            self._steps = self._prompt_tokens = 0
+
+
+def _failed(request: Request, error: Exception) -> Event:
+    request.finish_reason = "error"
+    return Event(request, None, "error", error)

@@ -1,0 +1,189 @@
+"""The options that constrain an answer, and the grammar that they make: what the library llguidance is handed."""
+
+import json
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from ..errors import InputError
+from ..messages.reasoning import CLOSE, OPEN, opened_by, split_thinking
+from ..messages.tool_formats import format_of
+from ..messages.tools import argument_schemas
+from ..tokenizer import Tokenizer
+from ..tokenizer.guidance import Guidance
+from . import schema as schemas
+from .constraint import Constraint
+from .tool_grammar import arguments_schema, tool_grammars
+
+# Line ends between a thought and the answer, as templates and models write them.
+_BREAK = r"/\n{0,4}/"
+# Tokens at the end of a prompt that tell whether a thought is over.
+TAIL = 16
+
+
+@dataclass(frozen=True)
+class ConstraintOptions:
+    """What an answer is held to: JSON that satisfies a schema, a regular expression, a grammar, or calls of tools.
+
+    One of them at most. InputError for what cannot be enforced or satisfied, by name.
+    """
+
+    json_schema: Mapping[str, Any] | str | None = None
+    """The schema, or its JSON text."""
+    regex: str | None = None
+    """Which matches all of the answer; the syntax is that of Rust's regex crate."""
+    grammar: str | None = None
+    """In llguidance's Lark."""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    """In OpenAI's form; they constrain nothing by themselves."""
+    tool_choice: Mapping[str, Any] | str | None = None
+    """"required": one call or more; {"type": "function", "function": {"name": …}}: one of this tool; "auto" and "none",
+    which is a matter of the prompt, constrain nothing."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in RULES if getattr(self, name) is not None]
+        given += ["tool_choice"] if self._called else []
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} both constrain the answer: choose one")
+        for name in ("regex", "grammar"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise InputError(f"{name} is {reprlib.repr(value)}: expected text")
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", schemas.parse_schema(self.json_schema))
+        for name, schema in self._called.items():
+            _validated(f"tools: {name}: ", {"json_schema": arguments_schema(schema)}, schema)
+        if self.is_given:
+            _ = self.is_checked_afterwards
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "ConstraintOptions":
+        """Those among the options of `stream_generate`."""
+        return cls(**{field.name: options.get(field.name) for field in fields(cls)})
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything is constrained."""
+        return bool(self._called) or any(getattr(self, name) is not None for name in RULES)
+
+    @cached_property
+    def is_checked_afterwards(self) -> bool:
+        """Whether the grammar allows more than the schema does; InputError for a grammar that is none."""
+        if self._called:
+            return False
+        name = next(name for name in RULES if getattr(self, name) is not None)
+        schema = self.json_schema if isinstance(self.json_schema, dict) else None
+        warnings = _validated(f"{name}: ", self._rules, schema)
+        if schema is not None and schemas.never_ends(schema):
+            raise InputError("json_schema: nothing can satisfy it: what it requires holds itself without end")
+        return any("oneOf" in warning for warning in warnings)
+
+    def begin(self, tokenizer: Tokenizer, vocab_size: int, prompt: Sequence[int]) -> Callable[..., Constraint]:
+        """Begin to make what a constraint needs, in a thread; what is given makes one, for an answer to `prompt`.
+
+        It holds from the end of the reasoning on, which the prompt has opened, or which the model may begin with where
+        its template knows of it; at once if it is told that the reasoning is over.
+        """
+        if self._called and format_of(tokenizer) is None:
+            raise InputError("tool_choice: this model's chat template knows no tools: expected one that does")
+        guidance = tokenizer.guidance(vocab_size)
+        opened = bool(opened_by(tokenizer, prompt))
+        is_over = tokenizer.decode(prompt[-TAIL:]).rstrip().endswith(CLOSE)
+        may_think = OPEN in (tokenizer.chat_template or "") and not is_over
+
+        def make(after_reasoning: bool = False) -> Constraint:
+            thought = {} if after_reasoning else {"opened": opened, "may_think": may_think}
+            return Constraint(guidance, self.grammar_for(tokenizer, guidance, **thought))
+
+        return make
+
+    def grammar_for(
+        self, tokenizer: Tokenizer, guidance: Guidance, *, opened: bool = False, may_think: bool = False
+    ) -> str:
+        """As llguidance has it, after the reasoning: opened by the prompt, or one that the model may begin with."""
+        rules, *others = self._rules_for(tokenizer, guidance)
+        if not (opened or may_think):
+            return _serialized(rules, *others)
+        start = (
+            f"thought {_BREAK} @answer" if opened else f"({_tag(OPEN, tokenizer, guidance)} thought {_BREAK})? @answer"
+        )
+        close = _tag(CLOSE, tokenizer, guidance)
+        # a tag that is no token of its own ends the thought where it is complete first
+        lazy, thought = ("", f"/(?s:.*)/ {close}") if close.startswith("<") else ("[lazy]", r"/(?s:.*)<\/think>/")
+        lark = f"start: {start}\nthought{lazy}: {thought}\n"
+        return _serialized({"lark_grammar": lark}, {"name": "answer", **rules}, *others)
+
+    def _rules_for(self, tokenizer: Tokenizer, guidance: Guidance) -> list[dict[str, Any]]:
+        """The grammars of the answer proper, of which the first uses the others."""
+        if not self._called:
+            return [self._rules]
+        form, many = format_of(tokenizer), self.tool_choice == "required"
+        assert form is not None  # `begin` has looked
+        return tool_grammars(form, self._called, lambda tag: _tag(tag, tokenizer, guidance), many=many)
+
+    def violation(self, text: str, *, is_complete: bool) -> str | None:
+        """What is wrong with an answer, its reasoning included, in a line; is_complete: as its constraint says."""
+        if not is_complete:
+            return "it ends before it is complete"
+        if self.is_checked_afterwards and isinstance(self.json_schema, dict):
+            return schemas.violation(self.json_schema, split_thinking(text)[1])
+        return None
+
+    @cached_property
+    def _rules(self) -> dict[str, Any]:
+        from llguidance import LLMatcher
+
+        if isinstance(self.json_schema, dict):
+            return {"json_schema": schemas.with_layout(self.json_schema)}
+        if self.regex is not None:
+            (rules,) = json.loads(LLMatcher.grammar_from_regex(self.regex))["grammars"]
+            return {"lark_grammar": rules["lark_grammar"]}
+        return {"lark_grammar": self.grammar}
+
+    @cached_property
+    def _called(self) -> dict[str, Mapping[str, Any]]:
+        """The tools of which one must be called, by name, with the schemas of their arguments."""
+        if self.tool_choice is None or self.tool_choice in ("auto", "none"):
+            return {}
+        offered = argument_schemas(self.tools or [])
+        if self.tool_choice == "required":
+            if not offered:
+                raise InputError("tool_choice is 'required', and there are no tools: expected some")
+            return offered
+        function = self.tool_choice.get("function") if isinstance(self.tool_choice, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if name not in offered:
+            expected = "auto, none, required or a function by the name of a tool"
+            raise InputError(f"tool_choice is {reprlib.repr(self.tool_choice)}: expected {expected}")
+        return {name: offered[name]}
+
+
+# Those that say by themselves what the answer is.
+RULES = ("json_schema", "regex", "grammar")
+CONSTRAINT = tuple(field.name for field in fields(ConstraintOptions))
+
+
+def _validated(name: str, rules: Mapping[str, Any], schema: Mapping[str, Any] | None) -> list[str]:
+    """What llguidance warns of; InputError, which begins with `name`, for what it refuses, by the schema if there is
+    one."""
+    from llguidance import LLMatcher
+
+    is_wrong, messages = LLMatcher.validate_grammar_with_warnings(_serialized(rules))
+    if is_wrong:
+        lines = [line.strip() for line in messages[0].splitlines()]
+        reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
+        raise InputError(name + (reason if schema is None else schemas.in_words(schema, reason)))
+    return messages
+
+
+def _serialized(*grammars: Mapping[str, Any]) -> str:
+    return json.dumps({"grammars": grammars})
+
+
+def _tag(tag: str, tokenizer: Tokenizer, guidance: Guidance) -> str:
+    """A tag in a Lark grammar: a token of its own where the library sees one, else text."""
+    token = tokenizer.token_to_id(tag)
+    if token is not None and guidance.tokenizer.is_special_token(token):
+        return f"<[{token}]>"
+    return json.dumps(tag)
