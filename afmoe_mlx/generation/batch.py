@@ -104,7 +104,7 @@ class BatchEngine:
     @property
     def running(self) -> int:
         """Requests that have been begun and are not over."""
-        return len(self) - sum(request.cache is None for request in self._waiting)
+        return len(self) - sum(request.read_tokens == 0 for request in self._waiting)
 
     @property
     def nbytes(self) -> int:
@@ -174,8 +174,8 @@ class BatchEngine:
             self._pending = None
             return []
         if len(rows) < logits.shape[0]:
-            places = {id(row): i for i, row in enumerate(self._rows)}
-            logits = logits[mx.array([places[id(row)] for row in rows])]
+            places = {row: i for i, row in enumerate(self._rows)}
+            logits = logits[mx.array([places[row] for row in rows])]
         self._pending, failures = self._chosen(logits, rows)
         return failures
 
@@ -189,10 +189,10 @@ class BatchEngine:
     def _read_prompts(self, is_beside: bool) -> tuple[int, list[Event]]:
         """Run a chunk of a prompt, or several prompts no longer than one; how many tokens, and the failures."""
         started, failures = 0, list[Event]()
-        while self._waiting and (self._waiting[0].cache is not None or self.running < self.max_rows):
+        while self._waiting and (self._waiting[0].read_tokens or self.running < self.max_rows):
             request = self._waiting[0]
             try:
-                cache = self._begun(request)
+                cache = self._own_cache(request)
                 room = self._step_size or device.prefill_step(cache.offset)
                 room = (min(room, self._budget.tokens) if is_beside else room) - started
                 rest = len(request.prompt) - request.read_tokens
@@ -212,8 +212,8 @@ class BatchEngine:
             self._waiting.popleft()
         return started, failures
 
-    def _begun(self, request: Request) -> Cache:
-        """The cache of a request's own, with what the store knows of its prompt."""
+    def _own_cache(self, request: Request) -> Cache:
+        """The cache of a request that has not joined, at first with what the store knows of its prompt."""
         if request.cache is None and self.store is not None:
             request.cache, request.cached_tokens = self.store.lookup(request.prompt)
             request.read_tokens = request.cached_tokens
@@ -244,6 +244,9 @@ class BatchEngine:
 
     def _drop(self) -> None:
         """Let go of all requests that are over."""
+        for request in (*self._waiting, *(pending.rows[0] for pending in self._arriving)):
+            if request.is_over:
+                request.cache = None
         self._waiting = deque(request for request in self._waiting if not request.is_over)
         self._arriving = [pending for pending in self._arriving if not pending.rows[0].is_over]
         if any(row.is_over for row in self._rows):
@@ -251,18 +254,10 @@ class BatchEngine:
 
     def _regroup(self) -> None:
         """Arrange the rows that go on anew, with those arriving; what the others hold goes to the store at most."""
-        places: dict[Request, Row] = {}
-        for cache, members in zip(self._groups, self._members, strict=True):
-            places |= {row: (cache, i) for i, row in enumerate(members)}
-        for row, place in places.items():
-            if row.is_over and self.store is not None:
-                self._keep(row, row_of(*place))
-        arriving = self._arriving
-        for pending in arriving:
-            (row,) = pending.rows
-            assert row.cache is not None
-            places[row], row.cache = (row.cache, 0), None
+        places = self._places()
+        self._groups = []  # of those that are in no place nothing is left
         lengths = {row: row_lengths(cache)[i] for row, (cache, i) in places.items()}
+        arriving = self._arriving
         self._members = arrange(
             [[row for row in members if not row.is_over] for members in self._members],
             [pending.rows[0] for pending in arriving],
@@ -278,11 +273,21 @@ class BatchEngine:
         self._budget.pause()
         mx.clear_cache()
 
-    def _keep(self, row: Request, cache: Cache) -> None:
-        """Keep what came of an answer in the store."""
-        assert self.store is not None
-        tokens = row.tokens
-        self.store.insert(tokens[: cache.offset], cache, marks=(len(row.prompt), len(tokens)))
+    def _places(self) -> dict[Request, Row]:
+        """Where the rows are that go on, and those arriving; what came of the others is kept in the store."""
+        places: dict[Request, Row] = {}
+        for cache, members in zip(self._groups, self._members, strict=True):
+            for i, row in enumerate(members):
+                if not row.is_over:
+                    places[row] = cache, i
+                elif self.store is not None:
+                    own, tokens = row_of(cache, i), row.tokens
+                    self.store.insert(tokens[: own.offset], own, marks=(len(row.prompt), len(tokens)))
+        for pending in self._arriving:
+            (row,) = pending.rows
+            assert row.cache is not None
+            places[row], row.cache = (row.cache, 0), None
+        return places
 
     def _clear(self, started: int) -> None:
         """Give freed buffers back now and then: caches that grew leave some that are too small for anything."""
@@ -293,5 +298,5 @@ class BatchEngine:
 
 
 def _failed(request: Request, error: Exception) -> Event:
-    request.finish_reason = "error"
+    request.finish_reason, request.cache = "error", None
     return Event(request, None, "error", error)

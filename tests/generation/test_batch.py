@@ -128,6 +128,28 @@ def test_a_row_that_leaves_frees_its_memory_at_once() -> None:
     assert mx.get_active_memory() <= active - held * 3 // 4
 
 
+def test_a_prompt_half_read_is_let_go_of_at_once() -> None:
+    engine = BatchEngine(model_of("afmoe"), prefill_step_size=STEP)
+    request = engine.add(prompt(5), limit=1)
+    engine.step()
+    assert 0 < request.read_tokens < len(request.prompt)
+    assert engine.nbytes
+    engine.remove(request)
+    assert request.cache is None
+    assert engine.nbytes == len(engine) == 0
+
+
+def test_no_more_rows_run_than_may_whatever_caches_they_have() -> None:
+    model = model_of("afmoe")
+    engine = BatchEngine(model, max_rows=2)
+    kept = [None, None, *(model.make_cache(kv_quantization=KVQuantization(8, 32)) for _ in range(3))]
+    requests = [engine.add(prompt(1), limit=3, cache=own) for own in kept]
+    while engine:
+        engine.step()
+        assert engine.running <= 2
+    assert all(request.finish_reason == "length" for request in requests)
+
+
 def test_a_row_that_cannot_choose_ends_alone() -> None:
     error = ValueError("no")
 
