@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from afmoe_mlx import device
 from afmoe_mlx.cache import KVQuantization, PrefixStore, buffers
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import BatchEngine, Chosen, Event, Request, batch, decode, greedy_rows, grouping, prefill
+from afmoe_mlx.generation import (
+    BatchEngine,
+    Chosen,
+    Event,
+    Request,
+    decode,
+    greedy_rows,
+    grouping,
+    prefill,
+    prompt_reader,
+)
 from afmoe_mlx.generation.chunk_budget import ChunkBudget
 from afmoe_mlx.models import CausalLM, fuse, moe
 from helpers.tiny import tiny, tokens
@@ -203,15 +213,15 @@ def test_a_prompt_that_cannot_be_run_ends_alone(monkeypatch: pytest.MonkeyPatch)
     engine = BatchEngine(model_of("afmoe"), prefill_step_size=STEP)
     (first,) = started(engine, 0)
     broken = engine.add(prompt(5), limit=3)
-    run, calls = batch.BatchEngine._run, []
+    run, calls = prompt_reader.PromptReader._run, []
 
-    def failing(self: BatchEngine, request: Request, *rest: Any) -> mx.array:
+    def failing(self: prompt_reader.PromptReader, request: Request, *rest: Any) -> mx.array:
         calls.append(request)
         if len(calls) == 2:
             raise RuntimeError("out of memory")
         return run(self, request, *rest)
 
-    monkeypatch.setattr(batch.BatchEngine, "_run", failing)
+    monkeypatch.setattr(prompt_reader.PromptReader, "_run", failing)
     events = [event for _ in range(20) for event in engine.step()]
     assert [event.finish_reason for event in events if event.request is broken] == ["error"]
     assert first.finish_reason == "length"
@@ -226,6 +236,26 @@ def test_the_next_step_is_under_way_before_tokens_are_read(monkeypatch: pytest.M
         monkeypatch.setattr(BatchEngine, name, lambda *a, n=name, m=method: order.append(n) or m(*a))
     engine.step()
     assert order == ["_forward", "_hand_out", "_choose"]
+
+
+@pytest.mark.parametrize("kind", ["afmoe kv", "lfm2"])
+@pytest.mark.parametrize("stored", [False, True])
+def test_short_prompts_are_read_together(kind: str, stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(kind)
+    store = PrefixStore(model, block_size=4) if stored else None
+    engine, calls = BatchEngine(model, store=store), []
+    call = type(model).__call__
+    monkeypatch.setattr(type(model), "__call__", lambda *a, **k: calls.append(a[1].shape) or call(*a, **k))
+    requests = [engine.add(prompt(n), limit=5) for n in (3, 2, 4, 2, 5, 0)]
+    events = engine.step()
+    assert calls == [(4, 16), (1, 29), (1, 1)]
+    engine.remove(requests[3])
+    assert len(engine) == 5
+    while engine:
+        events += engine.step()
+    for request in requests:
+        check(kind, request, [event for event in events if event.request is request])
+    assert store is None or store.reach([*prompt(3), 1]) == 8
 
 
 def test_tokens_that_end_an_answer_end_it() -> None:
