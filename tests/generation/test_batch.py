@@ -152,7 +152,7 @@ def test_a_prompt_half_read_is_let_go_of_at_once() -> None:
 def test_no_more_rows_run_than_may_whatever_caches_they_have() -> None:
     model = model_of("afmoe")
     engine = BatchEngine(model, max_rows=2)
-    kept = [None, None, *(model.make_cache(kv_quantization=KVQuantization(8, 32)) for _ in range(3))]
+    kept = [None, None, None, *(model.make_cache(kv_quantization=KVQuantization(8, 32)) for _ in range(2))]
     requests = [engine.add(prompt(1), limit=3, cache=own) for own in kept]
     while engine:
         engine.step()
@@ -239,16 +239,21 @@ def test_the_next_step_is_under_way_before_tokens_are_read(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", ["afmoe kv", "lfm2"])
-@pytest.mark.parametrize("stored", [False, True])
-def test_short_prompts_are_read_together(kind: str, stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stored", "step", "shapes"), [(False, None, [(4, 16), (1, 29), (1, 1)]), (True, 40, [(2, 8), (1, 16), (1, 3)])]
+)
+def test_short_prompts_are_read_together(
+    kind: str, stored: bool, step: int | None, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as make a chunk, padding included; of the last one the store knows the beginning."""
     model = model_of(kind)
     store = PrefixStore(model, block_size=4) if stored else None
-    engine, calls = BatchEngine(model, store=store), []
+    engine, calls = BatchEngine(model, store=store, prefill_step_size=step), []
     call = type(model).__call__
     monkeypatch.setattr(type(model), "__call__", lambda *a, **k: calls.append(a[1].shape) or call(*a, **k))
     requests = [engine.add(prompt(n), limit=5) for n in (3, 2, 4, 2, 5, 0)]
     events = engine.step()
-    assert calls == [(4, 16), (1, 29), (1, 1)]
+    assert calls == shapes
     engine.remove(requests[3])
     assert len(engine) == 5
     while engine:
@@ -256,6 +261,18 @@ def test_short_prompts_are_read_together(kind: str, stored: bool, monkeypatch: p
     for request in requests:
         check(kind, request, [event for event in events if event.request is request])
     assert store is None or store.reach([*prompt(3), 1]) == 8
+
+
+def test_prompts_are_read_alone_where_padding_would_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantization that begins at some token would begin early in a padded row."""
+    model, calls = model_of("lfm2 kv later"), []
+    call = type(model).__call__
+    monkeypatch.setattr(type(model), "__call__", lambda *a, **k: calls.append(a[1].shape) or call(*a, **k))
+    engine = BatchEngine(model)
+    for n in (3, 2):
+        engine.add(prompt(n), limit=1)
+    engine.step()
+    assert calls == [(1, 8), (1, 7)]
 
 
 def test_tokens_that_end_an_answer_end_it() -> None:
