@@ -1,6 +1,6 @@
 """KV caches and the prefix cache: what a model keeps of the tokens it has seen, and how far it can step back."""
 
-from .buffers import DEFAULT_SLACK, ConvCache, KVCache, RotatingKVCache
+from .buffers import DEFAULT_SLACK, ROW_SLACK, ConvCache, KVCache, RotatingKVCache
 from .cache import Cache
 from .disk import default_directory
 from .quantized import KVQuantization, QuantizedArray, QuantizedKVCache, check_kv_quantization
@@ -10,6 +10,7 @@ from .store import PrefixStore
 
 __all__ = [
     "DEFAULT_SLACK",
+    "ROW_SLACK",
     "Cache",
     "ConvCache",
     "KVCache",

@@ -5,14 +5,11 @@ group of rows of similar length. The device is kept busy as in `loop.decode`: th
 before their tokens are read.
 """
 
-import time
-from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from .. import device
 from ..cache import Cache, PrefixStore, Row, regroup, row_kind, row_lengths, row_of
 from ..errors import InputError
 from ..models import CausalLM
@@ -21,6 +18,7 @@ from .grouping import arrange
 from .loop import CLEAR_EVERY, CLEAR_PROMPT_EVERY
 from .options import check_count
 from .prompt import as_token_ids, room_after
+from .prompt_reader import PromptReader
 from .requests import Chosen, Event, Pending, Request, RowSampler, greedy_rows
 
 
@@ -51,9 +49,8 @@ class BatchEngine:
         if store is not None and store.model is not model:
             raise InputError("the store is of another model: make one with PrefixStore(model)")
         self.model, self.store, self.max_rows = model, store, max_rows
-        self._sampler, self._step_size = sampler, prefill_step_size
-        self._budget = ChunkBudget(chunk_seconds)
-        self._waiting: deque[Request] = deque()  # not begun, or their prompts not read to the end
+        self._sampler, self._budget = sampler, ChunkBudget(chunk_seconds)
+        self._prompts = PromptReader(model, self._budget, step_size=prefill_step_size, store=store)
         self._arriving: list[Pending] = []  # with their first token chosen, in caches of their own
         self._groups: list[Cache] = []
         self._members: list[list[Request]] = []  # the rows of each group
@@ -82,8 +79,8 @@ class BatchEngine:
             )
         prompt = as_token_ids(tokens, "the prompt is not")
         room = room_after(self.model, prompt, self.model.make_cache())
-        request = Request(prompt, min(limit, room), frozenset(ends), choose, cache=cache)
-        self._waiting.append(request)
+        request = Request(prompt, min(limit, room), frozenset(ends), choose, cache=cache, has_cache=cache is not None)
+        self._prompts.waiting.append(request)
         return request
 
     def remove(self, *requests: Request) -> None:
@@ -94,7 +91,7 @@ class BatchEngine:
 
     def __len__(self) -> int:
         """Requests that are not over."""
-        return len(self._waiting) + len(self._arriving) + len(self._rows)
+        return len(self._prompts.waiting) + self._joined
 
     @property
     def _rows(self) -> list[Request]:
@@ -102,15 +99,21 @@ class BatchEngine:
         return [request for members in self._members for request in members]
 
     @property
+    def _joined(self) -> int:
+        """Requests whose prompts are read."""
+        return len(self._rows) + sum(len(pending.rows) for pending in self._arriving)
+
+    @property
     def running(self) -> int:
         """Requests that have been begun and are not over."""
-        return len(self) - sum(request.cache is None for request in self._waiting)
+        return self._prompts.begun + self._joined
 
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values held."""
-        own = [request.cache for request in self._waiting] + [pending.rows[0].cache for pending in self._arriving]
-        return sum(cache.nbytes for cache in (*self._groups, *own) if cache is not None)
+        own = [*self._prompts.waiting, *(row for pending in self._arriving for row in pending.rows)]
+        caches = dict.fromkeys([*self._groups, *(request.cache for request in own)])
+        return sum(cache.nbytes for cache in caches if cache is not None)
 
     def step(self) -> list[Event]:
         """The next token of every row, and as much of the waiting prompts as the budget allows.
@@ -123,12 +126,24 @@ class BatchEngine:
         except Exception as error:
             events = self._fail_rows(error)
         is_beside = self._pending is not None
-        started, failures = self._read_prompts(is_beside)
+        reading = self._prompts.read(self.max_rows - self.running, is_beside=is_beside)
+        for requests, logits in reading.finished:
+            reading.failures += self._arrive(logits, requests)
         if is_beside:
-            self._budget.read(started)
+            self._budget.read(reading.tokens)
         self._drop()
-        self._clear(started)
-        return events + failures
+        self._clear(reading.tokens)
+        return events + reading.failures
+
+    def _arrive(self, logits: mx.array, requests: list[Request]) -> list[Event]:
+        """Choose the first tokens of requests whose prompts are read; the failures."""
+        try:
+            pending, failures = self._chosen(logits, requests)
+        except Exception as error:
+            return [request.fail(error) for request in requests]
+        if pending is not None:
+            self._arriving.append(pending)
+        return failures
 
     def _step_rows(self) -> list[Event]:
         """Let those join that can, and hand out a token of every row."""
@@ -143,7 +158,7 @@ class BatchEngine:
     def _fail_rows(self, error: Exception) -> list[Event]:
         """End all rows, whose caches may be at odds."""
         rows = [*self._rows, *(row for pending in self._arriving for row in pending.rows)]
-        events = [_failed(row, error) for row in rows if not row.is_over]
+        events = [row.fail(error) for row in rows if not row.is_over]
         self._groups, self._members, self._arriving, self._pending = [], [], [], None
         return events
 
@@ -174,8 +189,8 @@ class BatchEngine:
             self._pending = None
             return []
         if len(rows) < logits.shape[0]:
-            places = {id(row): i for i, row in enumerate(self._rows)}
-            logits = logits[mx.array([places[id(row)] for row in rows])]
+            places = {row: i for i, row in enumerate(self._rows)}
+            logits = logits[mx.array([places[row] for row in rows])]
         self._pending, failures = self._chosen(logits, rows)
         return failures
 
@@ -183,59 +198,8 @@ class BatchEngine:
         """The next tokens of rows, under way, and the failures, whose rows are over."""
         chosen: Chosen = self._sampler(logits, rows)
         mx.async_eval(chosen.tokens, chosen.logprobs)
-        failures = [_failed(rows[i], error) for i, error in chosen.failed.items()]
+        failures = [rows[i].fail(error) for i, error in chosen.failed.items()]
         return Pending(rows, chosen.tokens, chosen.logprobs).without_ended(), failures
-
-    def _read_prompts(self, is_beside: bool) -> tuple[int, list[Event]]:
-        """Run a chunk of a prompt, or several prompts no longer than one; how many tokens, and the failures."""
-        started, failures = 0, list[Event]()
-        while self._waiting and (self._waiting[0].cache is not None or self.running < self.max_rows):
-            request = self._waiting[0]
-            try:
-                cache = self._begun(request)
-                room = self._step_size or device.prefill_step(cache.offset)
-                room = (min(room, self._budget.tokens) if is_beside else room) - started
-                rest = len(request.prompt) - request.read_tokens
-                if room <= 0 or (started and rest > room):
-                    break
-                count = min(room, rest)
-                logits = self._run(request, cache, count, is_beside)
-                started += count
-                if count < rest:
-                    continue
-                pending, failed = self._chosen(logits, [request])
-                failures += failed
-                if pending is not None:
-                    self._arriving.append(pending)
-            except Exception as error:
-                failures.append(_failed(request, error))
-            self._waiting.popleft()
-        return started, failures
-
-    def _begun(self, request: Request) -> Cache:
-        """The cache of a request's own, with what the store knows of its prompt."""
-        if request.cache is None and self.store is not None:
-            request.cache, request.cached_tokens = self.store.lookup(request.prompt)
-            request.read_tokens = request.cached_tokens
-        elif request.cache is None:
-            request.cache = self.model.make_cache()
-        return request.cache
-
-    def _run(self, request: Request, cache: Cache, count: int, is_beside: bool) -> mx.array:
-        """`count` more tokens of a prompt: awaited, or under way beside rows; the last one's logits (1, vocab)."""
-        began = time.perf_counter()
-        chunk = request.prompt[request.read_tokens : request.read_tokens + count]
-        logits = self.model(mx.array([chunk]), cache=cache, logits_to_keep=1)
-        # the layers alone: the logits stay unused, and so uncomputed, until the last chunk's
-        if is_beside:
-            mx.async_eval(cache.arrays)
-        else:
-            mx.eval(cache.arrays)
-            self._budget.ran_alone(count, time.perf_counter() - began)
-        request.read_tokens += count
-        if self.store is not None:
-            self.store.insert(request.prompt[: cache.offset], cache)
-        return logits[:, -1]
 
     def _has_mixed(self) -> bool:
         """Whether a group has rows that must part: some whose keys are to be quantized, some whose are not."""
@@ -244,28 +208,20 @@ class BatchEngine:
 
     def _drop(self) -> None:
         """Let go of all requests that are over."""
-        self._waiting = deque(request for request in self._waiting if not request.is_over)
-        self._arriving = [pending for pending in self._arriving if not pending.rows[0].is_over]
-        if any(row.is_over for row in self._rows):
+        self._prompts.drop_ended()
+        arriving = [row for pending in self._arriving for row in pending.rows]
+        if any(row.is_over for row in (*self._rows, *arriving)):
             self._regroup()
 
     def _regroup(self) -> None:
         """Arrange the rows that go on anew, with those arriving; what the others hold goes to the store at most."""
-        places: dict[Request, Row] = {}
-        for cache, members in zip(self._groups, self._members, strict=True):
-            places |= {row: (cache, i) for i, row in enumerate(members)}
-        for row, place in places.items():
-            if row.is_over and self.store is not None:
-                self._keep(row, row_of(*place))
-        arriving = self._arriving
-        for pending in arriving:
-            (row,) = pending.rows
-            assert row.cache is not None
-            places[row], row.cache = (row.cache, 0), None
+        places = self._places()
+        self._groups = []  # of those that are in no place nothing is left
         lengths = {row: row_lengths(cache)[i] for row, (cache, i) in places.items()}
+        arriving = [pending for part in self._arriving if (pending := part.without_ended()) is not None]
         self._members = arrange(
             [[row for row in members if not row.is_over] for members in self._members],
-            [pending.rows[0] for pending in arriving],
+            [row for pending in arriving for row in pending.rows],
             length=lambda row: lengths[row],
             kind=lambda row: row_kind(places[row][0], lengths[row]),
         )
@@ -278,11 +234,22 @@ class BatchEngine:
         self._budget.pause()
         mx.clear_cache()
 
-    def _keep(self, row: Request, cache: Cache) -> None:
-        """Keep what came of an answer in the store."""
-        assert self.store is not None
-        tokens = row.tokens
-        self.store.insert(tokens[: cache.offset], cache, marks=(len(row.prompt), len(tokens)))
+    def _places(self) -> dict[Request, Row]:
+        """Where the rows are that go on, and those arriving; what came of the others is kept in the store."""
+        places: dict[Request, Row] = {}
+        for cache, members in zip(self._groups, self._members, strict=True):
+            for i, row in enumerate(members):
+                if not row.is_over:
+                    places[row] = cache, i
+                elif self.store is not None:
+                    own, tokens = row_of(cache, i), row.tokens
+                    self.store.insert(tokens[: own.offset], own, marks=(len(row.prompt), len(tokens)))
+        for row in [row for pending in self._arriving for row in pending.rows]:
+            if not row.is_over:
+                assert row.cache is not None
+                places[row] = row.cache, row.row
+            row.cache = None
+        return places
 
     def _clear(self, started: int) -> None:
         """Give freed buffers back now and then: caches that grew leave some that are too small for anything."""
@@ -290,8 +257,3 @@ class BatchEngine:
         if self._steps >= CLEAR_EVERY or self._prompt_tokens >= CLEAR_PROMPT_EVERY:
             mx.clear_cache()
             self._steps = self._prompt_tokens = 0
-
-
-def _failed(request: Request, error: Exception) -> Event:
-    request.finish_reason = "error"
-    return Event(request, None, "error", error)

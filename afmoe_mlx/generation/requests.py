@@ -29,7 +29,11 @@ class Request:
     finish_reason: str | None = None
     """"stop", "length", "error" or "removed" once it is over."""
     cache: Cache | None = field(default=None, repr=False)
-    """Its own, from when its prompt is begun until it joins the others."""
+    """Where its prompt is read, until it joins the others."""
+    row: int = field(default=0, repr=False)
+    """Its row there."""
+    has_cache: bool = field(default=False, repr=False)
+    """Whether that was given with the request."""
 
     @property
     def tokens(self) -> list[int]:
@@ -39,6 +43,11 @@ class Request:
     @property
     def is_over(self) -> bool:
         return self.finish_reason is not None
+
+    def fail(self, error: Exception) -> "Event":
+        """End by an error, and let go of what it holds."""
+        self.finish_reason, self.cache = "error", None
+        return Event(self, None, "error", error)
 
 
 @dataclass(frozen=True)

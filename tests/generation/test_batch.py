@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from afmoe_mlx import device
 from afmoe_mlx.cache import KVQuantization, PrefixStore, buffers
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import BatchEngine, Chosen, Event, Request, batch, decode, greedy_rows, grouping, prefill
+from afmoe_mlx.generation import (
+    BatchEngine,
+    Chosen,
+    Event,
+    Request,
+    decode,
+    greedy_rows,
+    grouping,
+    prefill,
+    prompt_reader,
+)
 from afmoe_mlx.generation.chunk_budget import ChunkBudget
 from afmoe_mlx.models import CausalLM, fuse, moe
 from helpers.tiny import tiny, tokens
@@ -128,6 +138,28 @@ def test_a_row_that_leaves_frees_its_memory_at_once() -> None:
     assert mx.get_active_memory() <= active - held * 3 // 4
 
 
+def test_a_prompt_half_read_is_let_go_of_at_once() -> None:
+    engine = BatchEngine(model_of("afmoe"), prefill_step_size=STEP)
+    request = engine.add(prompt(5), limit=1)
+    engine.step()
+    assert 0 < request.read_tokens < len(request.prompt)
+    assert engine.nbytes
+    engine.remove(request)
+    assert request.cache is None
+    assert engine.nbytes == len(engine) == 0
+
+
+def test_no_more_rows_run_than_may_whatever_caches_they_have() -> None:
+    model = model_of("afmoe")
+    engine = BatchEngine(model, max_rows=2)
+    kept = [None, None, None, *(model.make_cache(kv_quantization=KVQuantization(8, 32)) for _ in range(2))]
+    requests = [engine.add(prompt(1), limit=3, cache=own) for own in kept]
+    while engine:
+        engine.step()
+        assert engine.running <= 2
+    assert all(request.finish_reason == "length" for request in requests)
+
+
 def test_a_row_that_cannot_choose_ends_alone() -> None:
     error = ValueError("no")
 
@@ -181,15 +213,15 @@ def test_a_prompt_that_cannot_be_run_ends_alone(monkeypatch: pytest.MonkeyPatch)
     engine = BatchEngine(model_of("afmoe"), prefill_step_size=STEP)
     (first,) = started(engine, 0)
     broken = engine.add(prompt(5), limit=3)
-    run, calls = batch.BatchEngine._run, []
+    run, calls = prompt_reader.PromptReader._run, []
 
-    def failing(self: BatchEngine, request: Request, *rest: Any) -> mx.array:
+    def failing(self: prompt_reader.PromptReader, request: Request, *rest: Any) -> mx.array:
         calls.append(request)
         if len(calls) == 2:
             raise RuntimeError("out of memory")
         return run(self, request, *rest)
 
-    monkeypatch.setattr(batch.BatchEngine, "_run", failing)
+    monkeypatch.setattr(prompt_reader.PromptReader, "_run", failing)
     events = [event for _ in range(20) for event in engine.step()]
     assert [event.finish_reason for event in events if event.request is broken] == ["error"]
     assert first.finish_reason == "length"
@@ -204,6 +236,43 @@ def test_the_next_step_is_under_way_before_tokens_are_read(monkeypatch: pytest.M
         monkeypatch.setattr(BatchEngine, name, lambda *a, n=name, m=method: order.append(n) or m(*a))
     engine.step()
     assert order == ["_forward", "_hand_out", "_choose"]
+
+
+@pytest.mark.parametrize("kind", ["afmoe kv", "lfm2"])
+@pytest.mark.parametrize(
+    ("stored", "step", "shapes"), [(False, None, [(4, 16), (1, 29), (1, 1)]), (True, 40, [(2, 8), (1, 16), (1, 3)])]
+)
+def test_short_prompts_are_read_together(
+    kind: str, stored: bool, step: int | None, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as make a chunk, padding included; of the last one the store knows the beginning."""
+    model = model_of(kind)
+    store = PrefixStore(model, block_size=4) if stored else None
+    engine, calls = BatchEngine(model, store=store, prefill_step_size=step), []
+    call = type(model).__call__
+    monkeypatch.setattr(type(model), "__call__", lambda *a, **k: calls.append(a[1].shape) or call(*a, **k))
+    requests = [engine.add(prompt(n), limit=5) for n in (3, 2, 4, 2, 5, 0)]
+    events = engine.step()
+    assert calls == shapes
+    engine.remove(requests[3])
+    assert len(engine) == 5
+    while engine:
+        events += engine.step()
+    for request in requests:
+        check(kind, request, [event for event in events if event.request is request])
+    assert store is None or store.reach([*prompt(3), 1]) == 8
+
+
+def test_prompts_are_read_alone_where_padding_would_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantization that begins at some token would begin early in a padded row."""
+    model, calls = model_of("lfm2 kv later"), []
+    call = type(model).__call__
+    monkeypatch.setattr(type(model), "__call__", lambda *a, **k: calls.append(a[1].shape) or call(*a, **k))
+    engine = BatchEngine(model)
+    for n in (3, 2):
+        engine.add(prompt(n), limit=1)
+    engine.step()
+    assert calls == [(1, 8), (1, 7)]
 
 
 def test_tokens_that_end_an_answer_end_it() -> None:
