@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from .incoming import Incoming
 
@@ -58,8 +58,8 @@ Written = tuple[str, Mapping[str, Any] | str]
 class Calls:
     """Claims a text for content and calls, as a format's reader tells it what it has found.
 
-    Until a call of an offered tool has begun, what was read is content, unless `begin` takes it for the marks before
-    that call. From then on it belongs to the call, until `end`.
+    Until a call of an offered tool has begun, what was read is content, unless it turns out to be the marks before that
+    call. From then on it belongs to the call, until `end`.
     """
 
     def __init__(self, text: Incoming, schemas: Schemas | None) -> None:
@@ -67,11 +67,10 @@ class Calls:
         self._deltas: list[Delta] = []
         self._count = 0
         self._names: set[str] = set()  # of arguments, given one by one
+        self._reads: Literal["content", "arguments", "held"] = "content"
+        """What is being read is; held: it may turn out to be marks."""
         self.is_open = False
         """Whether a call of an offered tool has begun and not ended."""
-        self.is_content = True
-        """Whether what is read is the answer's own text."""
-        self._is_streaming = False  # whether what is read is arguments as they are
 
     def schema(self, name: str) -> Mapping[str, Any]:
         """The schema of a tool's arguments, {} if it is not known."""
@@ -80,10 +79,10 @@ class Calls:
     def mark(self) -> None:
         """What is read from here on may be the marks before a call."""
         self.flush()
-        self.is_content = False
+        self._reads = "held"
 
     def begin(self, name: str) -> None:
-        """A call's name is known; one that is not offered stays content."""
+        """A call's name is known, what was read since `mark` were marks; one that is not offered stays content."""
         self._names.clear()
         if self._schemas is not None and name not in self._schemas:
             self.content()
@@ -96,16 +95,17 @@ class Calls:
         """What is read from here on are arguments, JSON already; what was read before it were marks."""
         if self.is_open:
             self._text.claim()
-            self._is_streaming = True
+            self._reads = "arguments"
 
     def hold(self) -> None:
-        """What is read from here on may be marks again."""
+        """What is read from here on are no longer arguments, but marks."""
         self.flush()
-        self._is_streaming = False
+        if self.is_open:
+            self._reads = "held"
 
     def raw(self) -> None:
         """What has been held, and what is read from here on, are arguments as they were written."""
-        self._is_streaming = True
+        self._reads = "arguments"
 
     def arguments(self, text: str) -> None:
         """All arguments at once, as JSON, in place of what has been held; nothing if there are none."""
@@ -132,28 +132,27 @@ class Calls:
     def end(self, error: str | None = None) -> None:
         """The call ends with what was read."""
         if self.is_open:
-            self.flush()
-            self._text.claim()
+            self.drop()
             self._deltas.append(CallEnd(self._count, error))
             self._count += 1
-        self.is_open = self._is_streaming = False
+            self._reads, self.is_open = "held", False
 
     def content(self) -> None:
         """What has been held, and what is read from here on, is the answer's own text."""
-        self.is_content = True
+        self._reads = "content"
         self.flush()
 
     def drop(self) -> None:
-        """What has been held were marks, unless it stands in content."""
+        """What has been held were marks."""
         self.flush()
         self._text.claim()
 
     def flush(self) -> None:
         """Claim what has been read, unless it is held."""
-        if self.is_content and (text := self._text.claim()):
-            self._deltas.append(ContentDelta(text))
-        elif self._is_streaming:
+        if self._reads == "arguments":
             self._add(self._text.claim())
+        elif self._reads == "content" and (text := self._text.claim()):
+            self._deltas.append(ContentDelta(text))
 
     def take(self) -> list[Delta]:
         """The deltas that have come since the last time."""

@@ -19,12 +19,20 @@ DEEPEST = 100
 
 
 def read(text: Incoming, calls: Calls) -> Waiting[None]:
-    """Read what follows the opening mark, through the closing one; MalformedError where it is not as it should be.
+    """Read what follows the opening mark, through the closing one; MalformedError where it is not as it should be."""
+    yield from text.spaces()
+    yield from read_object(text, calls)
+    yield from text.spaces()
+    yield from text.expect_last(END)
+    calls.end()
+
+
+def read_object(text: Incoming, calls: Calls) -> Waiting[None]:
+    """Read the object that is a call, but for ending the call.
 
     The keys may come in either order; what comes of the arguments streams as it is once the name is known.
     """
     name = arguments = None
-    yield from text.spaces()
     yield from text.expect("{")
     more = True
     while more:
@@ -46,11 +54,8 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
     yield from text.expect("}")
     if name is None:
         raise MalformedError("the call has no name")
-    yield from text.spaces()
-    yield from text.expect_last(END)
     if arguments is None:
         calls.arguments("{}")
-    calls.end()
 
 
 def write(calls: Sequence[Written]) -> str:

@@ -1,6 +1,7 @@
 """Calls in Python's manner, a list of them: `<|tool_call_start|>[f(a='b'), g()]<|tool_call_end|>`.
 
-Values are read by `ast` as literals, and never evaluated.
+Values are read by `ast` as literals, and never evaluated. A call may be an object, too, as in the Hermes manner: LFM2
+writes those where its system prompt asks for JSON.
 """
 
 import ast
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .calls import Calls, Written, json_text
+from .hermes import read_object
 from .incoming import Incoming, MalformedError, Waiting
 
 BEGIN, END = "<|tool_call_start|>", "<|tool_call_end|>"
@@ -33,13 +35,10 @@ def read(text: Incoming, calls: Calls) -> Waiting[None]:
     yield from text.spaces()
     while True:
         calls.mark()
-        name = yield from text.run(_NAME)
-        if not name:
-            raise text.unexpected("a name")
-        yield from text.spaces()
-        yield from text.expect("(")
-        calls.begin(name)
-        yield from _arguments(text, calls)
+        if (yield from text.follows("{")):
+            yield from read_object(text, calls)
+        else:
+            yield from _call(text, calls)
         calls.end()
         yield from text.spaces()
         if not (yield from text.skip(",")):
@@ -63,6 +62,16 @@ def write(calls: Sequence[Written]) -> str:
 
 def _argument(item: tuple[str, Any]) -> str:
     return f"{item[0]}={item[1]!r}"
+
+
+def _call(text: Incoming, calls: Calls) -> Waiting[None]:
+    name = yield from text.run(_NAME)
+    if not name:
+        raise text.unexpected("a name")
+    yield from text.spaces()
+    yield from text.expect("(")
+    calls.begin(name)
+    yield from _arguments(text, calls)
 
 
 def _arguments(text: Incoming, calls: Calls) -> Waiting[None]:

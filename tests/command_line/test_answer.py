@@ -53,6 +53,17 @@ def test_nothing_in_either_part_drives_the_terminal(monkeypatch: pytest.MonkeyPa
     assert err.replace("\x1b[2m", "").replace("\x1b[0m", "") == "\\x1b[2J\\x07\n"
 
 
+def test_nothing_in_a_call_drives_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer: Any = FakeTokenizer()
+    text = '<tool_call>{"name": "\\u001b[2J", "arguments": {"a": "\x1b]0;x\x07"}}</tool_call><tool_call>{"name": "f"}'
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    receive(Answer(AnswerReader(tokenizer, tool_format="hermes")), [chunk(text, 1)], AnswerPrinter())
+    first, second, end = out.getvalue().split("\n")
+    assert first.startswith('\\x1b[2J({"a": "\\x1b]0;x\\x07"}})  # malformed: expected the end of a string')
+    assert (second, end) == ("f({})", "")
+
+
 pieces = st.lists(st.sampled_from(["<think>", "</think>", "</th", "\n", "a", "<"]), max_size=8)
 
 

@@ -101,6 +101,15 @@ def test_tool_calls_are_printed_apart_and_a_field(template: str, call: str, tmp_
     assert cut.endswith(")  # malformed: the answer ends inside the call\n")
 
 
+def test_calls_without_an_end_are_cut_off_by_the_limit(tmp_path: Path, tools: str) -> None:
+    call = '<tool_call>{"name": "weather", "arguments": {"days": 3}}</tool_call>'  # 17 tokens
+    folder = str(scripted_folder(tmp_path / "m", [call], endless=True))
+    told = json.loads(run("generate", "--model", folder, "-p", "x", "--tools", tools, "-m", "46", "--json").out)
+    whole = {"name": "weather", "arguments": '{"days": 3}', "error": None}
+    cut = {"name": "weather", "arguments": '{"da', "error": "the answer ends inside the call"}
+    assert (told["text"], told["finish_reason"], told["tool_calls"]) == ("", "length", [whole, whole, cut])
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

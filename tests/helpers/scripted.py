@@ -36,16 +36,14 @@ SMALL = {
 }
 
 
-def scripted_folder(
-    folder: Path, answers: Sequence[str], *, template: str = CHATML, piece: int = 4, endless: bool = False
-) -> Path:
+def scripted_folder(folder: Path, answers: Sequence[str], *, template: str = CHATML, endless: bool = False) -> Path:
     """A whole model folder whose answers are these: the first to a conversation that has none yet, and so on; the last
     to all that are longer.
 
-    They come in tokens of `piece` characters, each the only one that may follow the one before it. template: the chat
+    They come in tokens of four characters, each the only one that may follow the one before it. template: the chat
     template, which ends with the generation prompt. endless: an answer begins again when it has been said.
     """
-    pieces = [[answer[i : i + piece] for i in range(0, len(answer), piece)] for answer in answers]
+    pieces = [[answer[i : i + 4] for i in range(0, len(answer), 4)] for answer in answers]
     tokenizer = _with_pieces(byte_level(), [piece for answer in pieces for piece in answer])
     turns = [f"<|turn_{i}|>" for i in range(len(answers))]
     first = tokenizer.get_vocab_size() - sum(map(len, pieces))

@@ -37,122 +37,10 @@ def read(form: str, text: str, tools: Any = TOOLS, **more: Any) -> Answer:
     return read_answer(text, TOKENIZER, tools, tool_format=form, **more)
 
 
-# Pieces of texts that nearly are calls. Capitals are what nothing but a model's own words has.
-PIECES = {
-    "hermes": [
-        *(
-            "<tool_call>",
-            "</tool_call>",
-            '{"name": "f", "arguments": ',
-            '{"arguments": ',
-            '"name": "g"',
-            '"name": "NO"',
-        ),
-        *(
-            '{"name": ',
-            '{"A": "</tool_call>"}',
-            '{"B": [1, {}]}',
-            '"{\\"C\\": 1}"',
-            "null",
-            '"D\\u00e9',
-            '"E"',
-            "\\",
-            '"',
-        ),
-        *("{", "}", "}\n", ", ", "[", "]", ": ", "1", ".5e", "-", "true", "XYZ", "\n", " ", "<tool_", "call>", "<"),
-    ],
-    "qwen3_coder": [
-        *("<tool_call>", "</tool_call>", "<function=f>", "<function=NO>", "<function=", "g>", "</function>"),
-        *(
-            "<parameter=A>",
-            "<parameter=",
-            "B>",
-            "</parameter>",
-            "</para",
-            "meter>",
-            "XYZ",
-            "1",
-            "\n",
-            " ",
-            "<",
-            ">",
-            "=",
-        ),
-    ],
-    "pythonic": [
-        *(
-            "<|tool_call_start|>",
-            "<|tool_call_end|>",
-            "<|tool_call_start|>[",
-            "[",
-            "]",
-            "f(",
-            "g(",
-            "NO(",
-            "a.b(",
-            "()",
-        ),
-        *(
-            ")",
-            ", ",
-            ",",
-            "A=",
-            "B=1",
-            "C='X'",
-            '"',
-            "'",
-            "'''",
-            "\\",
-            "[1, {'D': None}]",
-            "{",
-            "}",
-            "YZ",
-            "-1.5",
-            "\n",
-        ),
-        *(" ", "<|tool", "_call_start|>", "<", "#"),
-    ],
-}
-BEGINNINGS = {
-    "hermes": '<tool_call>{"name": "f", "arguments": ',
-    "qwen3_coder": "<tool_call><function=f><parameter=",
-    "pythonic": "<|tool_call_start|>[f(",
-}
-texts = st.sampled_from(list(PIECES)).flatmap(
-    lambda form: st.tuples(
-        st.just(form), st.lists(st.sampled_from([*PIECES[form], BEGINNINGS[form]]), max_size=14).map("".join)
-    )
-)
-
-
-@settings(deadline=None, max_examples=300)
-@given(case=texts, places=cuts)
-def test_an_answer_cut_anywhere_is_the_same_and_its_deltas_add_up_to_it(
-    case: tuple[str, str], places: list[int]
-) -> None:
-    form, text = case
-    whole, streamed = read(form, text), reader(form)
-    deltas = [delta for piece in split(text, places) for delta in streamed.feed(piece)] + streamed.finish()
-    sum_of_deltas = Answer()
-    for delta in deltas:
-        sum_of_deltas.add(delta)
-        assert getattr(delta, "text", "x")
-    assert whole == streamed.answer == sum_of_deltas
-    starts = [delta.index for delta in deltas if isinstance(delta, CallStart)]
-    assert starts == [delta.index for delta in deltas if isinstance(delta, CallEnd)] == [*range(len(starts))]
-    for call in whole.tool_calls:
-        assert call.name in ("f", "g", "a.b")
-        assert isinstance(json.loads(call.arguments), dict) if call.error is None else call.error
-    said = whole.content + "".join(call.name + call.arguments for call in whole.tool_calls)
-    assert Counter(re.findall("[A-Z]", said)) == Counter(re.findall("[A-Z]", text))
-    if not whole.tool_calls:
-        assert whole.content == text
-
-
 # Calls and what stands around them, with all that a reader may stumble over.
 words = st.lists(
     st.sampled_from(
-        ["a", "é", "👋", "\n", "'", '"', "\\", "'''", "{", "}", "[", ")", ",", "</tool_call>", "<|tool_call_end|>", "#"]
+        ["X", "é", "👋", "\n", "'", '"', "\\", "'''", "{", "}", "[", ")", ",", "</tool_call>", "<|tool_call_end|>", "#"]
     ),
     max_size=5,
 ).map("".join)
@@ -194,12 +82,73 @@ WRITERS = {
             + "\n]<|tool_call_end|>"
             for name, given in found
         ),
+        lambda found: "".join(
+            f"<|tool_call_start|>[{json.dumps({'name': name, 'arguments': given})}]<|tool_call_end|>"
+            for name, given in found
+        ),
     ],
 }
 
 
+# Pieces of calls. X, Y and Z are what nothing but a model's own words has.
+PIECES = {
+    "hermes": (
+        '<tool_call>¦</tool_call>¦{"name": "f", "arguments": ¦{"arguments": ¦"name": "g"¦"name": "ZZ"¦{"name": ¦'
+        '{"X": 1}¦"{\\"Y\\": 1}"¦null¦"X\\u00e9¦"Y"¦\\¦"¦{¦}¦}\n¦, ¦[¦]¦: ¦1¦.5e¦-¦true¦XYZ¦\n¦<tool_¦call>¦<'
+    ),
+    "qwen3_coder": (
+        "<tool_call>¦</tool_call>¦<function=f>¦<function=ZZ>¦<function=¦g>¦</function>¦<parameter=X>¦<parameter=¦Y>¦"
+        "</parameter>¦</para¦meter>¦XYZ¦1¦\n¦<¦>¦="
+    ),
+    "pythonic": (
+        "<|tool_call_start|>¦<|tool_call_end|>¦[¦]¦f(¦g(¦ZZ(¦a.b(¦()¦)¦, ¦X=¦Y=1¦Z='X'¦'¦\"¦'''¦\\¦[1, {'X': None}]¦{¦"
+        '}¦YZ¦-1.5¦\n¦ ¦<|tool¦_call_start|>¦<¦#¦{"name": "f", "arguments": '
+    ),
+}
+
+
+def without(text: str, gaps: list[tuple[int, int]]) -> str:
+    """A text that lacks some characters at some places."""
+    for start, length in gaps:
+        start %= len(text) + 1
+        text = text[:start] + text[start + length :]
+    return text
+
+
+def near(form: str) -> st.SearchStrategy[tuple[str, str]]:
+    """A format and a text of its calls, whole or in pieces, with gaps."""
+    whole = st.builds(lambda write, found: write(found), st.sampled_from(WRITERS[form]), calls)
+    parts = st.lists(st.sampled_from(PIECES[form].split("¦")) | whole, max_size=6).map("".join)
+    gaps = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 3)), max_size=2)
+    return st.tuples(st.just(form), st.builds(without, parts, gaps))
+
+
+@settings(deadline=None, max_examples=150)
+@given(case=st.sampled_from(list(FORMATS)).flatmap(near), places=cuts)
+def test_an_answer_cut_anywhere_is_the_same_and_its_deltas_add_up_to_it(
+    case: tuple[str, str], places: list[int]
+) -> None:
+    form, text = case
+    whole, streamed = read(form, text), reader(form)
+    deltas = [delta for piece in split(text, places) for delta in streamed.feed(piece)] + streamed.finish()
+    sum_of_deltas = Answer()
+    for delta in deltas:
+        sum_of_deltas.add(delta)
+        assert getattr(delta, "text", "x")
+    assert whole == streamed.answer == sum_of_deltas
+    starts = [delta.index for delta in deltas if isinstance(delta, CallStart)]
+    assert starts == [delta.index for delta in deltas if isinstance(delta, CallEnd)] == [*range(len(starts))]
+    for call in whole.tool_calls:
+        assert call.name in ("f", "g", "a.b")
+        assert isinstance(json.loads(call.arguments), dict) if call.error is None else call.error
+    said = whole.content + "".join(call.name + call.arguments for call in whole.tool_calls)
+    assert Counter(re.findall("[XYZ]", said)) == Counter(re.findall("[XYZ]", text))
+    if not whole.tool_calls:
+        assert whole.content == text
+
+
 @pytest.mark.parametrize(("form", "write"), [(form, write) for form in WRITERS for write in WRITERS[form]])
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(found=calls, texts=st.tuples(around, around, around), count=st.integers(0, 3))
 def test_calls_are_read_as_they_are_written(form: str, write: Any, found: Any, texts: Any, count: int) -> None:
     before, between, after = texts
@@ -224,6 +173,7 @@ MALFORMED = [
     (HERMES, '«{"name": "f", "arguments": {}}</tool', "", [("f", "{}")], None),
     (HERMES, '«{"name": "f", "argum', "", [("f", ', "argum')], ENDS),
     (HERMES, '«{"name": "f', '«{"name": "f', [], None),
+    (HERMES, '« { "name" : "f" , "arguments" : { "x" : [ 1 , 2 ] } } »', "", [("f", '{ "x" : [ 1 , 2 ] }')], None),
     (HERMES, '«{"name": "f"}»', "", [("f", "{}")], None),
     (HERMES, '«{"name": "f", "arguments": null}»', "", [("f", "{}")], None),
     (HERMES, "«{'name': 'f'}»", "«{'name': 'f'}»", [], None),
@@ -250,6 +200,8 @@ MALFORMED = [
     (PYTHONIC, "«[f(x=1), g(y='", "", [("f", '{"x": 1}'), ("g", "y='")], None),
     (PYTHONIC, "«[f(x=1), g", ", g", [("f", '{"x": 1}')], None),
     (PYTHONIC, "«[f(x=1)]<|tool", "", [("f", '{"x": 1}')], None),
+    (PYTHONIC, '«[{"name": "f"}, g()]»', "", [("f", "{}"), ("g", "{}")], None),
+    (PYTHONIC, '«[{"name": "f", "x": 1}, g()]»', "", [("f", ', "x": 1}, g()]')], "'x'"),
     (PYTHONIC, "«[]»", "«[]»", [], None),
     # names that are not offered
     (HERMES, '«{"name": "h", "arguments": {}}»', '«{"name": "h", "arguments": {}}»', [], None),
@@ -289,6 +241,10 @@ def test_any_name_may_be_called_where_no_tools_are_given_and_none_where_there_ar
     text = '<tool_call>{"name": "h", "arguments": {}}</tool_call>'
     assert read("hermes", text, None).tool_calls == [ToolCall("h", "{}")]
     assert read("hermes", text, []) == Answer(text)
+    nameless = text.replace("h", "")
+    assert read("hermes", nameless, None) == Answer(nameless)
+    nameless = "<|tool_call_start|>[()]<|tool_call_end|>"
+    assert read("pythonic", nameless, None) == Answer(nameless)
 
 
 def test_json_arguments_stream_as_they_grow_and_pythonic_ones_one_by_one() -> None:
@@ -361,7 +317,8 @@ def test_values_without_a_type_get_that_of_the_schema(name: str, written: str, v
 @pytest.mark.parametrize(
     ("source", "value"),
     [
-        ("'a\nb\r'", "a\nb\r"),
+        ("'a\nb'", "a\nb"),
+        ("'a\rb'", "a\rb"),
         ('''"""a "b"\nc"""''', 'a "b"\nc'),
         (r"'\d\n\x41\u00e9'", "\\d\nAé"),
         (r"'\ud83d\udc4b'", "👋"),
@@ -412,7 +369,7 @@ near_json = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 @given(text=near_json | st.recursive(st.none() | words, st.lists, max_leaves=4).map(json.dumps))
 def test_a_value_is_json_by_the_letter(text: str) -> None:
     from afmoe_mlx.messages import hermes
