@@ -42,6 +42,7 @@ class Constraint:
         """Tokens told so far."""
         self._tokens: list[int] = []
         self._repeats = [0] * LONGEST_PERIOD  # of the last tokens, how many in a row are those 1, 2, … before them
+        self._patience = CIRCLES
         self.is_cut = False
         """Whether `forced` has brought the answer to its end because its limit was near."""
         self._limit = 0  # tokens that were left at first
@@ -69,11 +70,8 @@ class Constraint:
             return list(self._ends) if len(self._ends) == 1 else []
         if found := self._matcher.compute_ff_tokens():
             return found
-        if max(self._repeats) >= CIRCLES:
-            self._repeats = [0] * LONGEST_PERIOD
-            end = self._short_end(LONGEST_END)
-            if end and end[0] in (*self._between, *self._within[:1]):
-                return end[:1]
+        if part := self._way_out():
+            return part
         if left is None:
             return []
         if self._look_at is not None and left > self._look_at:
@@ -85,6 +83,20 @@ class Constraint:
         self._look_at = left - max(1, (slack if end else left // 4) // 2)
         self.is_cut = bool(end) and slack <= 0
         return end if self.is_cut else []
+
+    def _way_out(self) -> list[int]:
+        """Where a part goes round in circles, the tokens that end it; more than one, as of a pattern, after a while."""
+        circling = max(self._repeats)
+        if circling < self._patience:
+            return []
+        ends = {*self._between, self._within[0]}
+        way = self._short_end(LONGEST_END)
+        part = way[: 1 + next((i for i, token in enumerate(way) if token in ends), -1)]
+        if len(part) > 1 and circling < 2 * CIRCLES:
+            self._patience = 2 * CIRCLES
+            return []
+        self._repeats, self._patience = [0] * LONGEST_PERIOD, CIRCLES
+        return part
 
     def _short_end(self, most: int) -> list[int]:
         """Tokens that end the answer, `most` at most; [] where it is complete, or where none were found."""
