@@ -136,6 +136,12 @@ class _Printer(AnswerPrinter):
     def show(self, deltas: Iterable[Delta]) -> None:
         super().show(delta for delta in deltas if not self._is_for_others(delta))
 
+    def end(self) -> None:
+        if self._is_made and self._last_out == "\n":
+            self._end_reasoning()  # a line of its own for no text would come before the answer
+        else:
+            super().end()
+
     def _is_for_others(self, delta: Delta) -> bool:
         if isinstance(delta, CallStart):
             tool = self._toolbox.get(delta.name)

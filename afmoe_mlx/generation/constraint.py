@@ -138,7 +138,8 @@ class Constraint:
 
     def _check(self) -> None:
         if error := self._matcher.get_error():
-            raise InputError(f"the constraint cannot be followed: {' '.join(error.split())}")
+            reason = " ".join(error.partition("<state>")[0].split())  # what follows is the library's state
+            raise InputError(f"the constraint cannot be followed ({reason}): expected a simpler one")
 
 
 def _untried(allowed: bytes, tried: Set[int]) -> int:
