@@ -64,7 +64,7 @@ class PrintedBatch:
         """A line on stderr: how much was done, and how fast."""
         stats = self._batch.stats
         note(
-            f"{self._done} answers: {stats.prompt_tokens} tokens of prompts, {stats.generation_tokens} of answers, "
+            f"{self._done} answer{'' if self._done == 1 else 's'}: {stats.prompt_tokens} tokens of prompts, {stats.generation_tokens} of answers, "
             f"{stats.generation_tps:.1f} tokens/s"
         )
 

@@ -62,7 +62,7 @@ def in_words(schema: Schema, reason: str) -> str:
         return (
             f"a reference to {outside[1]!r} cannot be followed: expected one to a part of the schema, as in #/$defs/a"
         )
-    return f"{reason}: expected a JSON schema"
+    return f"{reason}: expected a {'smaller one' if reason == 'schema too large' else 'JSON schema'}"
 
 
 def _schemas(schema: Any, path: str = "$") -> Iterator[tuple[str, Schema]]:

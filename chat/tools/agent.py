@@ -46,12 +46,15 @@ class Agent:
 
     def __init__(self, toolbox: Toolbox, permissions: Permissions, person: Person) -> None:
         self.toolbox, self.permissions, self.person = toolbox, permissions, person
+        self.is_stopped = False
+        """Whether the last turn has ended because a call was stopped."""
 
     def finish_turn(self, conversation: Conversation, go_on: Callable[[], object]) -> bool:
         """Answer the last answer's calls, then those of each that `go_on` makes; False if too many came.
 
         Calls that were not answered, as the person ended the turn, are still open then.
         """
+        self.is_stopped = False
         for _ in range(MOST_ROUNDS):
             if not conversation.open_calls or not self._answer_calls(conversation):
                 return True
@@ -68,6 +71,7 @@ class Agent:
             except KeyboardInterrupt:
                 conversation.add_result(call, failure(STOPPED).text)
                 self.person.show_result(failure(STOPPED))
+                self.is_stopped = True
                 return False
             if result is None:
                 return False

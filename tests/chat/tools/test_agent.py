@@ -81,6 +81,10 @@ def test_ctrl_c_stops_the_call_and_not_the_chat(talk: Callable[..., Talk]) -> No
     found = talk("go", "no", conversation=conversation, toolbox=toolbox(give, files=["read"]), asked=["o"])
     assert results(found) == ["error: the user stopped this call", NOT_MADE]
     assert found.said[-1] == "I see."
+    stopped = talk(
+        "go", conversation=FakeConversation([called("read")]), toolbox=toolbox(give, files=["read"]), asked=["o"]
+    )
+    assert (stopped.chat.agent.is_stopped, found.chat.agent.is_stopped) == (True, False)
 
 
 def test_a_malformed_call_goes_back_to_the_model_and_is_never_made(talk: Callable[..., Talk]) -> None:
