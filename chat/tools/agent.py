@@ -96,8 +96,19 @@ class Agent:
         self.permissions.note(tool, choice)
         if choice in REFUSALS:
             return failure(REFUSALS[choice])
+        try:
+            arguments = _arguments(call)
+        except ValueError as error:
+            return failure(f"these arguments cannot be sent: {error}")
         with self.person.waiting(tool):
-            return _with_room(self.toolbox.call(tool, json.loads(call.arguments)), conversation)
+            return _with_room(self.toolbox.call(tool, arguments), conversation)
+
+
+def _arguments(call: Call) -> Any:
+    """A call's arguments; ValueError for what JSON can say and a server cannot be sent, such as a number too large."""
+    arguments = json.loads(call.arguments)
+    json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+    return arguments
 
 
 def _with_room(result: ToolResult, conversation: Conversation) -> ToolResult:
