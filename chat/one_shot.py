@@ -75,7 +75,7 @@ def answer(
         write_json(told)
     elif not found[-1].is_interrupted:
         tell_cut_off(found[-1], context=conversation.context_limit)
-    return 130 if found[-1].is_interrupted else 0
+    return 130 if found[-1].is_interrupted or agent.is_stopped else 0
 
 
 def _received(conversation: Conversation, begin: Begin, printer: AnswerPrinter | None) -> Answer:
@@ -131,10 +131,20 @@ class _Printer(AnswerPrinter):
     def __init__(self, toolbox: Toolbox) -> None:
         super().__init__()
         self._toolbox = toolbox
-        self._is_made = False
+        self._is_made = self._has_text = False
+
+    def _write(self, text: str) -> None:
+        self._has_text = True
+        super()._write(text)
 
     def show(self, deltas: Iterable[Delta]) -> None:
         super().show(delta for delta in deltas if not self._is_for_others(delta))
+
+    def end(self) -> None:
+        if self._is_made and not self._has_text:
+            self._end_reasoning()  # an empty line would stand before the answer
+        else:
+            super().end()
 
     def _is_for_others(self, delta: Delta) -> bool:
         if isinstance(delta, CallStart):

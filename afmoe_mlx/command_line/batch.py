@@ -62,9 +62,9 @@ class PrintedBatch:
 
     def tell(self) -> None:
         """A line on stderr: how much was done, and how fast."""
-        stats = self._batch.stats
+        stats, answers = self._batch.stats, "1 answer" if self._done == 1 else f"{self._done} answers"
         note(
-            f"{self._done} answers: {stats.prompt_tokens} tokens of prompts, {stats.generation_tokens} of answers, "
+            f"{answers}: {stats.prompt_tokens} tokens of prompts, {stats.generation_tokens} of answers, "
             f"{stats.generation_tps:.1f} tokens/s"
         )
 

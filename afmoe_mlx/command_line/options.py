@@ -36,7 +36,10 @@ Model = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", is_eager=True, callback=_take_preset, help="Take options from [presets.NAME] in config.toml."
+        metavar="NAME",
+        is_eager=True,
+        callback=_take_preset,
+        help="Take options from the table presets.NAME in config.toml.",
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]

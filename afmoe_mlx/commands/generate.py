@@ -47,6 +47,7 @@ def run(request: GenerateRequest) -> int:
     choice: dict[str, Any] = {"tools": tools, "tool_choice": tool_choice(request.tool_choice)}
     options: dict[str, Any] = request.stream_options | (choice if request.tool_choice else {})
     check_options(**options)
+    tools = None if request.tool_choice == "none" else tools
     lines = None if request.prompts is None else read_prompts(request.prompts)
     text = read_stdin() if request.prompt == "-" else request.prompt or ""
     check_length(text, name, revision=request.revision)
@@ -120,7 +121,9 @@ def _begun(
     line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest, variables: Mapping[str, Any]
 ) -> tuple[list[int], Answer]:
     """The prompt of a line, and its answer, which may have begun there."""
-    tools, messages = line.options.get("tools", variables["tools"]), _messages_of(line, tokenizer, request)
+    is_none = line.options.get("tool_choice") == "none"
+    tools = None if is_none else line.options.get("tools", variables["tools"])
+    messages = _messages_of(line, tokenizer, request)
     if tools is not None:
         if messages is None:
             raise InputError("tools need a chat template: this model has none in use")

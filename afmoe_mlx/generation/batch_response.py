@@ -120,6 +120,8 @@ def _each(
         _check_length("max_tokens", max_tokens, len(prompts))
         own = [{"max_tokens": limit} for limit in max_tokens]
     if each is not None:
+        if not isinstance(each, Sequence) or not all(isinstance(more, Mapping) for more in each):
+            raise InputError(f"each is {reprlib.repr(each)}: expected a list of options by name, as in [{{'seed': 1}}]")
         _check_length("each", each, len(prompts))
         own = [options | dict(more) for options, more in zip(own, each, strict=True)]
     return list(zip(prompts, own, strict=True))

@@ -1,5 +1,6 @@
 """What may come next in one answer, by a grammar: what stands between its tokens and the library llguidance."""
 
+import re
 from collections.abc import Set
 
 import mlx.core as mx
@@ -150,7 +151,9 @@ class Constraint:
 
     def _check(self) -> None:
         if error := self._matcher.get_error():
-            raise InputError(f"the constraint cannot be followed: {' '.join(error.split())}")
+            # what comes after these is the library's state, or all tokens that there are
+            reason = " ".join(re.split("<state>|; following special tokens", error)[0].split())
+            raise InputError(f"the constraint cannot be followed: {reason}: expected another one, or a simpler one")
 
 
 def _untried(allowed: bytes, tried: Set[int]) -> int:

@@ -1,6 +1,7 @@
 """The options that constrain an answer, and the grammar that they make: what the library llguidance is handed."""
 
 import json
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -50,6 +51,10 @@ class ConstraintOptions:
         for name in ("regex", "grammar"):
             if not isinstance(value := getattr(self, name), str | None):
                 raise InputError(f"{name} is {reprlib.repr(value)}: expected text")
+            if any("\ud800" <= character <= "\udfff" for character in value or ""):
+                raise InputError(f"{name} has a lone surrogate (damaged UTF-8): expected text")
+        if (len(self.regex or "") - len((self.regex or "").rstrip("\\"))) % 2:  # the library would leave it out
+            raise InputError("regex: it ends in a backslash that escapes nothing: expected \\\\ for one itself")
         if self.json_schema is not None:
             object.__setattr__(self, "json_schema", schemas.parse_schema(self.json_schema))
         for name, schema in self._called.items():
@@ -153,9 +158,11 @@ class ConstraintOptions:
             return offered
         function = self.tool_choice.get("function") if isinstance(self.tool_choice, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
-        if name not in offered:
-            expected = "auto, none, required or a function by the name of a tool"
-            raise InputError(f"tool_choice is {reprlib.repr(self.tool_choice)}: expected {expected}")
+        if not isinstance(name, str) or name not in offered:
+            found = name if isinstance(name, str) else self.tool_choice
+            there = ", ".join(offered) or "there are none"
+            expected = f"auto, none, required or a function by the name of a tool ({there})"
+            raise InputError(f"tool_choice is {reprlib.repr(found)}: expected {expected}")
         return {name: offered[name]}
 
 
@@ -169,12 +176,34 @@ def _validated(name: str, rules: Mapping[str, Any], schema: Mapping[str, Any] | 
     one."""
     from llguidance import LLMatcher
 
-    is_wrong, messages = LLMatcher.validate_grammar_with_warnings(_serialized(rules))
+    grammar = _serialized(rules)
+    is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     if is_wrong:
         lines = [line.strip() for line in messages[0].splitlines()]
         reason = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
-        raise InputError(name + (reason if schema is None else schemas.in_words(schema, reason)))
+        raise InputError(name + _in_words(reason, schema))
+    if schema is None and _is_empty(grammar):
+        raise InputError(f"{name}nothing can satisfy it: expected a form that some text has")
     return messages
+
+
+def _is_empty(grammar: str) -> bool:
+    """Whether a grammar allows no text, as far as its first byte tells; its tokens are a model's matter."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0)
+    if not matcher.is_error():
+        matcher.compute_logit_bias()
+    return matcher.get_error().startswith("NoExtensionBias")
+
+
+def _in_words(reason: str, schema: Mapping[str, Any] | None) -> str:
+    """What llguidance finds wrong, with what to do."""
+    if re.search("look-?around", reason):
+        return r"lookarounds, such as \b, (?=…) or ^ and $ within, cannot be enforced: leave them out"
+    if schema is not None:
+        return schemas.in_words(schema, reason)
+    return f"{reason}: expected llguidance's syntax, for patterns that of Rust's crate regex"
 
 
 def _serialized(*grammars: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -250,7 +250,8 @@ class StoppingOptions:
         if self.reasoning_budget is not None:
             check_count("reasoning_budget", self.reasoning_budget, least=0)
         StopStrings(self.stop)
-        if isinstance(self.extra_eos_token, str) or not all(isinstance(token, str) for token in self.extra_eos_token):
+        tokens = self.extra_eos_token
+        if not isinstance(tokens, Iterable) or isinstance(tokens, str) or not all(isinstance(t, str) for t in tokens):
             raise InputError(f"extra_eos_token is {reprlib.repr(self.extra_eos_token)}, expected a list of strings")
 
     @classmethod

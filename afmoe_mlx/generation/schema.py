@@ -29,6 +29,12 @@ def parse_schema(schema: Any) -> dict[str, Any]:
             raise InputError(f'json_schema is no JSON ({error}): expected an object such as {{"type": …}}') from None
     if not isinstance(schema, Mapping):
         raise InputError(f'json_schema is {reprlib.repr(schema)}: expected an object such as {{"type": …}}')
+    try:
+        json.dumps(dict(schema), ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise InputError("json_schema has a lone surrogate (damaged UTF-8): expected text") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"json_schema holds what is not JSON ({error}): expected JSON's values alone") from None
     return dict(schema)
 
 
@@ -52,7 +58,11 @@ def in_words(schema: Schema, reason: str) -> str:
         return f"format {name[1]!r} at {path} cannot be enforced: leave it out"
     if reason.startswith("Unsatisfiable schema: "):
         return f"nothing can satisfy it: {reason.removeprefix('Unsatisfiable schema: ')}"
-    return reason
+    if outside := re.match(r"Resource '(.*)' is not present", reason):
+        return (
+            f"a reference to {outside[1]!r} cannot be followed: expected one to a part of the schema, as in #/$defs/a"
+        )
+    return f"{reason}: expected a {'smaller one' if reason == 'schema too large' else 'JSON schema'}"
 
 
 def _schemas(schema: Any, path: str = "$") -> Iterator[tuple[str, Schema]]:

@@ -1,7 +1,7 @@
 """Stop strings: an answer's text ends at one, however it straddles the pieces that the text comes in."""
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..errors import InputError
 
@@ -17,6 +17,8 @@ class StopStrings:
     def __init__(self, stop: Sequence[str]) -> None:
         if isinstance(stop, str):
             raise InputError(f"stop is the string {reprlib.repr(stop)}, expected a list of strings")
+        if not isinstance(stop, Iterable):
+            raise InputError(f"stop is {reprlib.repr(stop)}, expected a list of strings")
         for entry in stop:
             if not isinstance(entry, str) or not entry:
                 raise InputError(f"a stop string is {reprlib.repr(entry)}, expected text that is not empty")

@@ -265,7 +265,8 @@ def check_options(
     if prompt_lookup is not None and prompt_lookup is not True:
         check_count("prompt_lookup", prompt_lookup)
     if unknown := answer.keys() - {*SAMPLING, *STOPPING, *CONSTRAINT}:
-        raise OptionError(f"stream_generate() has no option {sorted(unknown)[0]!r}")
+        found = f"no option {sorted(unknown)[0]!r} of an answer"
+        raise OptionError(f"{found}: expected those such as max_tokens or temperature")
     SamplingOptions.from_generation_config({}, **{name: answer.get(name) for name in SAMPLING})
     StoppingOptions.from_generation_config({}, **{name: answer.get(name) for name in STOPPING})
     ConstraintOptions.of(answer)

@@ -58,9 +58,12 @@ class ChatTemplate:
         instead of "content". `variables` are what else the template sees. TokenizerError carries the template's own
         message where it refuses the conversation.
         """
-        chat = _chat(messages)
-        schemas = None if tools is None else _schemas(tools)
-        extra = {"documents": None, **_plain(variables or {}, "template variables")}
+        try:
+            chat = _chat(messages)
+            schemas = None if tools is None else _schemas(tools)
+            extra = {"documents": None, **_plain(variables or {}, "template variables")}
+        except RecursionError:
+            raise TokenizerError("the conversation or its tools are nested too deeply: expected them flatter") from None
         field = "content" if continue_final_message is True else continue_final_message or None
         opened = None if field is None else self._open_final_message(chat, field)
         try:

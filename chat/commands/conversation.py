@@ -114,7 +114,8 @@ def model(chat: Chat, argument: str) -> None:
     except FitError as error:
         hint = "beside the one in use; `afmoe-mlx chat --resume --model NAME` goes on with another alone"
         raise FitError(f"{error} ({hint})") from None
-    before, left = chat.conversation.store, chat.conversation.options.keys() - engine.options.keys()
+    given = {name for name, value in chat.conversation.options.items() if value is not None}
+    before, left = chat.conversation.store, given - engine.options.keys()
     chat.conversation.switch(engine.model, engine.tokenizer, engine.options, engine.store)
     chat.model_name = engine.name
     if before is not None:

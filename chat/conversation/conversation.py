@@ -135,9 +135,10 @@ class Conversation:
         self.tokenizer.check_length(messages[-1]["content"], self.context_limit)
         prompt = self._prompts.prompt(messages)
         if (room := self.context_limit - len(prompt.tokens)) <= 0:
+            fewer = ", offer fewer tools" if self.tools else ""
             raise ContextFullError(
                 f"the conversation would have {len(prompt.tokens):,} tokens: expected fewer than "
-                f"{self.context_limit:,}, the context: shorten the message, drop the oldest turns or begin anew"
+                f"{self.context_limit:,}, the context: shorten the message, drop the oldest turns{fewer} or begin anew"
             )
         limit = settings.max_tokens(self.options, self.tokenizer.generation_config)
         options = self.options | {"max_tokens": room if limit == NO_LIMIT else min(limit, room)}

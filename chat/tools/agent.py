@@ -46,12 +46,15 @@ class Agent:
 
     def __init__(self, toolbox: Toolbox, permissions: Permissions, person: Person) -> None:
         self.toolbox, self.permissions, self.person = toolbox, permissions, person
+        self.is_stopped = False
+        """Whether the last turn has ended because a call was stopped."""
 
     def finish_turn(self, conversation: Conversation, go_on: Callable[[], object]) -> bool:
         """Answer the last answer's calls, then those of each that `go_on` makes; False if too many came.
 
         Calls that were not answered, as the person ended the turn, are still open then.
         """
+        self.is_stopped = False
         for _ in range(MOST_ROUNDS):
             if not conversation.open_calls or not self._answer_calls(conversation):
                 return True
@@ -68,6 +71,7 @@ class Agent:
             except KeyboardInterrupt:
                 conversation.add_result(call, failure(STOPPED).text)
                 self.person.show_result(failure(STOPPED))
+                self.is_stopped = True
                 return False
             if result is None:
                 return False
@@ -92,8 +96,19 @@ class Agent:
         self.permissions.note(tool, choice)
         if choice in REFUSALS:
             return failure(REFUSALS[choice])
+        try:
+            arguments = _arguments(call)
+        except ValueError as error:
+            return failure(f"these arguments cannot be sent: {error}")
         with self.person.waiting(tool):
-            return _with_room(self.toolbox.call(tool, json.loads(call.arguments)), conversation)
+            return _with_room(self.toolbox.call(tool, arguments), conversation)
+
+
+def _arguments(call: Call) -> Any:
+    """A call's arguments; ValueError for what JSON can say and a server cannot be sent, such as a number too large."""
+    arguments = json.loads(call.arguments)
+    json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+    return arguments
 
 
 def _with_room(result: ToolResult, conversation: Conversation) -> ToolResult:

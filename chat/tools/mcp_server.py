@@ -47,10 +47,10 @@ class McpServer:
                 self._client = client
                 started.set()
                 await asyncio.Event().wait()
-        except TimeoutError:
-            self.trouble = f"it did not answer within {seconds:g} s of its start{self._last_words()}"
         except Exception as error:  # whatever a server does is its own trouble
-            self.trouble = f"{_reason(error)}{self._last_words()}"
+            is_late = isinstance(_first(error), TimeoutError)
+            reason = f"it did not answer within {seconds:g} s of its start" if is_late else _reason(error)
+            self.trouble = f"{reason}{self._last_words()}"
         finally:
             started.set()
 
@@ -99,14 +99,25 @@ async def _tools(client: "Client") -> "tuple[Tool, ...]":
 
 def _reason(error: BaseException) -> str:
     """An error in a line, the first of those that failed together."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    from pydantic import ValidationError
+
+    error = _first(error)
+    if isinstance(error, ValidationError):
+        wrong = error.errors()[0]
+        return _line(f"it answered what MCP does not have: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}")
     if isinstance(error, FileNotFoundError):
         return _line(f"there is no {error.filename}")
     if _is_end(error):
         return "it has ended"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return _line(words or type(error).__name__)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first of errors that came together."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _is_end(error: BaseException) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.terminal import printable
 
+EXPECTED = '{"mcpServers": {"NAME": {"command": …}}}'
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -37,23 +39,25 @@ def read_servers(path: str) -> list[ServerConfig]:
     try:
         found = json.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"{shown}: cannot be read: {error.strerror or error}") from None
+        raise InputError(f"{shown}: cannot be read ({error.strerror or error}): expected a file") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{shown} is no JSON: {error}") from None
+        raise InputError(f"{shown} is no JSON ({error}): expected {EXPECTED}") from None
     servers = found.get("mcpServers") if isinstance(found, dict) else None
     if not isinstance(servers, dict):
-        raise InputError(f'{shown} names no MCP servers: expected {{"mcpServers": {{"NAME": {{"command": …}}}}}}')
+        raise InputError(f"{shown} names no MCP servers: expected {EXPECTED}")
     configs = [
-        _server(name, entry, f"{shown}: mcpServers.{printable(name)}")
+        _server(name, entry, f"{shown}: mcpServers.{printable(' '.join(name.split()))}")
         for name, entry in servers.items()
         if not (isinstance(entry, dict) and entry.get("disabled") is True)
     ]
     if not configs:
-        raise InputError(f"{shown} names no MCP server that is not disabled")
+        raise InputError(f"{shown} names no MCP server that is not disabled: expected {EXPECTED}")
     return configs
 
 
 def _server(name: str, entry: Any, where: str) -> ServerConfig:
+    if not name or len(name.splitlines()) > 1:
+        raise InputError(f"{where}: expected a name for the server, in one line")
     if not isinstance(entry, dict):
         raise InputError(f'{where}: expected an object, as in {{"command": "uvx", "args": ["mcp-server-time"]}}')
     if "command" not in entry and "url" in entry:

@@ -16,6 +16,7 @@ from afmoe_mlx import generate, load
 from afmoe_mlx.cli import app
 from afmoe_mlx.messages.reasoning import split_thinking
 from helpers.conversations import OPENING
+from helpers.mcp_server import misbehaving
 from helpers.pseudo_terminal import PseudoTerminal
 from helpers.scripted import scripted_folder
 from helpers.tiny import tiny_folder
@@ -209,6 +210,15 @@ def test_a_real_servers_tools_are_called_as_far_as_they_are_permitted(tmp_path: 
         "  error: the user does not allow this tool: do not call it again\n",
     )
     assert [words for words in wanted if words not in result.stderr] == []
+
+
+def test_nothing_but_the_answer_is_on_stdout_where_calls_came_before_it(tmp_path: Path) -> None:
+    pytest.importorskip("mcp", reason="needs the extra mcp")
+    folder = scripted_folder(tmp_path / "model", [called("echo"), "Done."])
+    server = misbehaving("one")
+    file = servers(tmp_path, one={"command": server.command, "args": server.args})
+    told = chat("hello", "--model", str(folder), "--mcp", file)
+    assert (told.exit_code, told.stdout) == (0, "Done.\n")
 
 
 def test_calls_of_a_files_tools_are_the_answer(tmp_path: Path) -> None:

@@ -68,4 +68,19 @@ def test_a_tool_is_called_that_was_chosen(tmp_path: Path) -> None:
     found = json.loads(run(*options, "--tool-choice", "second").out)
     assert [(call["name"], call["arguments"]) for call in found["tool_calls"]] == [("second", '{"n": 7}')]
     assert found["violation"] is None
-    assert "tool_choice is {" in run(*options, "--tool-choice", "third").err
+    assert "tool_choice is 'third': expected" in run(*options, "--tool-choice", "third").err
+
+
+def test_a_choice_of_none_offers_no_tools(tmp_path: Path) -> None:
+    from helpers.tiny import tiny_folder
+
+    folder, tools = str(tiny_folder(tmp_path / "m", template="{{ tools }}<tool_call>")), tmp_path / "tools.json"
+    tools.write_text(json.dumps([{"name": "first"}]))
+    lines = ({"prompt": "x", "tools": [{"name": "first"}], "tool_choice": choice} for choice in ("auto", "none"))
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = ["generate", "--model", folder, "--json", "-m", "1"]
+    choices = [run(*options, "-p", "x", "--tools", str(tools), "--tool-choice", each).out for each in ("auto", "none")]
+    several = run(*options, "--prompts", str(tmp_path / "lines.jsonl")).out.splitlines()
+    for found in (choices, sorted(several, key=lambda line: json.loads(line)["index"])):
+        offered, none = (json.loads(line)["prompt_tokens"] for line in found)
+        assert none < offered

@@ -82,7 +82,7 @@ def test_a_line_may_offer_tools_of_its_own_and_begin_its_answer(tmp_path: Path) 
         ({"prompt": "x", "messages": []}, "line 2: both prompt and messages"),
         ({"prompt": 5}, "line 2: prompt is no text"),
         ({"messages": [{"content": "x"}]}, "line 2: messages is no list of messages with a role"),
-        ({"prompt": "x", "temprature": 1}, "line 2: .*no option 'temprature'"),
+        ({"prompt": "x", "temprature": 1}, "line 2: .*no option .temprature."),
         ({"prompt": "x", "top_p": 3}, "line 2: top_p is 3"),
         ({"prompt": "x", "cache": 3}, "line 2: .*no option 'cache'"),
         ({"prompt": "x", "tools": {}}, "line 2: tools are of type dict"),

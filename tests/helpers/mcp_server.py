@@ -1,6 +1,7 @@
 """A small MCP server that misbehaves when told to: the protocol by hand, so that it starts at once.
 
-`python mcp_server.py hang|die|garbage` misbehaves at its start, and with `stay` at its end. Its tools say what they do.
+`python mcp_server.py hang|die|garbage|mute|lie` misbehaves at its start, and with `stay` at its end. Its tools say what
+they do.
 """
 
 import json
@@ -93,6 +94,10 @@ def answer(message: dict[str, Any]) -> None:
                 "result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info},
             }
         )
+    elif method == "tools/list" and sys.argv[1:] == ["mute"]:
+        pass
+    elif method == "tools/list" and sys.argv[1:] == ["lie"]:
+        send({"id": message["id"], "result": {"tools": [{"name": "no schema\x1b[31m"}]}})
     elif method == "tools/list":  # a page at a time
         at = int(params.get("cursor") or 0)
         page = list(TOOLS.items())[at : at + 8]

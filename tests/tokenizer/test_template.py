@@ -137,6 +137,15 @@ def test_tools_must_be_schemas(tools: Any) -> None:
     assert "JSON schema" in refusal(CHATML, tools=tools)
 
 
+def test_what_is_nested_without_end_is_refused_in_a_line() -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(900):
+        nested = {"properties": {"a": nested}}
+    call = {"function": {"name": "f", "arguments": nested}}
+    assert "nested too deeply" in refusal(CHATML, tools=[nested])
+    assert "nested too deeply" in refusal(CHATML, [{"role": "assistant", "content": "", "tool_calls": [call]}])
+
+
 def test_a_tokenizer_without_a_template_says_so() -> None:
     tokenizer = tokenizer_with(None)
     assert tokenizer.chat_template is None

@@ -213,7 +213,10 @@ class GenerateRequest(AnswerRequest):
     tools: Tools = None
     tool_choice: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Have this tool called; required: any of them, or several; auto, none."),
+        typer.Option(
+            metavar="NAME",
+            help="Have this tool called; required: one or several of any; auto: as the model likes; none: offer none.",
+        ),
     ] = None
     prompt_cache_file: Annotated[
         str | None,

@@ -102,6 +102,8 @@ def test_a_bias_is_of_a_token_that_there_is_and_does_not_outlive_its_model(talk:
     assert "logit_bias is 7=1 (set)" in found.shown
     assert "logit_bias is not kept" in found.shown
     assert "logit_bias is none (default)" in found.shown
+    unset = FakeConversation([], options={"logit_bias": None})
+    assert "logit_bias" not in talk("/model new", conversation=unset, source=source).shown
 
 
 def test_think_show_gives_the_last_reasoning_and_keeps_the_next(talk: Callable[..., Talk]) -> None:

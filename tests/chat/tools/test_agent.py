@@ -81,6 +81,20 @@ def test_ctrl_c_stops_the_call_and_not_the_chat(talk: Callable[..., Talk]) -> No
     found = talk("go", "no", conversation=conversation, toolbox=toolbox(give, files=["read"]), asked=["o"])
     assert results(found) == ["error: the user stopped this call", NOT_MADE]
     assert found.said[-1] == "I see."
+    stopped = talk(
+        "go", conversation=FakeConversation([called("read")]), toolbox=toolbox(give, files=["read"]), asked=["o"]
+    )
+    assert (stopped.chat.agent.is_stopped, found.chat.agent.is_stopped) == (True, False)
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "1e999", '"\\ud800"'], ids=["digits", "infinite", "surrogate"])
+def test_arguments_that_cannot_be_sent_are_an_error_for_the_model(talk: Callable[..., Talk], value: str) -> None:
+    box = toolbox(files=["read"])
+    conversation = FakeConversation([called("read", f'{{"a": {value}}}'), "Sorry."])
+    found = talk("go", conversation=conversation, toolbox=box, asked=["o"])
+    assert box.client.calls == []
+    assert results(found)[0].startswith("error: these arguments cannot be sent: ")
+    assert found.said[-1] == "Sorry."
 
 
 def test_a_malformed_call_goes_back_to_the_model_and_is_never_made(talk: Callable[..., Talk]) -> None:

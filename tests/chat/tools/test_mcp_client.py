@@ -25,6 +25,7 @@ def client() -> Iterator[McpClient]:
         misbehaving("good", "garbage", env={"KEY": "v"}, cwd="/"),
         misbehaving("dies"),
         misbehaving("dies-early", "die"),
+        misbehaving("lies", "lie"),
         ServerConfig("absent", "/no/such/program\x1b[2J"),
         ServerConfig("far", refusal="at an address"),
     ]
@@ -41,6 +42,7 @@ def test_each_server_that_does_not_start_has_its_trouble_in_a_line_and_the_other
         "good": "",
         "dies": "",
         "dies-early": "it has ended (no key: set KEY)",
+        "lies": "it answered what MCP does not have: tools.0.inputSchema: Field required",
         "absent": r"there is no /no/such/program\x1b[2J",
         "far": "at an address",
     }
@@ -75,9 +77,10 @@ def test_a_server_sees_its_own_variables_and_few_of_ours(client: McpClient) -> N
 
 
 def test_a_server_that_hangs_at_its_start_is_given_up(client: McpClient) -> None:
-    with McpClient([misbehaving("hung", "hang")], start_seconds=0.2) as other:
+    with McpClient([misbehaving("hung", "hang"), misbehaving("mute", "mute")], start_seconds=0.4) as other:
         other.wait()
-        assert other.servers["hung"].trouble == "it did not answer within 0.2 s of its start"
+        for server in other.servers.values():
+            assert server.trouble == "it did not answer within 0.4 s of its start"
         assert other.call("hung", "echo", {}).is_error
 
 
