@@ -81,8 +81,8 @@ class BatchEngine:
             )
         prompt = as_token_ids(tokens, "the prompt is not")
         room = room_after(self.model, prompt, self.model.make_cache())
-        request = Request(prompt, min(limit, room), frozenset(ends), choose, cache=cache, has_cache=cache is not None)
-        request.ahead = ahead
+        limit, ends, has_cache = min(limit, room), frozenset(ends), cache is not None
+        request = Request(prompt, limit, ends, choose, cache=cache, has_cache=has_cache, ahead=ahead)
         self._prompts.waiting.append(request)
         return request
 
@@ -119,7 +119,7 @@ class BatchEngine:
         return sum(cache.nbytes for cache in caches if cache is not None)
 
     def step(self) -> list[Event]:
-        """The next token of every row, or several of one that is alone, and as much of the waiting prompts as the budget allows.
+        """The next token of every row, or several of one that is alone; as much of the prompts as the budget allows.
 
         There may be no event while prompts are read. Where the model or the sampler itself fails, all rows do, and the
         engine goes on with what waits.
@@ -173,7 +173,10 @@ class BatchEngine:
     def _run_ahead(self, ahead: Ahead, pending: Pending) -> list[Event]:
         """Hand out the pending token and the guesses after it that were right; none if none were made."""
         (row,), (cache,) = pending.rows, self._groups
-        found = ahead.run(row, cache, pending.tokens)
+        try:
+            found = ahead.run(row, cache, pending.tokens)
+        except Exception as error:
+            return self._hand_out(pending) + self._fail_rows(error)
         if not found:
             return []
         drawn = [Pending([row], mx.array([token], pending.tokens.dtype), logprobs[None]) for token, logprobs in found]

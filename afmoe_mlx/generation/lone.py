@@ -33,7 +33,9 @@ class LoneRow(SpeculativeDecoder):
         choose = Chooser(choice.sampler, choice.processors, ())
         # cache and limit are those of the row at each step
         super().__init__(model, model.make_cache(), choose, drafter, limit=0, tally=tally, clock=clock)
-        self._known = -1  # tokens of the answer that the drafter has been told; -1: not the prompt either
+        self._known: int | None = (
+            None  # tokens of the answer that the drafter has been told; None: not the prompt either
+        )
 
     def run(self, row: Request, cache: Cache, token: mx.array) -> list[Drawn]:
         self._lap()
@@ -59,13 +61,12 @@ class LoneRow(SpeculativeDecoder):
 
     def _meet(self, row: Request) -> None:
         """Tell the drafter what is new; after company it catches up as with a prompt, not on the account."""
-        new = len(row.answer) - self._known
-        if self._known < 0:
+        known, self._known = self._known, len(row.answer)
+        if known is None:
             self._drafter.begin(row.tokens)
         else:
-            self._drafter.extend(row.answer[self._known :])
-        self._known = len(row.answer)
-        if new > 1:
+            self._drafter.extend(row.answer[known:])
+        if known is None or known < len(row.answer) - 1:
             self._catch_up()
             self._lap()
 
@@ -74,5 +75,7 @@ class LoneRow(SpeculativeDecoder):
         return self._propose(count)
 
     def _tell(self, tokens: list[int]) -> None:
+        """Tell the drafter tokens that are about to be handed out."""
+        assert self._known is not None
         self._drafter.extend(tokens)
         self._known += len(tokens)
