@@ -193,8 +193,8 @@ class BatchAnswers:
     def step(self) -> list[tuple[BatchAnswer, GenerationChunk | Exception]]:
         """The next chunk of every answer that is being written, or what ended it: an error that is its alone.
 
-        There may be several, one after the other, of an answer that is alone and was guessed right, and none while prompts
-        are read.
+        There may be several, one after the other, of an answer that is alone and was guessed right, and none while
+        prompts are read.
         """
         began = time.perf_counter()
         events = self._engine.step()
