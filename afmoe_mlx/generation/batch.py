@@ -271,7 +271,9 @@ class BatchEngine:
             for i, row in enumerate(members):
                 if not row.is_over:
                     places[row] = cache, i
-                elif self.store is not None:
+                    continue
+                row.ahead = None  # with the caches that it knows
+                if self.store is not None:
                     own, tokens = row_of(cache, i), row.tokens
                     self.store.insert(tokens[: own.offset], own, marks=(len(row.prompt), len(tokens)))
         for row in [row for pending in self._arriving for row in pending.rows]:

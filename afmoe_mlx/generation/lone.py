@@ -33,18 +33,17 @@ class LoneRow(SpeculativeDecoder):
         choose = Chooser(choice.sampler, choice.processors, ())
         # cache and limit are those of the row at each step
         super().__init__(model, model.make_cache(), choose, drafter, limit=0, tally=tally, clock=clock)
-        self._known: int | None = (
-            None  # tokens of the answer that the drafter has been told; None: not the prompt either
-        )
+        self._known: int | None = None  # tokens of the answer that the drafter knows; None: nor the prompt
+        self._is_awaited = False  # whether the step before was awaited, for the sake of guesses
 
     def run(self, row: Request, cache: Cache, token: mx.array) -> list[Drawn]:
         self._lap()
-        self._cache, self._ends = cache, row.ends
+        self._cache, self._ends, self._is_awaited = cache, row.ends, False
         self._meet(row)
         count = self._draft_length(row.limit - len(row.answer) - 2)
         if not count or not self._catch_up():
             return []
-        drawn = token_id(token)  # the last step is awaited
+        drawn, self._is_awaited = token_id(token), True
         self._pace.idle(self._lap())
         self._tell([drawn])
         draft = [] if drawn in row.ends else self._propose_after(row, drawn, count)
@@ -57,7 +56,7 @@ class LoneRow(SpeculativeDecoder):
         return found
 
     def ran_plainly(self) -> None:
-        self._pace.plain(self._lap())
+        (self._pace.idle if self._is_awaited else self._pace.plain)(self._lap())
 
     def _meet(self, row: Request) -> None:
         """Tell the drafter what is new; after company it catches up as with a prompt, not on the account."""

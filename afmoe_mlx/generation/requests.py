@@ -48,7 +48,7 @@ class Request:
 
     def fail(self, error: Exception) -> "Event":
         """End by an error, and let go of what it holds."""
-        self.finish_reason, self.cache = "error", None
+        self.finish_reason, self.cache, self.ahead = "error", None, None
         return Event(self, None, "error", error)
 
 
@@ -121,7 +121,7 @@ class Ahead(Protocol):
     def run(self, row: Request, cache: Cache, token: mx.array) -> list[tuple[int, mx.array]]:
         """Run the row's next token (1,), not handed out yet, and guesses in a step.
 
-        The tokens drawn after it, with their log-probabilities (vocab,): all but the last are in the cache. None where
+        The tokens drawn after it, with their log-probabilities (vocab,): all but the last are in the cache. Empty where
         there is nothing to guess: a plain step is to be made.
         """
 

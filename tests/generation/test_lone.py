@@ -99,6 +99,7 @@ def test_alone_there_are_fewer_steps_than_tokens_and_in_company_no_guesses(loade
                 batch.add(PROMPTS[1], max_tokens=3, prompt_lookup=4, **OPTIONS[0])
     stats, chunk = batch.stats, last[first]
     assert set(runs) == {1}
+    assert first.request.ahead is None, "it holds the cache"
     assert 0 < chunk.accepted_tokens == chunk.saved_steps <= chunk.drafted_tokens
     assert stats.generation_steps < stats.generation_tokens
     plain = batch_generate(*loaded, [PROMPTS[0]], max_tokens=LIMIT, **OPTIONS[options])
