@@ -53,7 +53,7 @@ def expected(loaded: Loaded, prompt: int, options: int) -> list[int]:
 COMERS = st.tuples(st.integers(0, 9), st.integers(0, 2), st.integers(0, 2), st.sampled_from([1, 3, 9, LIMIT]))
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(comers=st.lists(COMERS, max_size=3), first=st.integers(0, 2), drafts=st.booleans(), stored=st.booleans())
 def test_company_at_any_time_changes_no_token(
     loaded: Loaded, comers: list[tuple[int, int, int, int]], first: int, drafts: bool, stored: bool
