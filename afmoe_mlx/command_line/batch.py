@@ -19,14 +19,19 @@ class PrintedBatch:
     def __init__(self, batch: BatchAnswers, *, kept: bool) -> None:
         """kept: whether some of the prompts may be known."""
         self._batch, self._kept = batch, kept
-        self._asked: dict[BatchAnswer, tuple[dict[str, Any], bool, Answer]] = {}
+        self._asked: dict[BatchAnswer, tuple[dict[str, Any], dict[str, bool], Answer]] = {}
         self._total = self._done = self._failed = 0
 
     def add(self, line: PromptLine, prompt: list[int], options: Mapping[str, Any], answer: Answer) -> None:
         """Ask for the answer to a line's prompt. Raises what `BatchAnswers.add` raises."""
         options = {**options, **line.options}
-        held = ConstraintOptions.of(options).is_given
-        self._asked[self._batch.add(prompt, **options)] = ({"index": self._total, **line.named}, held, answer)
+        named = {"index": self._total, **line.named}
+        told = {
+            "speculated": any(options.get(name) is not None for name in ("prompt_lookup", "draft_model")),
+            "kept": self._kept,
+            "held": ConstraintOptions.of(options).is_given,
+        }
+        self._asked[self._batch.add(prompt, **options)] = named, told, answer
         self._total += 1
 
     def run(self) -> int:
@@ -45,7 +50,7 @@ class PrintedBatch:
 
     def _step(self, show: Callable[[int, int], None] | None) -> None:
         for asked, made in self._batch.step():
-            named, held, answer = self._asked[asked]
+            named, told, answer = self._asked[asked]
             if isinstance(made, Exception):
                 write_json({**named, "error": str(made)})
                 self._failed += 1
@@ -54,7 +59,7 @@ class PrintedBatch:
                 if made.finish_reason is None:
                     continue
                 answer.end()
-                write_json({**named, **summary(answer, speculated=False, kept=self._kept, held=held)})
+                write_json({**named, **summary(answer, **told)})
             del self._asked[asked]
             self._done += 1
             if show is not None:

@@ -104,7 +104,7 @@ def _answer_all(
     step, rows = request.prefill_step_size, request.max_rows or MAX_ROWS
     batch = BatchAnswers(model, tokenizer, max_rows=rows, prefill_step_size=step, store=store)
     printed = PrintedBatch(batch, kept=store is not None)
-    options = {name: value for name, value in options.items() if name not in ("prompt_lookup", "prefill_step_size")}
+    options = {name: value for name, value in options.items() if name != "prefill_step_size"}
     for line in lines:
         with line.blamed():
             prompt, answer = _begun(line, tokenizer, request, variables)

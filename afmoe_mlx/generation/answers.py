@@ -15,19 +15,22 @@ from ..models import CausalLM
 from ..tokenizer import Tokenizer
 from .batch import BatchEngine
 from .chunks import AnswerChunks, GenerationChunk
+from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .grammar import CONSTRAINT
 from .guide import AnswerGuide
+from .lone import LoneRow
 from .plan import Plan
 from .prompt import Prompt
 from .requests import Event, Request
 from .rows import Choice, RowChooser
+from .speculate import Tally
 from .stream import check_options
 
 # Answers that are written at once, unless told.
 MAX_ROWS = 16
 
 # Options of `stream_generate` for one prompt alone.
-ALONE = {"cache", "seen", "on_progress", "prompt_lookup", "draft_model", "num_draft_tokens", "prefill_step_size"}
+ALONE = {"cache", "seen", "on_progress", "prefill_step_size"}
 
 # Options of an answer that `check_options` does not know, or that a `Plan` checks as well.
 UNCHECKED = {"sampler", "logits_processors", "skip_special_tokens", *CONSTRAINT}
@@ -87,6 +90,7 @@ class BatchAnswer:
     request: Request
     guide: AnswerGuide | None
     chunks: AnswerChunks
+    tally: Tally
     _counted: int = 0
 
     @property
@@ -142,27 +146,41 @@ class BatchAnswers:
         kv_bits: int | None = None,
         kv_group_size: int | None = None,
         quantized_kv_start: int = 0,
+        prompt_lookup: int | bool | None = None,
+        draft_model: CausalLM | DraftModel | None = None,
+        num_draft_tokens: int = NUM_DRAFT_TOKENS,
         **options: Any,
     ) -> BatchAnswer:
         """An answer to a prompt, begun by a later `step`.
 
-        options: of `stream_generate`, but for those of caches, guesses and progress. Raises what that raises.
+        prompt_lookup, draft_model, num_draft_tokens: guess while it is the only answer and no other prompt can be
+        begun, unless it is held to a constraint or a reasoning budget. options: the others of `stream_generate`, but
+        for those of caches and progress. Raises what that raises.
         """
         if alone := sorted(options.keys() & ALONE):
             raise OptionError(f"no option {alone[0]} where several prompts are answered at once")
-        check_options(**{name: value for name, value in options.items() if name not in UNCHECKED})
+        checked = {name: value for name, value in options.items() if name not in UNCHECKED}
+        check_options(prompt_lookup=prompt_lookup, num_draft_tokens=num_draft_tokens, **checked)
         plan = Plan.of(self._model, self._tokenizer, prompt, **options)
         kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
-        guide = self._guide(plan)
+        guide, tally = self._guide(plan), Tally()
+        choice = Choice(plan.sampler, plan.processors, guide)
+        drafter = make_drafter(
+            self._model,
+            prompt_lookup=prompt_lookup,
+            draft_model=draft_model,
+            num_draft_tokens=int(num_draft_tokens),
+        )
         request = self._engine.add(
             plan.prompt,
             limit=plan.limit(self._model.config.max_position_embeddings),
             ends=plan.tokenizer.eos_token_ids,
-            choose=Choice(plan.sampler, plan.processors, guide),
+            choose=choice,
             cache=None if kept is None else self._model.make_cache(kv_quantization=kept),
+            ahead=None if drafter is None or guide is not None else LoneRow(self._model, choice, drafter, tally),
         )
-        chunks = plan.chunks(prompt_tokens=len(plan.prompt), limit=request.limit, held=guide)
-        answer = self._answers[request] = BatchAnswer(request, guide, chunks)
+        chunks = plan.chunks(prompt_tokens=len(plan.prompt), limit=request.limit, tally=tally, held=guide)
+        answer = self._answers[request] = BatchAnswer(request, guide, chunks, tally)
         self._waiting.append(answer)
         return answer
 
@@ -175,15 +193,28 @@ class BatchAnswers:
     def step(self) -> list[tuple[BatchAnswer, GenerationChunk | Exception]]:
         """The next chunk of every answer that is being written, or what ended it: an error that is its alone.
 
-        There may be none while prompts are read.
+        There may be several, one after the other, of an answer that is alone and was guessed right, and none while
+        prompts are read.
         """
         began = time.perf_counter()
         events = self._engine.step()
         self._count(events, began)
-        found = [(self._answers[event.request], self._made_of(event)) for event in events]
+        found: list[tuple[BatchAnswer, GenerationChunk | Exception]] = []
+        over: list[BatchAnswer] = []
+        for event in events:
+            answer = self._answers[event.request]
+            if answer in over:  # guessed beyond the end of a text
+                continue
+            made = self._made_of(event)
+            found.append((answer, made))
+            if isinstance(made, Exception):
+                over.append(answer)
+            elif made.finish_reason:
+                over.append(answer)
+                del event.request.answer[made.generation_tokens :]
+        self.stats.generation_tokens += sum(isinstance(made, GenerationChunk) for _, made in found)
         # views, which another thread, that may read them, could not evaluate
         mx.async_eval([made.logprobs for _, made in found if isinstance(made, GenerationChunk)])
-        over = [answer for answer, made in found if isinstance(made, Exception) or made.finish_reason]
         self.remove(*over)
         self._began = began if self._began is None else self._began
         self.stats.wall_time = time.perf_counter() - self._began
@@ -203,6 +234,8 @@ class BatchAnswers:
         try:
             if answer.guide is not None:
                 answer.guide.learn(answer.request.answer)
+            # each guess that was right has saved a step
+            answer.tally.steps = len(answer.request.answer) - 1 - answer.tally.accepted
             return answer.chunks.push(token, logprobs)
         except Exception as error:
             return error
@@ -216,7 +249,6 @@ class BatchAnswers:
         read = sum(answer.read() for answer in self._reading)
         self._reading = [answer for answer in self._reading if not (answer.request.answer or answer.request.is_over)]
         stats.prompt_tokens += read
-        stats.generation_tokens += sum(event.token is not None for event in events)
         if events:
             stats.generation_steps += 1
             stats.decode_time += seconds

@@ -19,7 +19,7 @@ from .loop import CLEAR_EVERY, CLEAR_PROMPT_EVERY
 from .options import check_count
 from .prompt import as_token_ids, room_after
 from .prompt_reader import PromptReader
-from .requests import Chosen, Event, Pending, Request, RowSampler, greedy_rows
+from .requests import Ahead, Chosen, Event, Pending, Request, RowSampler, greedy_rows
 
 
 class BatchEngine:
@@ -65,11 +65,13 @@ class BatchEngine:
         ends: Collection[int] = (),
         choose: Any = None,
         cache: Cache | None = None,
+        ahead: Ahead | None = None,
     ) -> Request:
         """A request for an answer to a prompt's tokens, begun by a later `step`, once there is room.
 
         limit: tokens to give at most, fewer where the model's context ends. ends: tokens that end the answer. choose:
-        what the sampler is to know of it. cache: an empty one to use, such as one that quantizes what it keeps.
+        what the sampler is to know of it. cache: an empty one to use, such as one that quantizes what it keeps. ahead:
+        runs guesses while it is the only one and no other can be begun, when a step may give several of its tokens.
         InputError for a prompt that cannot be run.
         """
         check_count("limit", limit)
@@ -79,7 +81,8 @@ class BatchEngine:
             )
         prompt = as_token_ids(tokens, "the prompt is not")
         room = room_after(self.model, prompt, self.model.make_cache())
-        request = Request(prompt, min(limit, room), frozenset(ends), choose, cache=cache, has_cache=cache is not None)
+        limit, ends, has_cache = min(limit, room), frozenset(ends), cache is not None
+        request = Request(prompt, limit, ends, choose, cache=cache, has_cache=has_cache, ahead=ahead)
         self._prompts.waiting.append(request)
         return request
 
@@ -116,7 +119,7 @@ class BatchEngine:
         return sum(cache.nbytes for cache in caches if cache is not None)
 
     def step(self) -> list[Event]:
-        """The next token of every row, and as much of the waiting prompts as the budget allows.
+        """The next token of every row, or several of one that is alone; as much of the prompts as the budget allows.
 
         There may be no event while prompts are read. Where the model or the sampler itself fails, all rows do, and the
         engine goes on with what waits.
@@ -151,9 +154,36 @@ class BatchEngine:
             self._regroup()
         if self._pending is None:
             return []
+        ahead = self._ahead
+        if ahead is not None and (events := self._run_ahead(ahead, self._pending)):
+            return events
         logits = self._forward(self._pending)
         events = self._hand_out(self._pending)
-        return events + self._choose(logits, [row for row in self._rows if not row.is_over])
+        events += self._choose(logits, [row for row in self._rows if not row.is_over])
+        if ahead is not None:
+            ahead.ran_plainly()
+        return events
+
+    @property
+    def _ahead(self) -> Ahead | None:
+        """What runs ahead of the only row, when no other can be begun."""
+        is_alone = self.running == 1 and (self.max_rows == 1 or not self._prompts.waiting)
+        return self._rows[0].ahead if is_alone else None
+
+    def _run_ahead(self, ahead: Ahead, pending: Pending) -> list[Event]:
+        """Hand out the pending token and the guesses after it that were right; none if none were made."""
+        (row,), (cache,) = pending.rows, self._groups
+        try:
+            found = ahead.run(row, cache, pending.tokens)
+        except Exception as error:
+            return self._hand_out(pending) + self._fail_rows(error)
+        if not found:
+            return []
+        drawn = [Pending([row], mx.array([token], pending.tokens.dtype), logprobs[None]) for token, logprobs in found]
+        mx.async_eval([part.logprobs for part in drawn])
+        events = [event for part in (pending, *drawn[:-1]) for event in self._hand_out(part)]
+        self._pending = None if row.is_over else drawn[-1]
+        return events
 
     def _fail_rows(self, error: Exception) -> list[Event]:
         """End all rows, whose caches may be at odds."""
@@ -241,7 +271,9 @@ class BatchEngine:
             for i, row in enumerate(members):
                 if not row.is_over:
                     places[row] = cache, i
-                elif self.store is not None:
+                    continue
+                row.ahead = None  # with the caches that it knows
+                if self.store is not None:
                     own, tokens = row_of(cache, i), row.tokens
                     self.store.insert(tokens[: own.offset], own, marks=(len(row.prompt), len(tokens)))
         for row in [row for pending in self._arriving for row in pending.rows]:

@@ -55,7 +55,7 @@ def batch_generate(
     prompts: texts or token ids. max_tokens: of all answers or of each. each: options of single prompts, which win over
     those of all. max_rows: how many answers are written at once; the other prompts wait. return_logprobs: give each
     token's log-probability. verbose: print figures on stdout. options: those of `stream_generate` for sampling, stops,
-    constraints, reasoning and `kv_bits`, and a `store`. Keywords of mlx-lm that mean the same are taken too
+    constraints, reasoning, guesses and `kv_bits`, and a `store`. Keywords of mlx-lm that mean the same are taken too
     (`afmoe_mlx.keywords`). Raises what `stream_generate` raises, with the prompt's index and before anything runs where
     a prompt or its options are wrong.
     """

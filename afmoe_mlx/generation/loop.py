@@ -88,7 +88,7 @@ class Chooser:
     """
 
     def __init__(self, sampler: Sampler, processors: Sequence[LogitsProcessor], tokens: Sequence[int]) -> None:
-        self._sampler, self._processors = sampler, processors
+        self.sampler, self._processors = sampler, processors
         self.begin(tokens)
 
     def begin(self, tokens: Sequence[int]) -> None:
@@ -102,7 +102,7 @@ class Chooser:
         """
         logits = self._processed(logits if mask is None else _masked(logits, mask), mask).astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-        token = self._sampler(logprobs)
+        token = self.sampler(logprobs)
         if self._processors:
             self.history = mx.concatenate([self.history, token.astype(mx.int32)])
         return token, logprobs[0]
@@ -138,7 +138,7 @@ class Chooser:
         """
         rows = [(logits[i : i + 1], None if masks is None else masks[i]) for i in range(len(draft) + 1)]
         after = [*(forced or [()] * len(draft)), ()]
-        if not all(map(keeps_no_count, (self._sampler, *self._processors))):
+        if not all(map(keeps_no_count, (self.sampler, *self._processors))):
             found = []
             for row, guess, more in zip(rows, [*draft, None], after, strict=True):
                 token, logprobs = self(*row)
@@ -157,14 +157,14 @@ class Chooser:
             self.take(more)
         tokens = token_ids([token for token, _ in drawn], [logprobs for _, logprobs in drawn])
         right = next((i for i, guess in enumerate(draft) if tokens[i] != guess), len(draft))
-        self._sampler, self.history = states[right]._sampler, states[right].history
+        self.sampler, self.history = states[right].sampler, states[right].history
         mx.async_eval(self.history)
         return [(tokens[i], drawn[i][1]) for i in range(right + 1)]
 
     def twin(self) -> "Chooser":
         """One that goes on from here in the same way, with the same randomness."""
         other = copy.copy(self)
-        other._sampler = copy.copy(self._sampler)
+        other.sampler = copy.copy(self.sampler)
         return other
 
 

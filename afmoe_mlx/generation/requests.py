@@ -34,6 +34,8 @@ class Request:
     """Its row there."""
     has_cache: bool = field(default=False, repr=False)
     """Whether that was given with the request."""
+    ahead: "Ahead | None" = field(default=None, repr=False)
+    """What guesses how its answer goes on while it is the only one."""
 
     @property
     def tokens(self) -> list[int]:
@@ -46,7 +48,7 @@ class Request:
 
     def fail(self, error: Exception) -> "Event":
         """End by an error, and let go of what it holds."""
-        self.finish_reason, self.cache = "error", None
+        self.finish_reason, self.cache, self.ahead = "error", None, None
         return Event(self, None, "error", error)
 
 
@@ -111,6 +113,20 @@ class Pending:
         rows = [row for part in parts for row in part.rows]
         logprobs = mx.concatenate([part.logprobs for part in parts])
         return Pending(rows, mx.concatenate([part.tokens for part in parts]), logprobs)
+
+
+class Ahead(Protocol):
+    """Runs guessed tokens of a row that is the only one, whose draws are those of the engine's sampler."""
+
+    def run(self, row: Request, cache: Cache, token: mx.array) -> list[tuple[int, mx.array]]:
+        """Run the row's next token (1,), not handed out yet, and guesses in a step.
+
+        The tokens drawn after it, with their log-probabilities (vocab,): all but the last are in the cache. Empty where
+        there is nothing to guess: a plain step is to be made.
+        """
+
+    def ran_plainly(self) -> None:
+        """The plain step has been made."""
 
 
 class RowSampler(Protocol):

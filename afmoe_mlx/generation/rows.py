@@ -39,11 +39,11 @@ class Choice:
 class RowChooser:
     """The `RowSampler` of requests whose `choose` is a `Choice`; a row fails by what its functions and guide raise.
 
-    Rows that are the same as in the last call have a token of their answers more.
+    What it has prepared serves as long as the rows stay the same and have a token more at each call.
     """
 
     def __init__(self) -> None:
-        self._rows: list[Request] = []
+        self._known: list[tuple[Request, int]] = []  # the rows of the last call, and how long their answers were
         self._steps: tuple[RowProcessors, Draws] | None = None
 
     def __call__(self, logits: mx.array, rows: Sequence[Request]) -> Chosen:
@@ -63,14 +63,14 @@ class RowChooser:
         return Chosen(draw(logprobs, given, failed), logprobs, failed)
 
     def _prepared(self, rows: Sequence[Request], vocab_size: int) -> tuple[RowProcessors, Draws]:
-        if self._steps is not None and self._rows == rows:
+        if self._steps is not None and self._known == [(row, len(row.answer) - 1) for row in rows]:
             self._steps[0].extend([row.answer[-1] for row in rows])
         else:
             choices: list[Choice] = [row.choose for row in rows]
             tokens = [row.tokens for row in rows]
             processors = RowProcessors([choice.processors for choice in choices], tokens, vocab_size)
             self._steps = processors, Draws([choice.sampler for choice in choices], vocab_size)
-        self._rows = list(rows)
+        self._known = [(row, len(row.answer)) for row in rows]
         return self._steps
 
 

@@ -48,6 +48,9 @@ def test_each_line_gets_the_answer_that_it_gets_alone_as_soon_as_it_is_finished(
         assert [found[index][name] for name in same] == [value[name] for name in same]
         assert found[index].keys() - {"index", "id"} == value.keys()
     assert "3 answers: " in result.err
+    (value,) = objects(answered(model, [{"prompt": "x"}], "--prompt-lookup"))
+    assert value["text"] == objects(answered(model, [{"prompt": "x"}]))[0]["text"]
+    assert value["drafted_tokens"] >= value["accepted_tokens"] == value["saved_steps"]
     assert answered(model, [{"prompt": "x"}], "--verbose", "False").err == ""
 
 
@@ -87,7 +90,8 @@ def test_a_line_may_offer_tools_of_its_own_and_begin_its_answer(tmp_path: Path) 
         ({"prompt": "x", "cache": 3}, "line 2: .*no option 'cache'"),
         ({"prompt": "x", "tools": {}}, "line 2: tools are of type dict"),
         ({"messages": [{"role": "assistant", "content": None}]}, "line 2: the last message is an answer without text"),
-        ({"prompt": "x", "prompt_lookup": 3}, "line 2: no option prompt_lookup"),
+        ({"prompt": "x", "prompt_lookup": 0}, "line 2: prompt_lookup is 0"),
+        ({"prompt": "x", "draft_model": "demo"}, "line 2: .*no option 'draft_model'"),
         ({"prompt": "hello " * 600}, "line 2: .*context"),
         ({"prompt": "x", "extra_eos_token": ["nothing"]}, "line 2: "),
     ],
@@ -113,8 +117,6 @@ def test_files_that_hold_no_prompts_are_refused(model: str, tmp_path: Path) -> N
         (),
         ("--prompts", "-"),
         ("-p", "x", "--max-rows", "2"),
-        ("--prompts", "-", "--json", "--prompt-lookup"),
-        ("--prompts", "-", "--json", "--draft-model", "demo"),
         ("--prompts", "-", "--json", "--prompt-cache-file", "x"),
     ],
 )

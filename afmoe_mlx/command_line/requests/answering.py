@@ -245,9 +245,8 @@ class GenerateRequest(AnswerRequest):
     def _check_several(self) -> None:
         if not self.as_json:
             raise typer.BadParameter("--prompts needs --json: an object is printed for each answer")
-        for name in ("prompt_lookup", "draft_model", "prompt_cache_file"):
-            if getattr(self, name) is not None:
-                raise typer.BadParameter(f"--{name.replace('_', '-')} is for one prompt: leave it out with --prompts")
+        if self.prompt_cache_file is not None:
+            raise typer.BadParameter("--prompt-cache-file is for one prompt: leave it out with --prompts")
 
     @property
     def wants_statistics(self) -> bool:
