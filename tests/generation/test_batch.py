@@ -29,7 +29,8 @@ from afmoe_mlx.generation.chunk_budget import ChunkBudget
 from afmoe_mlx.models import CausalLM, fuse, moe
 from helpers.tiny import tiny, tokens
 
-TOLERANCE = 2e-5
+# A key between two codes of 8 bits may take the other one, by a rounding that the product of several rows has.
+TOLERANCE, ANOTHER_CODE = 2e-5, 2e-3
 STEP = 8  # prompt tokens at a time: the window's
 LENGTHS = (1, 3, 7, 8, 16, 29)
 LIMIT = 14
@@ -66,7 +67,7 @@ def check(kind: str, request: Request, events: Sequence[Event]) -> None:
     assert request.answer == [event.token for event in events] == [token for token, _ in expected[: len(events)]]
     for event, (_, logprobs) in zip(events, expected, strict=False):
         assert event.logprobs is not None
-        assert mx.abs(event.logprobs - logprobs).max() < TOLERANCE
+        assert mx.abs(event.logprobs - logprobs).max() < (ANOTHER_CODE if "kv" in kind else TOLERANCE)
     if request.finish_reason == "length":
         assert len(events) == request.limit
 
