@@ -41,6 +41,11 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # before anything imports M
     take_a_core(int(worker.removeprefix("gw")))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: now and then a test waits, for a terminal or a server."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish() -> None:
     """Leave what was imported and collected out of garbage collection, which some tests ask for."""
     gc.collect()

@@ -69,7 +69,7 @@ def test_padded_first_chunk_then_single_tokens_equal_each_row_alone(fused: Causa
         with pytest.raises(InputError, match="conv_bias"):
             model(mx.array(ids), attention_mask=mx.array(mask), cache=model.make_cache())
         return
-    later = arrays["ids"][:1, :6].repeat(3, axis=0)
+    later = arrays["ids"][:1, :4].repeat(3, axis=0)
     cache = model.make_cache(2)
     first = np.array(model(mx.array(ids), attention_mask=mx.array(mask), cache=cache))
     steps = [model(mx.array(later[:, i : i + 1]), cache=cache) for i in range(later.shape[1])]
