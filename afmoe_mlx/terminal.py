@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def is_terminal(*streams: TextIO | None) -> bool:
+    """Whether all of them are there, and terminals."""
+    return all(stream is not None and stream.isatty() for stream in streams)
+
+
 def write(text: str, stream: TextIO | None = None) -> None:
     """Write at once to a stream, stdout by default; to a terminal only what is printable."""
     stream = stream or sys.stdout

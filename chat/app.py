@@ -14,7 +14,7 @@ from afmoe_mlx.command_line.requests.answering import ChatRequest, or_demo
 from afmoe_mlx.command_line.template import read_template, template_variables
 from afmoe_mlx.command_line.tools import check_template, read_tools
 from afmoe_mlx.generation import check_options
-from afmoe_mlx.terminal import note
+from afmoe_mlx.terminal import is_terminal, note
 
 from . import one_shot
 from .commands import command as commands
@@ -173,7 +173,7 @@ def can_edit_lines() -> bool:
     """Whether stdin and stdout are a terminal that can do more than print."""
     if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
         return False
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+    return is_terminal(sys.stdin, sys.stdout)
 
 
 def _answer_once(

@@ -3,15 +3,16 @@
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, closing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from afmoe_mlx.command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import ConstraintOptions
+from afmoe_mlx.generation import is_constrained
 from afmoe_mlx.generation.loop import Progress
 from afmoe_mlx.messages import ArgumentsDelta, CallEnd, CallStart, Delta
 from afmoe_mlx.messages.rounds import Call
-from afmoe_mlx.terminal import note, read_stdin, write_json
+from afmoe_mlx.terminal import is_terminal, note, read_stdin, write_json
 
 from .conversation.conversation import Chunks, Conversation
 from .keyboard.reader import PlainReader
@@ -33,7 +34,7 @@ FIRST = 80  # characters of a result that are told
 
 def question(argument: str | None) -> str | None:
     """What is asked: what stands on stdin if that is no terminal, then the argument; None for a chat on a terminal."""
-    has_terminal = sys.stdin is not None and sys.stdin.isatty()
+    has_terminal = is_terminal(sys.stdin)
     if argument is None and has_terminal:
         return None
     piped = "" if has_terminal or (sys.stdin is None and argument) else read_stdin().strip()
@@ -55,22 +56,25 @@ def answer(
     Tools of MCP servers are run where they are permitted, or the person at the terminal says so.
     """
     person: Person = Nobody()
-    if not as_json and view.markdown and _on_terminal():
+    if not as_json and view.markdown and is_terminal(sys.stdin, sys.stdout):
         from rich.console import Console
 
         console = Console(highlight=False)
         person = PersonAtTerminal(console, PlainReader())
-        take = lambda begin: _shown(conversation, begin, console, view)  # noqa: E731
+        take = partial(_shown, conversation, console, view)
     else:
-        take = lambda begin: _received(conversation, begin, None if as_json else _Printer(toolbox))  # noqa: E731
+        take = partial(_received, conversation, None if as_json else _Printer(toolbox))
     found = [take(lambda progress: conversation.reply(text, on_progress=progress))]
-    go_on = lambda: found.append(take(lambda progress: conversation.go_on(on_progress=progress)))  # noqa: E731
+
+    def go_on() -> None:
+        found.append(take(lambda progress: conversation.go_on(on_progress=progress)))
+
     agent = Agent(toolbox, permissions, person)
     if not found[0].is_interrupted and not agent.finish_turn(conversation, go_on):
         note(f"{MOST_ROUNDS} times tools were called: that is enough", dim=True)
     if as_json:
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
-        held = ConstraintOptions.of(conversation.options).is_given
+        held = is_constrained(conversation.options)
         told = summary(found[-1], speculated=speculated, kept=conversation.store is not None, held=held)
         write_json(told)
     elif not found[-1].is_interrupted:
@@ -78,14 +82,14 @@ def answer(
     return 130 if found[-1].is_interrupted or agent.is_stopped else 0
 
 
-def _received(conversation: Conversation, begin: Begin, printer: AnswerPrinter | None) -> Answer:
+def _received(conversation: Conversation, printer: AnswerPrinter | None, begin: Begin) -> Answer:
     with closing(begin(None)) as chunks:
         found = Answer(conversation.reader())
         receive(found, chunks, printer)
     return found
 
 
-def _shown(conversation: Conversation, begin: Begin, console: "Console", view: View) -> Answer:
+def _shown(conversation: Conversation, console: "Console", view: View, begin: Begin) -> Answer:
     from .screen.display import AnswerDisplay
 
     shown: list[AnswerDisplay] = []
@@ -151,7 +155,3 @@ class _Printer(AnswerPrinter):
             tool = self._toolbox.get(delta.name)
             self._is_made = tool is not None and bool(tool.server)
         return self._is_made and isinstance(delta, CallStart | ArgumentsDelta | CallEnd)
-
-
-def _on_terminal() -> bool:
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from typing import Any
 
 from .. import device
-from ..generation import BatchAnswer, BatchAnswers, ConstraintOptions
-from ..terminal import note, write_json
+from ..generation import BatchAnswer, BatchAnswers, is_constrained
+from ..terminal import is_terminal, note, write_json
 from .answer import Answer, summary
 from .progress import progress_bar
 from .prompts_file import PromptLine
@@ -29,14 +29,14 @@ class PrintedBatch:
         told = {
             "speculated": any(options.get(name) is not None for name in ("prompt_lookup", "draft_model")),
             "kept": self._kept,
-            "held": ConstraintOptions.of(options).is_given,
+            "held": is_constrained(options),
         }
         self._asked[self._batch.add(prompt, **options)] = named, told, answer
         self._total += 1
 
     def run(self) -> int:
         """Answer all; the exit status: 130 if interrupted, 1 if an answer failed."""
-        bar = nullcontext() if _is_terminal(sys.stdout) else progress_bar("answering")
+        bar = nullcontext() if is_terminal(sys.stdout) else progress_bar("answering")
         try:
             with bar as show, device.resident():
                 if show is not None:
@@ -72,7 +72,3 @@ class PrintedBatch:
             f"{answers}: {stats.prompt_tokens} tokens of prompts, {stats.generation_tokens} of answers, "
             f"{stats.generation_tps:.1f} tokens/s"
         )
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()

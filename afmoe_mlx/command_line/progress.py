@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..terminal import note, size
+from ..terminal import is_terminal, note, size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -20,7 +20,7 @@ def progress_bar(label: str, *, at_least: int = 0) -> Iterator[Callable[[int, in
 
     The bar vanishes when the work is done, and at the latest with the block.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield None
         return
     from rich.console import Console
@@ -99,7 +99,7 @@ class ConversionBars:
 @contextmanager
 def conversion_progress() -> Iterator[ConversionBars | ConversionLines]:
     """What shows bytes, layers and the time that is left while a conversion runs; bars vanish with the block."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield ConversionLines()
         return
     from rich.console import Console

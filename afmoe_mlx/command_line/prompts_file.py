@@ -1,6 +1,5 @@
 """`--prompts`: a JSONL file of prompts, each with options of its own."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from ..errors import AfmoeError, InputError
 from ..generation import check_options
 from ..messages.tools import check_tools
 from ..terminal import read_stdin
-from .constraint import read_text
+from .text_files import parse_json, read_text
 
 # Keys of a line that are no options.
 OWN = ("prompt", "messages", "id")
@@ -57,10 +56,7 @@ def read_prompts(path: str) -> list[PromptLine]:
 
 
 def _line(where: str, line: str) -> PromptLine:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON ({error}): {EXPECTED}") from None
+    value = parse_json(line, where, EXPECTED)
     if not isinstance(value, dict):
         raise InputError(f"{where}: a JSON {type(value).__name__}: {EXPECTED}")
     text, messages = value.get("prompt"), value.get("messages")

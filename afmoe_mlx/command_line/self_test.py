@@ -4,7 +4,7 @@ import sys
 from contextlib import suppress
 
 from .. import device
-from ..terminal import note
+from ..terminal import is_terminal, note
 
 
 def suggest_self_test(model: str) -> None:
@@ -12,7 +12,7 @@ def suggest_self_test(model: str) -> None:
 
     model: the name of one that has just been loaded.
     """
-    if model == "demo" or device.is_cpu() or sys.stderr is None or not sys.stderr.isatty():
+    if model == "demo" or device.is_cpu() or not is_terminal(sys.stderr):
         return
     from ..selftest import passed
 

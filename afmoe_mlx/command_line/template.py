@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from ..errors import InputError
-from .constraint import read_text
+from .text_files import read_text
 
 # What a command itself hands to the template.
 RESERVED = {"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize"}

@@ -1,13 +1,12 @@
 """`--tools` and `--tool-choice`: the tools that a model is offered, from a file, and which it is to call."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..messages.tool_formats import format_of
 from ..messages.tools import check_tools
 from ..tokenizer import Tokenizer
+from .text_files import parse_json, read_text
 
 
 def read_tools(path: str | None, *, option: str = "--tools") -> list[dict[str, Any]] | None:
@@ -17,13 +16,7 @@ def read_tools(path: str | None, *, option: str = "--tools") -> list[dict[str, A
     """
     if path is None:
         return None
-    try:
-        value = json.loads(Path(path).expanduser().read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{option} {path}: not valid JSON ({error}): expected a list of tools") from None
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{option} {path}: cannot be read ({reason}): expected a file") from None
+    value = parse_json(read_text(path, option), f"{option} {path}", "expected a list of tools")
     try:
         return check_tools(value)
     except InputError as error:

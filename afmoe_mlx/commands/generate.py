@@ -22,10 +22,10 @@ from ..errors import InputError
 from ..generation import (
     MAX_ROWS,
     BatchAnswers,
-    ConstraintOptions,
     GenerationChunk,
     check_options,
     encode_prompt,
+    is_constrained,
     stream_generate,
 )
 from ..messages import AnswerReader
@@ -65,19 +65,33 @@ def run(request: GenerateRequest) -> int:
     tokenizer = tokenizer if template is None else tokenizer.with_chat_template(template)
     if tools is not None:
         check_template(tokenizer)
-    file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     store = PrefixStore(model, directory=directory) if directory else None
+    variables["tools"] = tools
     if lines is not None:
-        return _answer_all(lines, request, options, model, tokenizer, variables | {"tools": tools}, store)
+        return _answer_all(lines, request, options, model, tokenizer, variables, store)
+    return _answer_one(text, request, options, model, tokenizer, variables, store)
+
+
+def _answer_one(
+    text: str,
+    request: GenerateRequest,
+    options: Mapping[str, Any],
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    variables: Mapping[str, Any],
+    store: PrefixStore | None,
+) -> int:
+    """Answer one message and print the answer as it comes; the exit status, 130 if it was interrupted."""
+    file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
     messages = make_messages(tokenizer, text, request, file)
     if messages is None:
         prompt = file.followed_by(tokenizer, text) if file else encode_prompt(tokenizer, text)
     else:
-        prompt = render_prompt(tokenizer, messages, variables | {"tools": tools})
+        prompt = render_prompt(tokenizer, messages, variables)
     options = {**options, "store": store, **(file.begin(prompt, store) if file else {})}
     beginning = request.prefill_response or opened_by(tokenizer, prompt)
-    answer = Answer(AnswerReader(tokenizer, tools or (), beginning=beginning))
+    answer = Answer(AnswerReader(tokenizer, variables["tools"] or (), beginning=beginning))
     with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
         rest = prompt[len(options.get("seen", ())) :]
         chunks = stream_generate(model, tokenizer, rest, on_progress=show, **options)
@@ -159,8 +173,7 @@ def report(
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
-        held = ConstraintOptions.of(options).is_given
-        write_json(summary(answer, speculated=speculated, kept=kept, held=held))
+        write_json(summary(answer, speculated=speculated, kept=kept, held=is_constrained(options)))
         return
     tell_cut_off(answer, context=context)
     if request.wants_statistics and answer.last:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..checkpoint.hub_errors import is_full_disk, one_line
 from ..errors import HubError
+from ..terminal import is_terminal
 from .model_card import read_metadata, write_model_card
 from .source import Source
 
@@ -110,7 +111,7 @@ def _bars_on_terminals() -> Iterator[None]:
     """The library's progress bars, only where someone watches them."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    is_silenced = not are_progress_bars_disabled() and not (sys.stderr is not None and sys.stderr.isatty())
+    is_silenced = not are_progress_bars_disabled() and not is_terminal(sys.stderr)
     if is_silenced:
         disable_progress_bars()
     try:

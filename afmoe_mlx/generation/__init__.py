@@ -1,11 +1,11 @@
 """Generation: prefill, the decode loop, sampling and stopping."""
 
-from .answers import MAX_ROWS, BatchAnswer, BatchAnswers, BatchStats
-from .batch import BatchEngine
+from .answers import BatchAnswer, BatchAnswers, BatchStats
+from .batch import MAX_ROWS, BatchEngine
 from .batch_response import BatchResponse, batch_generate
 from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
-from .grammar import RULES, ConstraintOptions
+from .grammar import RULES, ConstraintOptions, is_constrained
 from .loop import decode, prefill
 from .options import NO_LIMIT, SamplingOptions, StoppingOptions, unused_keys
 from .processors import make_logits_processors
@@ -42,6 +42,7 @@ __all__ = [
     "encode_prompt",
     "generate",
     "greedy_rows",
+    "is_constrained",
     "make_logits_processors",
     "make_sampler",
     "prefill",

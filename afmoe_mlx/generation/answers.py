@@ -13,7 +13,7 @@ from ..cache import KVQuantization, PrefixStore
 from ..errors import OptionError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
-from .batch import BatchEngine
+from .batch import MAX_ROWS, BatchEngine
 from .chunks import AnswerChunks, GenerationChunk
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .grammar import CONSTRAINT
@@ -25,9 +25,6 @@ from .requests import Event, Request
 from .rows import Choice, RowChooser
 from .speculate import Tally
 from .stream import check_options
-
-# Answers that are written at once, unless told.
-MAX_ROWS = 16
 
 # Options of `stream_generate` for one prompt alone.
 ALONE = {"cache", "seen", "on_progress", "prefill_step_size"}

@@ -21,6 +21,9 @@ from .prompt import as_token_ids, room_after
 from .prompt_reader import PromptReader
 from .requests import Ahead, Chosen, Event, Pending, Request, RowSampler, greedy_rows
 
+# Answers that are written at once, unless told.
+MAX_ROWS = 16
+
 
 class BatchEngine:
     """Answers to several prompts at once, a token of each a step; each gets the tokens that it would get alone.
@@ -38,7 +41,7 @@ class BatchEngine:
         model: CausalLM,
         sampler: RowSampler = greedy_rows,
         *,
-        max_rows: int = 16,
+        max_rows: int = MAX_ROWS,
         prefill_step_size: int | None = None,
         chunk_seconds: float = 0.1,
         store: PrefixStore | None = None,
@@ -80,7 +83,7 @@ class BatchEngine:
                 "the cache must be empty, and without a store: set model.kv_quantization before that is made"
             )
         prompt = as_token_ids(tokens, "the prompt is not")
-        room = room_after(self.model, prompt, self.model.make_cache())
+        room = room_after(self.model, prompt)
         limit, ends, has_cache = min(limit, room), frozenset(ends), cache is not None
         request = Request(prompt, limit, ends, choose, cache=cache, has_cache=has_cache, ahead=ahead)
         self._prompts.waiting.append(request)

@@ -14,7 +14,8 @@ from ..keywords import BATCH_GENERATE, takes
 from ..models import CausalLM
 from ..terminal import write
 from ..tokenizer import Tokenizer
-from .answers import MAX_ROWS, BatchAnswer, BatchAnswers, BatchStats
+from .answers import BatchAnswer, BatchAnswers, BatchStats
+from .batch import MAX_ROWS
 from .chunks import GenerationChunk
 from .prompt import Prompt
 

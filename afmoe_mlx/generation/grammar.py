@@ -70,7 +70,7 @@ class ConstraintOptions:
     @property
     def is_given(self) -> bool:
         """Whether anything is constrained."""
-        return bool(self._called) or any(getattr(self, name) is not None for name in RULES)
+        return is_constrained(vars(self))
 
     @cached_property
     def is_checked_afterwards(self) -> bool:
@@ -169,6 +169,12 @@ class ConstraintOptions:
 # Those that say by themselves what the answer is.
 RULES = ("json_schema", "regex", "grammar")
 CONSTRAINT = tuple(field.name for field in fields(ConstraintOptions))
+
+
+def is_constrained(options: Mapping[str, Any]) -> bool:
+    """Whether options of `stream_generate` constrain anything; they are not looked at further."""
+    has_choice = options.get("tool_choice") not in (None, "auto", "none")
+    return has_choice or any(options.get(name) is not None for name in RULES)
 
 
 def _validated(name: str, rules: Mapping[str, Any], schema: Mapping[str, Any] | None) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..cache import Cache
 from ..errors import InputError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
@@ -37,13 +36,13 @@ def as_token_ids(tokens: Any, refusal: str) -> list[int]:
         raise InputError(f"{refusal} a list of token ids") from None
 
 
-def room_after(model: CausalLM, tokens: Sequence[int], cache: Cache) -> int:
-    """How many tokens may follow the prompt; InputError if the prompt itself cannot be run."""
+def room_after(model: CausalLM, tokens: Sequence[int], seen: int = 0) -> int:
+    """How many tokens may follow the prompt, which `seen` come before; InputError if it cannot be run itself."""
     if not tokens:
         raise InputError("the prompt is empty: expected at least one token")
     check_token_ids(tokens, model.config.vocab_size, "the prompt")
     context = model.config.max_position_embeddings
-    used = cache.offset + len(tokens)
+    used = seen + len(tokens)
     if used >= context:
         raise InputError(f"the prompt has {used} tokens: expected fewer than {context}, the model's context")
     return context - used

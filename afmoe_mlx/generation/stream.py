@@ -16,7 +16,7 @@ from ..tokenizer import Tokenizer
 from .budget import decode_within
 from .chunks import GenerationChunk, chunks_of
 from .constrained import ConstrainedDecoder, NoDrafter
-from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
+from .drafts import NUM_DRAFT_TOKENS, Drafter, DraftModel, make_drafter
 from .grammar import CONSTRAINT, ConstraintOptions
 from .loop import Chooser, Progress, decode, prefill
 from .options import SAMPLING, STOPPING, SamplingOptions, StoppingOptions, check_count
@@ -143,41 +143,20 @@ def stream_generate(
     tokens, seen = plan.prompt, as_token_ids(seen, "seen is not")
     kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
     cache, cached = _begin(model, tokens, seen, cache, store, kept)
-    room = room_after(model, tokens[cached:], cache)
+    room = room_after(model, tokens[cached:], cache.offset)
     check_token_ids(seen, model.config.vocab_size, "seen")
-    limit = plan.limit(room)
-    tally = Tally()
+    limit, tally, whole = plan.limit(room), Tally(), [*seen, *tokens]
     drafter = make_drafter(
         model,
         prompt_lookup=prompt_lookup,
         draft_model=draft_model,
         num_draft_tokens=int(num_draft_tokens),
     )
-
-    whole = [*seen, *tokens]
+    decoder = _decoder(plan, model, cache, drafter, whole, limit, tally)
 
     def keep() -> None:
         if store is not None:
             store.insert(whole[: cache.offset], cache)
-
-    decoder: SpeculativeDecoder | None = None
-    choose, ends = Chooser(plan.sampler, plan.processors, ()), plan.tokenizer.eos_token_ids
-    constrained: ConstrainedDecoder | None = None
-    if plan.rules.is_given:
-        make = plan.rules.begin(plan.tokenizer, model.config.vocab_size, whole)
-        decoder = constrained = ConstrainedDecoder(
-            model,
-            cache,
-            choose,
-            drafter or NoDrafter(),
-            make=make,
-            begun=len(whole),
-            limit=limit,
-            ends=ends,
-            tally=tally,
-        )
-    elif drafter is not None:
-        decoder = SpeculativeDecoder(model, cache, choose, drafter, limit=limit, ends=ends, tally=tally)
 
     def answer(logits: mx.array, before: Sequence[int], limit: int) -> Generator[tuple[int, mx.array], None, None]:
         if decoder is None:
@@ -195,7 +174,8 @@ def stream_generate(
         yield from decode_within(budget, answer, model, logits, cache, tokens=whole, limit=limit, tally=tally)
 
     counts = {"prompt_tokens": len(whole), "cached_tokens": len(seen) + cached, "limit": limit}
-    chunks = chunks_of(plan.chunks(**counts, tally=tally, held=constrained), steps())
+    held = decoder if isinstance(decoder, ConstrainedDecoder) else None
+    chunks = chunks_of(plan.chunks(**counts, tally=tally, held=held), steps())
     return _resident(chunks if store is None else _kept(chunks, store, whole, cache))
 
 
@@ -222,6 +202,27 @@ def _begin(
     if store is not None and len(seen) + cached != cache.offset:
         raise InputError(f"seen has {len(seen)} tokens, the cache {cache.offset}: a store needs those that it has seen")
     return cache, cached
+
+
+def _decoder(
+    plan: Plan,
+    model: CausalLM,
+    cache: Cache,
+    drafter: Drafter | None,
+    whole: Sequence[int],
+    limit: int,
+    tally: Tally,
+) -> SpeculativeDecoder | None:
+    """What decodes an answer to the tokens `whole` within its constraint and ahead of it; None if it has neither."""
+    if drafter is None and not plan.rules.is_given:
+        return None
+    choose, ends = Chooser(plan.sampler, plan.processors, ()), plan.tokenizer.eos_token_ids
+    options: dict[str, Any] = {"limit": limit, "ends": ends, "tally": tally}
+    if not plan.rules.is_given:
+        assert drafter is not None
+        return SpeculativeDecoder(model, cache, choose, drafter, **options)
+    make = plan.rules.begin(plan.tokenizer, model.config.vocab_size, whole)
+    return ConstrainedDecoder(model, cache, choose, drafter or NoDrafter(), make=make, begun=len(whole), **options)
 
 
 def _kept(

@@ -21,8 +21,8 @@ from afmoe_mlx.tokenizer import Tokenizer
 OF_A_MODEL = ("draft_model", "logit_bias")
 
 
-def other_models(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a model's options that mean the same for another."""
+def for_another_model(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that mean the same for another model."""
     return {key: value for key, value in options.items() if key not in OF_A_MODEL}
 
 
@@ -69,7 +69,7 @@ class EngineSource:
         """A model to go on with, with the same options but those of the other's tokens; errors as of `first`."""
         if words := caution(name):
             note(words, dim=True)
-        return self._engine(name, other_models(options))
+        return self._engine(name, for_another_model(options))
 
     def _engine(
         self,

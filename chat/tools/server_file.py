@@ -1,12 +1,11 @@
 """The file that names MCP servers: `mcpServers`, as other programs have it."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from afmoe_mlx.command_line.text_files import read_text
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.terminal import printable
 
@@ -36,10 +35,9 @@ def read_servers(path: str) -> list[ServerConfig]:
     another form, and for one that names no server.
     """
     shown = printable(path)
+    content = read_text(path, "--mcp")
     try:
-        found = json.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{shown}: cannot be read ({error.strerror or error}): expected a file") from None
+        found = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{shown} is no JSON ({error}): expected {EXPECTED}") from None
     servers = found.get("mcpServers") if isinstance(found, dict) else None

@@ -116,7 +116,7 @@ def test_calls_without_an_end_are_cut_off_by_the_limit(tmp_path: Path, tools: st
         (None, "cannot be read (No such file or directory)"),
         ("{", "not valid JSON"),
         ("[" * 99999, "not valid JSON"),
-        ("\xff", "not valid JSON"),
+        ("\xff", "not UTF-8 (byte 0)"),
         ("{}", "tools are of type dict"),
         ('[{"type": "function"}]', "tools[0] has no function with a name"),
         ("[]", "this model's chat template knows no tools"),

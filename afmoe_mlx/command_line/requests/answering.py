@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...terminal import note
+from ...terminal import is_terminal, note
 from ..options import (
     ChatTemplate,
     ChatTemplateConfig,
@@ -163,8 +163,9 @@ class AnswerRequest:
     @property
     def stream_options(self) -> dict[str, Any]:
         """The options of `stream_generate` among these, None where the command line says nothing."""
-        from ..constraint import read_schema, read_text
+        from ..constraint import read_schema
         from ..logit_bias import parse_logit_bias
+        from ..text_files import read_text
 
         found = {PYTHON_NAMES.get(name, name): getattr(self, name) for name in STREAM_OPTIONS}
         if self.num_draft_tokens is None:
@@ -289,7 +290,7 @@ class ChatRequest(AnswerRequest):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.as_json and self.question is None and sys.stdin is not None and sys.stdin.isatty():
+        if self.as_json and self.question is None and is_terminal(sys.stdin):
             raise typer.BadParameter('--json needs a question: afmoe-mlx chat --json "…"')
         if self.allow_tool and self.mcp is None:
             raise typer.BadParameter("--allow-tool needs --mcp")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from afmoe_mlx.chat import View
-from afmoe_mlx.chat.conversation.engine import Engine, other_models
+from afmoe_mlx.chat.conversation.engine import Engine, for_another_model
 from afmoe_mlx.errors import CheckpointError, FitError
 from helpers.fake_engine import FakeConversation, FakeModel, FakeTokenizer
 from helpers.talk import Talk
@@ -80,7 +80,7 @@ class Source:
             raise CheckpointError("broken: no config.json")
         model: Any = FakeModel(32 if name == "small" else 4096)
         tokenizer: Any = FakeTokenizer()
-        return Engine(name, model, tokenizer, other_models(options), None)
+        return Engine(name, model, tokenizer, for_another_model(options), None)
 
 
 def test_another_model_takes_over_the_conversation_and_one_that_fails_changes_nothing(
