@@ -71,13 +71,14 @@ CHAT_ARROWS: dict[str, set[str]] = {
 FRONT: dict[str, set[str]] = {
     "command_line": set(),
     "chat": {"command_line"},
-    "commands": {"command_line", "chat"},
+    "server": {"command_line"},
+    "commands": {"command_line", "chat", "server"},
     "cli": {"command_line", "commands", ""},
     "__main__": {"cli"},
     "": set(),
 }
 INTERFACES = FRONT.keys() - {"", "__main__"}
-INTERFACE_LIBRARIES = {"typer", "rich", "fastapi", "starlette", "uvicorn", "textual", "prompt_toolkit"}
+INTERFACE_LIBRARIES = {"typer", "rich", "fastapi", "starlette", "uvicorn", "pydantic", "textual", "prompt_toolkit"}
 SLOW_LIBRARIES = {"mlx_lm", "transformers", "torch"}
 # Modules whose functions may import mlx_lm, for what it does and we do not.
 MLX_LM_USERS: frozenset[str] = frozenset()

@@ -1,0 +1,1 @@
+"""HTTP in front of the batch engine, in the words of OpenAI's and Anthropic's interfaces."""
