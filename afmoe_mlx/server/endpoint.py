@@ -22,7 +22,7 @@ class Body(BaseModel):
 
 @dataclass(frozen=True)
 class EventStream:
-    """Server-sent events, each as its whole text ("data: …\\n\\n"); what goes wrong is among them, and so is the end."""
+    """Server-sent events, each as its whole text ("data: …\\n\\n"). Errors are among them, and so is the end."""
 
     events: AsyncIterator[str]
     alive: Callable[[], str]
