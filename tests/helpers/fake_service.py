@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from afmoe_mlx.messages import AnswerReader
+from afmoe_mlx.messages import AnswerReader, ContentDelta, Delta
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.question import Call, Finish, Question, TokenLogprob, Update
 from afmoe_mlx.tokenizer import Tokenizer
@@ -63,13 +63,16 @@ class FakeAnswering:
         for index, question in enumerate(self.questions):
             text = service.texts[index % len(service.texts)]
             reader = AnswerReader(service.tokenizer, question.tools or ())
+            raw = question.prompt is not None
             pieces = [text[i : i + service.size] for i in range(0, len(text), service.size)]
             for piece in [*pieces, None]:
                 await asyncio.sleep(service.pause)
                 if service.failure is not None and told == service.fails_after:
                     raise service.failure
                 told += 1
-                deltas = reader.finish() if piece is None else reader.feed(piece)
+                deltas: Sequence[Delta] = reader.finish() if piece is None else reader.feed(piece)
+                if raw:
+                    deltas = [] if piece is None else [ContentDelta(piece)]
                 asked = question.top_logprobs is not None and piece is not None
                 logprobs = [TokenLogprob(1, piece.encode(), -0.5)] if asked and piece is not None else []
                 yield Update(index, deltas, logprobs, None if piece is not None else self._finish(reader, pieces))
