@@ -1,10 +1,9 @@
 """`collect`: answers that are told once they are whole."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from ..messages import Answer
-from .question import Answering, Finish, TokenLogprob, Update
+from .question import Answering, Finish, TokenLogprob
 
 
 @dataclass
@@ -17,13 +16,13 @@ class Collected:
     """Of the tokens of its content."""
 
 
-async def collect(answering: Answering, updates: AsyncIterator[Update]) -> list[Collected]:
-    """Whole answers, in the order of their questions. updates: those of `answering`. RequestError ends all of them."""
+async def collect(answering: Answering) -> list[Collected]:
+    """Whole answers, in the order of their questions. RequestError ends all of them."""
     answers: dict[int, Answer] = {}
     logprobs: dict[int, list[TokenLogprob]] = {}
     finishes: dict[int, Finish] = {}
     async with answering:
-        async for update in updates:
+        async for update in answering:
             answer = answers.setdefault(update.index, Answer())
             for delta in update.deltas:
                 answer.add(delta)

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -11,7 +11,6 @@ from ...messages import ArgumentsDelta, CallEnd, CallStart, ContentDelta, Delta,
 from .. import sse
 from ..collected import Collected, collect
 from ..endpoint import Endpoint, EventStream, Handled
-from ..first_call import first_call_alone
 from ..question import Call, Service, Update
 from . import logprobs
 from .chat_body import ChatBody
@@ -70,9 +69,6 @@ async def handle(service: Service, body: ChatBody, call: Call) -> Handled:
     questions = body.questions(service, call.id)
     head = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": service.name}
     answering = await service.ask(questions, call)
-    updates: AsyncIterator[Update] = aiter(answering)
-    if body.parallel_tool_calls is False:
-        updates = first_call_alone(updates)
     if body.stream:
         chunks = ChatChunks(
             {"object": "chat.completion.chunk", **head},
@@ -80,8 +76,8 @@ async def handle(service: Service, body: ChatBody, call: Call) -> Handled:
             answers=body.answers,
             includes_usage=body.includes_usage,
         )
-        return EventStream(await sse.begun(chunks.events(answering, updates)), chunks.alive)
-    answers = await collect(answering, updates)
+        return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)
+    answers = await collect(answering)
     finishes = {index: one.finish for index, one in enumerate(answers)}
     return {
         "object": "chat.completion",

@@ -74,6 +74,7 @@ class ChatBody(AnswerBody):
                 options=self.options(service, choice) | added,
                 template_variables=self._variables(),
                 continues=bool(self.continue_final_message),
+                parallel_tool_calls=self.parallel_tool_calls is not False,
                 top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             )
             for choice in range(self.answers)

@@ -93,8 +93,8 @@ async def handle(service: Service, body: CompletionBody, call: Call) -> Handled:
     answering = await service.ask(body.questions(service), call)
     if body.stream:
         chunks = TextChunks(head, prompts=len(body.prompts), answers=body.answers, includes_usage=body.includes_usage)
-        return EventStream(await sse.begun(chunks.events(answering, aiter(answering))), chunks.alive)
-    answers = await collect(answering, aiter(answering))
+        return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)
+    answers = await collect(answering)
     finishes = {index: one.finish for index, one in enumerate(answers)}
     return {
         **head,

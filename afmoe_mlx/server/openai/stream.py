@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 from .. import sse
@@ -32,15 +32,15 @@ class Chunks(ABC):
         """A sign of life: a chunk in which nothing comes of an answer that is not over."""
         return self._event([self.choice(self._open[0])]) if self._open else sse.ALIVE
 
-    async def events(self, answering: Answering, updates: AsyncIterator[Update]) -> AsyncGenerator[str, None]:
-        """All of them. updates: those of `answering`."""
+    async def events(self, answering: Answering) -> AsyncGenerator[str, None]:
+        """All of them."""
         failure = None
         try:
             async with answering:
                 for index in self._open:
                     for choice in self.begin(index):
                         yield self._event([choice])
-                async for update in updates:
+                async for update in answering:
                     for event in self._told(update):
                         yield event
         except RequestError as error:

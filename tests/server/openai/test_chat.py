@@ -102,8 +102,7 @@ def test_a_malformed_call_is_a_call_whose_arguments_are_no_json() -> None:
 
 @pytest.mark.parametrize(("parallel", "calls"), [(True, 2), (None, 2), (False, 1)])
 def test_without_parallel_calls_there_is_one_and_nothing_after_it(parallel: bool | None, calls: int) -> None:
-    found = service(TWO_CALLS, reason="length" if calls == 1 else "stop")
-    (choice,) = ask(CHAT, found, **CALLED, parallel_tool_calls=parallel)["choices"]
+    (choice,) = ask(CHAT, service(TWO_CALLS), **CALLED, parallel_tool_calls=parallel)["choices"]
     assert len(choice["message"]["tool_calls"]) == calls
     assert choice["finish_reason"] == "tool_calls"
 
