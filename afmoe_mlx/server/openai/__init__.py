@@ -3,8 +3,8 @@
 from .chat import CHAT
 from .completions import COMPLETIONS
 from .errors import error_body
-from .models import model, models
+from .models import MODEL, MODELS
 
-__all__ = ["ENDPOINTS", "error_body", "model", "models"]
+__all__ = ["ENDPOINTS", "error_body"]
 
-ENDPOINTS = [CHAT, COMPLETIONS]
+ENDPOINTS = [CHAT, COMPLETIONS, MODELS, MODEL]

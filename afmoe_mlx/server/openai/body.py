@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from ..endpoint import Body
-from ..fields import StopTexts
+from ..fields import Fields, Limit, StopTexts
 from ..question import Service
 from .hints import HINTS
 
@@ -28,11 +28,11 @@ _SAMPLING = (
 )
 
 
-class StreamOptions(Body):
-    """What else a stream tells."""
+class StreamOptions(Fields):
+    """What else a stream tells. Padding against listeners, `include_obfuscation`, is not among it."""
 
-    HINTS: ClassVar[frozenset[str]] = frozenset({"include_obfuscation"})
     include_usage: bool | None = None
+    include_obfuscation: bool | None = None
 
 
 class AnswerBody(Body):
@@ -44,7 +44,7 @@ class AnswerBody(Body):
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=-1)] | None = None
+    max_tokens: Limit | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -69,7 +69,7 @@ class AnswerBody(Body):
 
     @property
     def limit(self) -> int | None:
-        """Tokens of an answer; -1: as many as there is room for."""
+        """Tokens of an answer, as it was asked for."""
         return self.max_tokens
 
     def options(self, service: Service, choice: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..errors import RequestError
+from ..fields import Limit
 from ..question import Question, Service
 from .body import AnswerBody
 from .conversation import Message
@@ -21,7 +22,7 @@ class ChatBody(AnswerBody):
     """The fields of a request."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None
+    max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     tools: list[dict[str, Any]] | None = None
@@ -33,13 +34,6 @@ class ChatBody(AnswerBody):
     modalities: list[Literal["text"]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
-
-    @field_validator("max_tokens", "max_completion_tokens")
-    @classmethod
-    def _is_a_limit(cls, value: int | None) -> int | None:
-        if value == 0:
-            raise ValueError("expected an integer, 1 or more, or -1 for as many as the context takes")
-        return value
 
     @field_validator("chat_template_kwargs")
     @classmethod

@@ -40,8 +40,6 @@ class CompletionBody(AnswerBody):
             raise ValueError("echo is not supported: put the prompt before the answer yourself")
         if self.best_of is not None and self.best_of != self.answers:
             raise ValueError(f"best_of is {self.best_of}: expected as many as n, {self.answers}")
-        if self.max_tokens == 0:
-            raise ValueError("max_tokens is 0: expected 1 or more, or -1 for as many as the context takes")
         if len(self.prompts) * self.answers > MOST_ANSWERS:
             raise ValueError(f"{len(self.prompts)} prompts with n {self.answers}: at most {MOST_ANSWERS} answers")
         return self

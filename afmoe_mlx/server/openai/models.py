@@ -1,13 +1,53 @@
-"""The list of models, of which there is one: in the forms of OpenAI and Anthropic at once."""
+"""/v1/models: the list of models, of which there is one, in the forms of OpenAI and Anthropic at once."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
-from ..question import Service
+from pydantic import BaseModel
+
+from ..endpoint import Body, Endpoint
+from ..question import Call, Service
+from .errors import error_body
+
+
+class ModelsBody(Body):
+    """The models that are served."""
+
+
+class ModelBody(Body):
+    """A model that is served."""
+
+    model: str
+
+
+class Model(BaseModel):
+    """A model. max_model_len, max_input_tokens, max_tokens: of a prompt and its answer, a prompt, an answer."""
+
+    id: str
+    object: Literal["model"]
+    type: Literal["model"]
+    created: int
+    created_at: str
+    owned_by: str
+    display_name: str
+    lifecycle: Literal["active"]
+    max_model_len: int
+    max_input_tokens: int
+    max_tokens: int
+
+
+class Models(BaseModel):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[Model]
+    first_id: str
+    last_id: str
+    has_more: Literal[False]
 
 
 def models(service: Service) -> dict[str, Any]:
-    """The answer of GET /v1/models."""
+    """All that are served: the one."""
     return {
         "object": "list",
         "data": [model(service)],
@@ -18,7 +58,7 @@ def models(service: Service) -> dict[str, Any]:
 
 
 def model(service: Service) -> dict[str, Any]:
-    """The answer of GET /v1/models/ with the name of the one that is served."""
+    """The one that is served."""
     return {
         "id": service.name,
         "object": "model",
@@ -32,3 +72,17 @@ def model(service: Service) -> dict[str, Any]:
         "max_input_tokens": service.context - 1,
         "max_tokens": service.context,
     }
+
+
+async def list_models(service: Service, body: ModelsBody, call: Call) -> dict[str, Any]:
+    """Answer a request for all."""
+    return models(service)
+
+
+async def get_model(service: Service, body: ModelBody, call: Call) -> dict[str, Any]:
+    """Answer a request for one, whose name has been checked."""
+    return model(service)
+
+
+MODELS = Endpoint("/v1/models", ModelsBody, Models, list_models, error_body, method="GET")
+MODEL = Endpoint("/v1/models/{model:path}", ModelBody, Model, get_model, error_body, method="GET")

@@ -4,10 +4,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..endpoint import Body
+from ..fields import Fields
 
 
-class JsonSchema(Body):
+class JsonSchema(Fields):
     """A schema, held to in any case: `strict` changes nothing."""
 
     name: str | None = None
@@ -16,7 +16,7 @@ class JsonSchema(Body):
     strict: bool | None = None
 
 
-class ResponseFormat(Body):
+class ResponseFormat(Fields):
     """Text as it comes, any JSON object, or what satisfies a schema."""
 
     type: Literal["text", "json_object", "json_schema"]

@@ -6,19 +6,19 @@ from typing import Any, Literal
 
 from ...errors import InputError
 from ...messages.tools import check_tools
-from ..endpoint import Body
 from ..errors import RequestError
+from ..fields import Fields
 
 _log = logging.getLogger("afmoe_mlx.server")
 
 
-class FunctionName(Body):
+class FunctionName(Fields):
     """One function, by its name."""
 
     name: str
 
 
-class NamedTool(Body):
+class NamedTool(Fields):
     """The tool that is to be called."""
 
     type: Literal["function"] = "function"

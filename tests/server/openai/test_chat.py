@@ -318,6 +318,8 @@ def test_reasoning_effort_is_a_variable_of_the_template(effort: str, thinks: boo
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"response_format": {"type": "json_schema"}}, "json_schema"),
         ({"response_format": {"type": "grammar"}}, "response_format"),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "schema"),
+        ({"stream_options": {"continuous": True}}, "continuous"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"reasoning_effort": "huge"}, "reasoning_effort"),
         ({"chat_template_kwargs": {"messages": []}}, "messages"),

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from afmoe_mlx.server.errors import ContextLengthError, RequestError
-from afmoe_mlx.server.openai import error_body, model, models
+from afmoe_mlx.server.openai import error_body
+from afmoe_mlx.server.openai.models import MODEL, MODELS, Model, Models
+from helpers.endpoints import ask
 from helpers.fake_engine import FakeTokenizer
 from helpers.fake_service import FakeService
 
@@ -14,8 +16,10 @@ TOKENIZER: Any = FakeTokenizer()
 
 def test_the_list_of_models_has_the_one_that_is_served() -> None:
     service = FakeService(TOKENIZER, name="org/tiny")
-    found = models(service)
-    assert found["data"] == [model(service)]
+    found = ask(MODELS, service)
+    assert found["data"] == [ask(MODEL, service, model="org/tiny")]
+    Models.model_validate(found)
+    assert found["data"][0].keys() == Model.model_fields.keys()
     assert {found["data"][0]["id"], found["first_id"], found["last_id"]} == {"org/tiny"}
     assert found["has_more"] is False
 

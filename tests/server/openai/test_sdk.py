@@ -12,7 +12,8 @@ import pytest
 from afmoe_mlx.server import sse
 from afmoe_mlx.server.endpoint import EventStream
 from afmoe_mlx.server.errors import RequestError
-from afmoe_mlx.server.openai import ENDPOINTS, error_body, models
+from afmoe_mlx.server.openai import ENDPOINTS, error_body
+from afmoe_mlx.server.openai.models import models
 from afmoe_mlx.server.question import Call
 from helpers.fake_engine import FakeTokenizer
 from helpers.fake_service import FakeService
