@@ -76,7 +76,11 @@ def test_paths_that_are_nobodys_answer_in_openais_words() -> None:
 def test_a_body_that_does_not_come_to_its_end_is_given_up() -> None:
     app = make_app(read_timeout=0.02)
     response = ask(app, "POST", "/v1/echo", chunks=[b'{"content"', b""])
-    assert (response.status, response.error["code"], response.headers["connection"]) == (408, "request_timeout", "close")
+    assert (response.status, response.error["code"], response.headers["connection"]) == (
+        408,
+        "request_timeout",
+        "close",
+    )
 
 
 def test_a_body_in_pieces_is_counted_as_it_comes() -> None:
@@ -192,9 +196,7 @@ def test_metrics_count_what_was_asked_and_tell_the_engines_state() -> None:
 
 
 @pytest.mark.parametrize("log_json", [True, False])
-def test_the_log_has_a_line_a_request_without_what_was_said(
-    log_json: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_log_has_a_line_a_request_without_what_was_said(log_json: bool, capsys: pytest.CaptureFixture[str]) -> None:
     app = make_app(log_json=log_json, keys=("hidden",))
     response = ask(app, "POST", "/v1/echo", {"content": "hidden"}, x_api_key="hidden")
     ask(app, "POST", "/v1/hidden\n\x1b[2J", {"hidden": "hidden"}, x_api_key="hidden")
