@@ -117,10 +117,8 @@ def test_the_model_has_its_name_and_the_end_of_it(asked: str | None) -> None:
 
 
 def test_names_and_fields_that_are_let_pass() -> None:
-    from afmoe_mlx.server.endpoint import Options
-
     desk = Desk()
-    app = make_app(desk, options=Options(ignore_unknown=True, any_model_name=True))
+    app = make_app(desk, ignore_unknown=True, any_model_name=True)
     assert ask(app, "POST", "/v1/echo", SAID | {"model": "gpt-9", "colour": 1}).status == 200
     assert ask(make_app(desk), "POST", "/v1/echo", SAID | {"user": "me"}).status == 200
     assert len(desk.asked) == 2

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afmoe_mlx.server.endpoint import Options
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.openapi import document
 from afmoe_mlx.server.reading import check
@@ -43,7 +42,7 @@ def test_it_is_what_is_served() -> None:
 )
 def test_what_its_schema_takes_is_what_is_taken(fields: dict[str, object]) -> None:
     if VALIDATOR.is_valid(fields):
-        check(EchoBody, fields, Options())
+        check(EchoBody, fields, ignore_unknown=False)
     else:
         with pytest.raises(RequestError):
-            check(EchoBody, fields, Options())
+            check(EchoBody, fields, ignore_unknown=False)

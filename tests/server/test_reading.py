@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmoe_mlx.server.endpoint import Body, Options
+from afmoe_mlx.server.endpoint import Body
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.reading import check, parse
 
@@ -114,7 +114,7 @@ SAID = {"messages": [{"role": "user", "content": "x"}]}
 )
 def test_the_field_that_is_wrong_is_named_by_its_place(fields: dict[str, Any], place: str) -> None:
     with pytest.raises(RequestError) as caught:
-        check(Request, fields, Options())
+        check(Request, fields, ignore_unknown=False)
     assert (caught.value.status, caught.value.param) == (400, place)
     assert caught.value.message.startswith(f"{place}: ")
 
@@ -123,10 +123,10 @@ def test_the_field_that_is_wrong_is_named_by_its_place(fields: dict[str, Any], p
 def test_an_unknown_field_is_refused_by_name_unless_it_may_pass(more: dict[str, None]) -> None:
     fields = {**more, **SAID, "user": "me"}
     unknown = more.keys() - {"messages", "limit", "user"}
-    assert check(Request, fields, Options(ignore_unknown=True)).messages[0].content == "x"
+    assert check(Request, fields, ignore_unknown=True).messages[0].content == "x"
     if not unknown:
-        assert check(Request, fields, Options()).messages[0].content == "x"
+        assert check(Request, fields, ignore_unknown=False).messages[0].content == "x"
         return
     with pytest.raises(RequestError) as caught:
-        check(Request, fields, Options())
+        check(Request, fields, ignore_unknown=False)
     assert caught.value.param == min(unknown)
