@@ -24,6 +24,8 @@ class Question:
     """Such as `enable_thinking`; those that the template does not know are left out."""
     continues: bool = False
     """Whether the answer goes on with the last message, an assistant's."""
+    parallel_tool_calls: bool = True
+    """Whether an answer may hold several calls of tools; if not, it ends with the first."""
     top_logprobs: int | None = None
     """How many of the likeliest tokens are told with each; 0: the token alone; None: no log-probabilities."""
 

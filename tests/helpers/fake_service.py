@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from afmoe_mlx.messages import AnswerReader
+from afmoe_mlx.messages import AnswerReader, CallEnd
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.question import Call, Finish, Question, TokenLogprob, Update
 from afmoe_mlx.tokenizer import Tokenizer
@@ -19,6 +19,8 @@ class FakeService:
     texts: Sequence[str] = ("Hello.",)
     size: int = 3
     reason: str = "stop"
+    stop_sequence: str | None = None
+    reasoning_tokens: int = 0
     refusal: RequestError | None = None
     """Raised by `ask`."""
     failure: RequestError | None = None
@@ -70,11 +72,23 @@ class FakeAnswering:
                     raise service.failure
                 told += 1
                 deltas = reader.finish() if piece is None else reader.feed(piece)
+                ends = next((i for i, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)), None)
+                is_over = piece is None or (ends is not None and not question.parallel_tool_calls)
+                deltas = deltas[:ends] if is_over and piece is not None else deltas
                 asked = question.top_logprobs is not None and piece is not None
                 logprobs = [TokenLogprob(1, piece.encode(), -0.5)] if asked and piece is not None else []
-                yield Update(index, deltas, logprobs, None if piece is not None else self._finish(reader, pieces))
+                yield Update(index, deltas, logprobs, self._finish(reader, pieces) if is_over else None)
+                if is_over:
+                    break
 
     def _finish(self, reader: AnswerReader, pieces: Sequence[str]) -> Finish:
         calls = reader.answer.tool_calls
         reason = "tool_calls" if calls and self.service.reason == "stop" else self.service.reason
-        return Finish(reason, prompt_tokens=7, cached_tokens=2, completion_tokens=len(pieces))
+        return Finish(
+            reason,
+            prompt_tokens=7,
+            cached_tokens=2,
+            completion_tokens=len(pieces),
+            reasoning_tokens=self.service.reasoning_tokens,
+            stop_sequence=self.service.stop_sequence,
+        )
