@@ -24,6 +24,8 @@ class Question:
     """Such as `enable_thinking`; those that the template does not know are left out."""
     continues: bool = False
     """Whether the answer goes on with the last message, an assistant's."""
+    parallel_tool_calls: bool = True
+    """Whether an answer may hold several calls of tools; if not, it ends with the first."""
     top_logprobs: int | None = None
     """How many of the likeliest tokens are told with each; 0: the token alone; None: no log-probabilities."""
 
@@ -95,6 +97,8 @@ class Answering(Protocol):
 
     prompt_tokens: int
     """Of the first question."""
+    cached_tokens: int
+    """Of these, those that were known and not run, from the first question's first update on."""
 
     async def __aenter__(self) -> Self: ...
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from afmoe_mlx.messages import AnswerReader
+from afmoe_mlx.messages import AnswerReader, CallEnd, ContentDelta, Delta
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.question import Call, Finish, Question, TokenLogprob, Update
 from afmoe_mlx.tokenizer import Tokenizer
@@ -19,6 +19,8 @@ class FakeService:
     texts: Sequence[str] = ("Hello.",)
     size: int = 3
     reason: str = "stop"
+    stop_sequence: str | None = None
+    reasoning_tokens: int = 0
     refusal: RequestError | None = None
     """Raised by `ask`."""
     failure: RequestError | None = None
@@ -48,6 +50,7 @@ class FakeService:
 
 class FakeAnswering:
     prompt_tokens = 7
+    cached_tokens = 2
 
     def __init__(self, service: FakeService, questions: list[Question], call: Call) -> None:
         self.service, self.questions, self.call = service, questions, call
@@ -63,18 +66,33 @@ class FakeAnswering:
         for index, question in enumerate(self.questions):
             text = service.texts[index % len(service.texts)]
             reader = AnswerReader(service.tokenizer, question.tools or ())
+            raw = question.prompt is not None
             pieces = [text[i : i + service.size] for i in range(0, len(text), service.size)]
             for piece in [*pieces, None]:
                 await asyncio.sleep(service.pause)
                 if service.failure is not None and told == service.fails_after:
                     raise service.failure
                 told += 1
-                deltas = reader.finish() if piece is None else reader.feed(piece)
+                deltas: Sequence[Delta] = reader.finish() if piece is None else reader.feed(piece)
+                if raw:
+                    deltas = [] if piece is None else [ContentDelta(piece)]
+                ends = next((i for i, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)), None)
+                is_over = piece is None or (ends is not None and not question.parallel_tool_calls)
+                deltas = deltas[:ends] if is_over and piece is not None else deltas
                 asked = question.top_logprobs is not None and piece is not None
                 logprobs = [TokenLogprob(1, piece.encode(), -0.5)] if asked and piece is not None else []
-                yield Update(index, deltas, logprobs, None if piece is not None else self._finish(reader, pieces))
+                yield Update(index, deltas, logprobs, self._finish(reader, pieces) if is_over else None)
+                if is_over:
+                    break
 
     def _finish(self, reader: AnswerReader, pieces: Sequence[str]) -> Finish:
         calls = reader.answer.tool_calls
         reason = "tool_calls" if calls and self.service.reason == "stop" else self.service.reason
-        return Finish(reason, prompt_tokens=7, cached_tokens=2, completion_tokens=len(pieces))
+        return Finish(
+            reason,
+            prompt_tokens=7,
+            cached_tokens=2,
+            completion_tokens=len(pieces),
+            reasoning_tokens=self.service.reasoning_tokens,
+            stop_sequence=self.service.stop_sequence,
+        )

@@ -1,75 +1,46 @@
-"""A `ModelService` in an event loop of a test, and what it answers."""
+"""`afmoe-mlx serve` as a process, on a port of its own."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
-
-from afmoe_mlx.messages import Answer
-from afmoe_mlx.server.question import Call, Finish, Question, TokenLogprob
-from afmoe_mlx.server.service import ModelService
-
-# Seconds in which anything happens, on the slowest machine.
-PATIENCE = 20.0
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 
-class Heard:
-    """What came of one answer."""
+@dataclass
+class Served:
+    """A server that answers."""
 
-    def __init__(self) -> None:
-        self.answer = Answer()
-        self.logprobs: list[TokenLogprob] = []
-        self.finish: Finish | None = None
+    process: "subprocess.Popen[str]"
+    url: str
 
     @property
-    def told(self) -> Finish:
-        assert self.finish is not None
-        return self.finish
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit status, and what it wrote from now on to stdout and ever to stderr."""
+        out, err = self.process.communicate(timeout=30)
+        return self.process.returncode, out, err
 
 
-def user(text: str, **question: Any) -> Question:
-    """A question of one message."""
-    return Question(messages=[{"role": "user", "content": text}], **question)
-
-
-def call(owner: str = "") -> Call:
-    return Call("id", "/v1/chat/completions", owner)
-
-
-async def heard(service: ModelService, *questions: Question, call: Call | None = None) -> list[Heard]:
-    """All that is answered to a request."""
-    found = [Heard() for _ in questions]
-    async with await service.ask(questions, call or Call("id", "/")) as answers:
-        async for update in answers:
-            one = found[update.index]
-            assert one.finish is None
-            for delta in update.deltas:
-                one.answer.add(delta)
-            one.logprobs += update.logprobs
-            one.finish = update.finish
-    assert all(one.finish is not None for one in found)
-    return found
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def started(service: ModelService) -> AsyncIterator[ModelService]:
-    service.start()
+@contextmanager
+def serve(model: str, *options: str, environment: Mapping[str, str] | None = None) -> Iterator[Served]:
+    """Start it and wait for its address; it is ended with the block, if it runs still."""
+    command = [sys.executable, "-m", "afmoe_mlx", "serve", "--model", model, "--port", "0", *options]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
     try:
-        yield service
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        yield Served(process, line.strip())
     finally:
-        await service.close(0)
-
-
-def run(service: ModelService, test: Callable[[ModelService], Coroutine[Any, Any, Any]]) -> Any:
-    """What a test finds out of a service that is started for it."""
-
-    async def all_of_it() -> Any:
-        async with started(service):
-            return await asyncio.wait_for(test(service), PATIENCE)
-
-    return asyncio.run(all_of_it())
+        process.kill()
+        process.communicate()
