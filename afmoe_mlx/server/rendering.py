@@ -46,7 +46,6 @@ class Renderer:
         *,
         context: int,
         vocab_size: int,
-<<<<<<< HEAD
         limit: Callable[[int, int], int],
         max_tokens: int,
         template_variables: Mapping[str, Any],
@@ -56,14 +55,6 @@ class Renderer:
         """
         self._tokenizer, self._context, self._vocab_size = tokenizer, context, vocab_size
         self._limit, self._max_tokens, self._variables = limit, max_tokens, template_variables
-=======
-        max_tokens: int,
-        template_variables: Mapping[str, Any],
-    ) -> None:
-        """max_tokens, template_variables: of a question that says nothing of them."""
-        self._tokenizer, self._context, self._vocab_size = tokenizer, context, vocab_size
-        self._max_tokens, self._variables = max_tokens, template_variables
->>>>>>> c5086a624e833339a795c6f82e5f3baed49f2461
 
     def render(self, questions: Sequence[Question]) -> list[Rendered]:
         """Each question's prompt and what goes with it. Raises what makes a `RequestError`, where there can be none."""

@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-<<<<<<< HEAD
 from pathlib import Path
-=======
->>>>>>> c5086a624e833339a795c6f82e5f3baed49f2461
 from typing import Any, TypeVar
 
 from ..cache import PrefixStore
@@ -58,7 +55,6 @@ class ModelService:
         max_rows: int = MAX_ROWS,
         max_queue: int = MAX_QUEUE,
         max_tokens: int = MAX_TOKENS,
-<<<<<<< HEAD
         prefill_slice: float = PREFILL_SLICE,
         template_variables: Mapping[str, Any] | None = None,
         make_store: Callable[[CausalLM], PrefixStore | None] = make_store,
@@ -67,13 +63,6 @@ class ModelService:
     ) -> None:
         """max_rows: answers that are written at once. max_queue: requests that wait, of each owner. max_tokens,
         template_variables: of a question that says nothing of them.
-=======
-        template_variables: Mapping[str, Any] | None = None,
-        make_store: Callable[[CausalLM], PrefixStore | None] = PrefixStore,
-    ) -> None:
-        """max_rows: answers that are written at once. max_tokens, template_variables: of a question that says nothing
-        of them.
->>>>>>> c5086a624e833339a795c6f82e5f3baed49f2461
 
         prefill_slice: seconds that answers may be delayed by prompts between two steps. make_store: makes the store of
         prefixes that the model's prompts begin with, or none. idle_unload: seconds without a request after which the
@@ -89,7 +78,6 @@ class ModelService:
             tokenizer,
             context=self.context,
             vocab_size=model.config.vocab_size,
-<<<<<<< HEAD
             limit=self._memory.limit,
             max_tokens=max_tokens,
             template_variables=template_variables or {},
@@ -111,10 +99,6 @@ class ModelService:
             max_queue=max_queue,
             idle_unload=idle_unload,
             unload=self._unload,
-=======
-            max_tokens=max_tokens,
-            template_variables=template_variables or {},
->>>>>>> c5086a624e833339a795c6f82e5f3baed49f2461
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers, self._waiters = ThreadPoolExecutor(2, "render"), ThreadPoolExecutor(max_rows, "prepare")

@@ -21,9 +21,9 @@ from afmoe_mlx.server.errors import ContextLengthError, RequestError
 from afmoe_mlx.server.question import Question
 from afmoe_mlx.server.service import ModelService
 from afmoe_mlx.tokenizer import Tokenizer
+from helpers.asking import Heard, call, heard, run, started, until, user
 from helpers.chat_templates import CHATML, LFM25
 from helpers.scripted import scripted_folder
-from helpers.asking import Heard, call, heard, run, started, until, user
 from helpers.tiny import tiny_folder
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}]
