@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Self
 
-from ..messages import AnswerReader, ContentDelta, Delta, ReasoningDelta
+from ..messages import CallEnd, ContentDelta, Delta, ReasoningDelta
 from ..tokenizer import Tokenizer
 from .errors import RequestError
 from .jobs import Job, Piece
@@ -25,14 +25,13 @@ class Answers:
         *,
         rows: int,
         needed: int,
-        cancel: Callable[[Job], None],
+        cancel: Callable[[Job, int | None], None],
     ) -> None:
-        """rows, needed: the job's. cancel: ends it before its time."""
+        """rows, needed: the job's. cancel: ends it before its time, or one of its answers."""
         self._call, self._cancel = call, cancel
         self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
-        self._readings = [_Reading(i, question.reader(tokenizer)) for i, question in enumerate(questions)]
-        self._open = len(questions)
-        self.prompt_tokens = len(questions[0].prompt)
+        self._readings = {i: _Reading(i, question, tokenizer) for i, question in enumerate(questions)}
+        self.prompt_tokens, self.cached_tokens = len(questions[0].prompt), 0
         self.job = Job(questions, call.owner, rows, needed, self._told.put_nowait)
         call.prompt_tokens = sum(len(prompt) for prompt in {id(q.prompt): q.prompt for q in questions}.values())
 
@@ -40,19 +39,25 @@ class Answers:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._open:
-            self._cancel(self.job)
+        if self._readings:
+            self._cancel(self.job, None)
             self._call.reason = self._call.reason or "removed"
         self._call.seconds = time.perf_counter() - self._call.began
 
     async def __aiter__(self) -> AsyncIterator[Update]:
-        while self._open:
+        while self._readings:
             told = await self._told.get()
             if isinstance(told, RequestError):
-                self._open, self._call.reason = 0, told.code or str(told.status)
+                self._readings, self._call.reason = {}, told.code or str(told.status)
                 raise told
-            update = self._readings[told.index].update(told)
+            if (reading := self._readings.get(told.index)) is None:  # it has been ended, and this was under way
+                continue
+            update = reading.update(told)
             self._count(told, update.finish)
+            if update.finish is not None:
+                del self._readings[told.index]
+                if told.finish_reason is None:
+                    self._cancel(self.job, told.index)
             if update.deltas or update.logprobs or update.finish:
                 yield update
 
@@ -61,16 +66,17 @@ class Answers:
         call.completion_tokens += 1
         if call.first_token is None:
             call.first_token = time.perf_counter() - call.began
+        if piece.index == 0:
+            self.cached_tokens = piece.cached_tokens
         if finish is not None:
-            self._open -= 1
             call.reason, call.cached_tokens = finish.reason, call.cached_tokens + piece.cached_tokens
 
 
 class _Reading:
     """One answer as it is read."""
 
-    def __init__(self, index: int, reader: AnswerReader | None) -> None:
-        self._index, self._reader = index, reader
+    def __init__(self, index: int, question: Rendered, tokenizer: Tokenizer) -> None:
+        self._index, self._reader, self._takes_all = index, question.reader(tokenizer), question.parallel_tool_calls
         self._logprobs = _ContentLogprobs()
         self._reasoning_tokens = 0
 
@@ -83,6 +89,9 @@ class _Reading:
         logprobs: Sequence[TokenLogprob] = ()
         if piece.logprob is not None:
             logprobs = self._logprobs.told(piece, deltas, "" if reader is None or is_last else reader.held)
+        ends = [i for i, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)]
+        if ends and not self._takes_all:
+            deltas, is_last = deltas[: ends[0]], True
         return Update(self._index, deltas, logprobs, self._finish(piece) if is_last else None)
 
     def _deltas(self, text: str, *, is_last: bool) -> list[Delta]:
@@ -92,10 +101,10 @@ class _Reading:
         return [*deltas, *self._reader.finish()] if is_last else deltas
 
     def _finish(self, piece: Piece) -> Finish:
-        assert piece.finish_reason is not None
+        reason = piece.finish_reason or "stop"
         has_calls = self._reader is not None and bool(self._reader.answer.tool_calls)
         return Finish(
-            "tool_calls" if has_calls and piece.finish_reason == "stop" else piece.finish_reason,
+            "tool_calls" if has_calls and reason == "stop" else reason,
             prompt_tokens=piece.prompt_tokens,
             cached_tokens=piece.cached_tokens,
             completion_tokens=piece.generation_tokens,
