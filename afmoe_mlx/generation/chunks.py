@@ -41,6 +41,8 @@ class GenerationChunk:
     """Prompt tokens that were known, from `seen` or a store, and not run."""
     violation: str | None = None
     """What the answer falls short of in what it was held to; with the last token alone."""
+    stop: str | None = None
+    """The stop text that ended it, if one did; with the last token alone."""
 
     @property
     def peak_memory(self) -> float:
@@ -101,6 +103,7 @@ class AnswerChunks:
             saved_steps=max(self._count - 1 - tally.steps, 0) if tally.drafted else 0,
             cached_tokens=self.cached_tokens,
             violation=violation,
+            stop=self._stops.matched,
         )
 
     def _read(self, token: int) -> tuple[str, str | None]:

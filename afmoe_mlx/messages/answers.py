@@ -92,6 +92,11 @@ class AnswerReader:
         """Whether what comes next is reasoning, as far as is known."""
         return self._splitter.thinking
 
+    @property
+    def held(self) -> str:
+        """The end of what was fed, of which is not known yet what it belongs to."""
+        return self._text.text + self._splitter.held
+
     def feed(self, text: str) -> list[Delta]:
         """What became certain with the next piece of the text."""
         return self._told(self._splitter.feed(text))

@@ -62,6 +62,11 @@ class ThinkingSplitter:
         """Whether reasoning may still come: it is under way, or nothing but blanks and part of a tag has come."""
         return self._state in ("start", "thinking")
 
+    @property
+    def held(self) -> str:
+        """What has come and may be the beginning of a tag, or is left out."""
+        return self._held
+
     def feed(self, text: str) -> list[Part]:
         """What became certain with `text`; neighbours differ in kind, tags are left out."""
         self._held += text

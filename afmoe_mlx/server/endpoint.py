@@ -52,3 +52,5 @@ class Endpoint:
     """(service, body, call); RequestError where there is no answer."""
     error: Callable[[RequestError], dict[str, Any]]
     """The body of an error in this protocol."""
+    method: str = "POST"
+    """Of a GET, `body` has the parameters of the path."""

@@ -1,4 +1,10 @@
-"""Encoding texts of any size: a long one keeps no Ctrl-C waiting, and one that cannot fit is found before the work."""
+"""Encoding texts of any size: a long one keeps no Ctrl-C waiting, and one that cannot fit is found before the work.
+
+And a single token's bytes.
+"""
+
+import re
+from functools import cache
 
 import tokenizers
 from tokenizers.models import BPE
@@ -53,3 +59,25 @@ def _settled(backend: tokenizers.Tokenizer, beginning: str) -> int:
     except TypeError:  # no UTF-8: encoding all of it says so
         return 0
     return words.index(words[-1]) if words else 0
+
+
+def token_bytes(backend: tokenizers.Tokenizer, token_id: int) -> bytes:
+    """The bytes of a token, b"" of an id that there is not."""
+    token = backend.id_to_token(token_id)
+    if token is None:
+        return b""
+    text = backend.decode([token_id], skip_special_tokens=False)
+    if "\ufffd" not in text:
+        return text.encode()
+    if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):
+        return bytes.fromhex(byte[1])
+    alphabet = _byte_alphabet()  # a part of a character
+    return bytes(alphabet[char] for char in token) if all(char in alphabet for char in token) else text.encode()
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """How byte-level vocabularies spell bytes: those that print as themselves, the others from U+0100 on, in order."""
+    printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

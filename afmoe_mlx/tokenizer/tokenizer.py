@@ -145,6 +145,10 @@ class Tokenizer:
         known = [token_id for token_id in map(int, ids) if 0 <= token_id <= MAX_TOKEN_ID]
         return self._backend.decode(known, skip_special_tokens=skip_special_tokens)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for, which may be a part of a character."""
+        return encoding.token_bytes(self._backend, token_id)
+
     def token_to_id(self, token: str) -> int | None:
         """The id of one token's text, None if it is no token."""
         try:

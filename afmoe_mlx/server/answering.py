@@ -1,0 +1,123 @@
+"""`Answers`: what the engine writes for a request, as updates for whoever asked."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Self
+
+from ..messages import AnswerReader, ContentDelta, Delta, ReasoningDelta
+from ..tokenizer import Tokenizer
+from .engine import Job, Piece
+from .errors import RequestError
+from .question import Call, Finish, TokenLogprob, Update
+from .rendering import Rendered
+
+
+class Answers:
+    """The `question.Answering` of a job. For the event loop's thread."""
+
+    def __init__(
+        self, questions: Sequence[Rendered], tokenizer: Tokenizer, call: Call, *, cancel: Callable[[Job], None]
+    ) -> None:
+        self._call, self._cancel = call, cancel
+        self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
+        self._readings = [_Reading(i, question.reader(tokenizer)) for i, question in enumerate(questions)]
+        self._open = len(questions)
+        self.prompt_tokens = len(questions[0].prompt)
+        self.job = Job(questions, call.owner, self._told.put_nowait)
+        call.prompt_tokens = sum(len(prompt) for prompt in {id(q.prompt): q.prompt for q in questions}.values())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._open:
+            self._cancel(self.job)
+            self._call.reason = self._call.reason or "removed"
+        self._call.seconds = time.perf_counter() - self._call.began
+
+    async def __aiter__(self) -> AsyncIterator[Update]:
+        while self._open:
+            told = await self._told.get()
+            if isinstance(told, RequestError):
+                self._open, self._call.reason = 0, told.code or str(told.status)
+                raise told
+            update = self._readings[told.index].update(told)
+            self._count(told, update.finish)
+            if update.deltas or update.logprobs or update.finish:
+                yield update
+
+    def _count(self, piece: Piece, finish: Finish | None) -> None:
+        call = self._call
+        call.completion_tokens += 1
+        if call.first_token is None:
+            call.first_token = time.perf_counter() - call.began
+        if finish is not None:
+            self._open -= 1
+            call.reason, call.cached_tokens = finish.reason, call.cached_tokens + piece.cached_tokens
+
+
+class _Reading:
+    """One answer as it is read."""
+
+    def __init__(self, index: int, reader: AnswerReader | None) -> None:
+        self._index, self._reader = index, reader
+        self._logprobs = _ContentLogprobs()
+        self._reasoning_tokens = 0
+
+    def update(self, piece: Piece) -> Update:
+        """What comes of its next token."""
+        reader, is_last = self._reader, piece.finish_reason is not None
+        was_reasoning = reader is not None and reader.is_reasoning
+        deltas = self._deltas(piece.text, is_last=is_last)
+        self._reasoning_tokens += was_reasoning or any(isinstance(delta, ReasoningDelta) for delta in deltas)
+        logprobs: Sequence[TokenLogprob] = ()
+        if piece.logprob is not None:
+            logprobs = self._logprobs.told(piece, deltas, "" if reader is None or is_last else reader.held)
+        return Update(self._index, deltas, logprobs, self._finish(piece) if is_last else None)
+
+    def _deltas(self, text: str, *, is_last: bool) -> list[Delta]:
+        if self._reader is None:
+            return [ContentDelta(text)] if text else []
+        deltas = self._reader.feed(text) if text else []
+        return [*deltas, *self._reader.finish()] if is_last else deltas
+
+    def _finish(self, piece: Piece) -> Finish:
+        assert piece.finish_reason is not None
+        has_calls = self._reader is not None and bool(self._reader.answer.tool_calls)
+        return Finish(
+            "tool_calls" if has_calls and piece.finish_reason == "stop" else piece.finish_reason,
+            prompt_tokens=piece.prompt_tokens,
+            cached_tokens=piece.cached_tokens,
+            completion_tokens=piece.generation_tokens,
+            reasoning_tokens=self._reasoning_tokens,
+            stop_sequence=piece.stop,
+            violation=piece.violation,
+        )
+
+
+class _ContentLogprobs:
+    """Tells the tokens of content apart from the others, by where their bytes lie in the text."""
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[int, TokenLogprob]] = deque()  # with the ends of their bytes
+        self._written = 0  # bytes of all tokens
+        self._read = 0  # bytes of the text that became final
+
+    def told(self, piece: Piece, deltas: Sequence[Delta], held: str) -> list[TokenLogprob]:
+        """The tokens of the content in `deltas` that were not told; held: the end of the text that is in none yet."""
+        assert piece.logprob is not None
+        self._written += len(piece.logprob.text)
+        self._pending.append((self._written, piece.logprob))
+        self._read += len(piece.text.encode())
+        content = sum(len(delta.text.encode()) for delta in deltas if isinstance(delta, ContentDelta))
+        if not deltas:
+            return []
+        end = self._read - len(held.encode())
+        found = []
+        while self._pending and self._pending[0][0] - len(self._pending[0][1].text) < end:
+            token_end, logprob = self._pending.popleft()
+            if token_end > end - content:
+                found.append(logprob)
+        return found

@@ -1,0 +1,110 @@
+"""Questions become prompts: by the chat template, within the context; and who reads their answers is made ready."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ContextFullError, InputError
+from ..generation import check_options, encode_prompt
+from ..messages import AnswerReader, for_template
+from ..messages.reasoning import opened_by
+from ..messages.tool_formats import format_of
+from ..tokenizer import Tokenizer
+from .errors import ContextLengthError, RequestError
+from .question import Question
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A question as the engine takes it."""
+
+    prompt: list[int]
+    options: Mapping[str, Any]
+    """Those of `BatchAnswers.add`."""
+    tools: Sequence[Mapping[str, Any]]
+    """Those that may be called."""
+    beginning: str | None
+    """What of the answer the prompt holds already; None: the answer is a text, and read as nothing else."""
+    top_logprobs: int | None
+
+    def reader(self, tokenizer: Tokenizer) -> AnswerReader | None:
+        """What takes the answer apart; None where it is taken as it is."""
+        return None if self.beginning is None else AnswerReader(tokenizer, self.tools, beginning=self.beginning)
+
+
+class Renderer:
+    """Renders questions for one model. It may be used in several threads."""
+
+    def __init__(self, tokenizer: Tokenizer, *, context: int, vocab_size: int, max_tokens: int) -> None:
+        """max_tokens: of an answer to a question that says nothing of it."""
+        self._tokenizer, self._context, self._vocab_size = tokenizer, context, vocab_size
+        self._max_tokens = max_tokens
+
+    def render(self, question: Question) -> Rendered:
+        """A question's prompt and what goes with it. Raises what makes a `RequestError`, where there can be none."""
+        options = {name: value for name, value in question.options.items() if value is not None}
+        options.setdefault("max_tokens", self._max_tokens)
+        tools = None if options.get("tool_choice") == "none" else question.tools
+        if options.get("tool_choice") is not None:
+            options["tools"] = tools
+        check_options(**options)
+        prompt = self._encoded(question, tools)
+        if len(prompt) >= self._context:
+            raise ContextLengthError(len(prompt), self._context - 1)
+        beginning = None
+        if question.prompt is None:
+            last = question.messages[-1]
+            beginning = _text(last) if question.continues else opened_by(self._tokenizer, prompt)
+        return Rendered(prompt, options, tools or (), beginning, question.top_logprobs)
+
+    def count(self, question: Question) -> int:
+        """Tokens of a question's prompt."""
+        tools = None if question.options.get("tool_choice") == "none" else question.tools
+        return len(self._encoded(question, tools))
+
+    def _encoded(self, question: Question, tools: Sequence[Mapping[str, Any]] | None) -> list[int]:
+        if question.prompt is not None:
+            text = question.prompt
+            if isinstance(text, str):
+                self._check_length(text)
+            return encode_prompt(self._tokenizer, text)
+        text = self._text_of(question, tools)
+        self._check_length(text)
+        return self._tokenizer.encode(text, add_special_tokens=False)  # a template writes its own special tokens
+
+    def _text_of(self, question: Question, tools: Sequence[Mapping[str, Any]] | None) -> str:
+        messages = list(question.messages)
+        if not messages:
+            raise InputError("there are no messages: expected one at least")
+        if tools and format_of(self._tokenizer) is None:
+            raise RequestError(400, "this model's chat template knows no tools: ask without them", param="tools")
+        begun = []
+        if question.continues:
+            begun = [{"role": "assistant", "content": _text(messages.pop())}]
+        template = self._tokenizer.tool_template if tools else self._tokenizer.chat_template
+        variables = {name: value for name, value in question.template_variables.items() if name in (template or "")}
+        return self._tokenizer.apply_chat_template(
+            [*for_template(messages, self._tokenizer), *begun],
+            tools=tools or None,
+            tokenize=False,
+            add_generation_prompt=not begun,
+            continue_final_message=bool(begun),
+            **variables,
+        )
+
+    def _check_length(self, text: str) -> None:
+        """Before all of a text is encoded that certainly has too many tokens."""
+        try:
+            self._tokenizer.check_length(text, self._context)
+        except ContextFullError:
+            raise ContextLengthError(self._context + 1, self._context - 1) from None
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """The text of an answer that is gone on with."""
+    content = message.get("content")
+    if isinstance(content, list | tuple) and all(isinstance(part, Mapping) and "text" in part for part in content):
+        content = "".join(str(part["text"]) for part in content)
+    if message.get("role") != "assistant" or not isinstance(content, str):
+        raise InputError("the last message is no answer with a text: only such a one can be gone on with")
+    return content
