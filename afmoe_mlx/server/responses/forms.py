@@ -135,9 +135,7 @@ class AllowedTools(Config):
     tools: list[FunctionChoice]
 
 
-ToolChoice = (
-    Literal["none", "auto", "required"] | Annotated[FunctionChoice | AllowedTools, Field(discriminator="type")]
-)
+ToolChoice = Literal["none", "auto", "required"] | Annotated[FunctionChoice | AllowedTools, Field(discriminator="type")]
 
 
 class TextFormat(Config):

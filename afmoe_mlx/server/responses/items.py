@@ -43,7 +43,13 @@ class Items:
         if isinstance(step, Begin):
             self._id, self._logprobs = f"{_PREFIXES[part.kind]}_{uuid4().hex}", []
             self._call_id = f"call_{uuid4().hex}"
-            yield "output_item.added", {"output_index": part.index, "item": _json(self._item(Part(part.index, part.kind, part.name), "in_progress", is_begun=True))}
+            yield (
+                "output_item.added",
+                {
+                    "output_index": part.index,
+                    "item": _json(self._item(Part(part.index, part.kind, part.name), "in_progress", is_begun=True)),
+                },
+            )
         self._logprobs += logprobs
         place = {"item_id": self._id, "output_index": part.index}
         yield from _of_call(step, place) if part.kind == "call" else self._of_content(step, place, logprobs)
@@ -70,7 +76,11 @@ class Items:
         """is_begun: nothing of it has come."""
         if part.kind == "call":
             return OutputCall(
-                id=self._id, status=status, call_id=self._call_id, name=part.name, arguments="" if is_begun else _arguments(part)
+                id=self._id,
+                status=status,
+                call_id=self._call_id,
+                name=part.name,
+                arguments="" if is_begun else _arguments(part),
             )
         content = [] if is_begun else [self._content(part)]
         if part.kind == "text":

@@ -79,7 +79,9 @@ def offered_tools(body: ResponsesBody) -> list[FunctionTool]:
         return functions
     allowed = {tool.name for tool in choice.tools}
     if missing := sorted(allowed - {tool.name for tool in functions}):
-        raise RequestError(400, f"tool_choice.tools has {missing[0]!r}, which is no tool of the request's", param="tool_choice")
+        raise RequestError(
+            400, f"tool_choice.tools has {missing[0]!r}, which is no tool of the request's", param="tool_choice"
+        )
     return [tool for tool in functions if tool.name in allowed]
 
 
