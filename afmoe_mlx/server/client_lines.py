@@ -5,7 +5,7 @@ the one before it, and all of it would be read again. They are left out of syste
 
 | client | line | changes |
 |---|---|---|
-| claude-code | `x-anthropic-billing-header: cc_version=…; cc_entrypoint=…; cch=…;` | with every session, some with every request |
+| claude-code | `x-anthropic-billing-header: cc_version=…; cc_entrypoint=…; cch=…;` | from session to session |
 """
 
 import re

@@ -1,16 +1,19 @@
 """Answers become Anthropic's messages: whole, or as the events of a stream that adds up to the same."""
 
-from collections.abc import AsyncIterator, Iterator
+import logging
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 from uuid import uuid4
 
 from ..errors import RequestError
 from ..parts import Begin, End, More, Part, Parts, Step
 from ..question import Answering, Finish
-from ..sse import event
+from ..sse import ALIVE, event
 from .errors import error_body
 from .forms import Message, OutputTokensDetails, TextBlock, ThinkingBlock, ToolUseBlock, Usage
 from .questions import input_of
+
+_log = logging.getLogger("afmoe_mlx.server")
 
 SIGNATURE = "unsigned"
 """Of every thinking block: clients drop those that have none."""
@@ -36,19 +39,26 @@ class MessageWriter:
             async for update in self._answering:
                 for _ in self._parts.take(update.deltas):
                     pass
-                self._finish = update.finish or self._finish
+                self._finish = update.finish
         return self._message([self._block(part) for part in self._parts.parts])
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str, None]:
         """The events of a stream: whatever happens, to its very end, without which clients ask again or wait."""
+        yield ALIVE
+        failure: RequestError | None = None
         try:
             async with self._answering:
                 async for update in self._answering:
                     if told := self._beginning() + "".join(map(self._told, self._parts.take(update.deltas))):
                         yield told
-                    self._finish = update.finish or self._finish
+                    self._finish = update.finish
         except RequestError as error:
-            yield self._beginning() + _event(error_body(error))
+            failure = error
+        except Exception:
+            _log.exception("a stream failed")
+            failure = RequestError(500, "the answer failed: the server's log says why")
+        if failure is not None:
+            yield self._beginning() + _event(error_body(failure))
         for step in self._parts.finish():
             yield self._told(step)
         yield _event({"type": "message_delta", "delta": self._stop(), "usage": self._usage().model_dump()})

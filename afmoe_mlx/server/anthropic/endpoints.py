@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .. import sse
 from ..endpoint import Endpoint, EventStream, Handled
 from ..question import Call, Service
 from .answers import MessageWriter
@@ -11,16 +12,15 @@ from .questions import question_of
 
 
 async def _messages(service: Service, body: MessagesBody, call: Call) -> Handled:
-    question = question_of(body, context=service.context)
-    answering = await service.ask([question], call)
+    question = question_of(body, context=service.context, request=call.id)
     shown = getattr(body.thinking, "display", None) != "omitted"
-    writer = MessageWriter(answering, service.name, shows_thinking=shown)
-    return EventStream(writer.events(), writer.alive) if body.stream else await writer.whole()
+    writer = MessageWriter(await service.ask([question], call), service.name, shows_thinking=shown)
+    return EventStream(await sse.begun(writer.events()), writer.alive) if body.stream else await writer.whole()
 
 
 async def _count_tokens(service: Service, body: CountTokensBody, call: Call) -> dict[str, Any]:
-    tokens = await service.count_tokens(question_of(body, context=service.context))
-    return TokenCount(input_tokens=tokens).model_dump()
+    question = question_of(body, context=service.context, request=call.id)
+    return TokenCount(input_tokens=await service.count_tokens(question)).model_dump()
 
 
 ENDPOINTS = [

@@ -6,15 +6,10 @@ is left. One of the request, or of what configures it, is refused by name unless
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from ..endpoint import Body
-
-
-class Config(BaseModel):
-    """What configures an answer: nothing in it is left."""
-
-    model_config = ConfigDict(extra="forbid")
+from ..fields import Fields
 
 
 class TextBlock(BaseModel):
@@ -120,21 +115,21 @@ Tool = Annotated[
 ]
 
 
-class AutoChoice(Config):
+class AutoChoice(Fields):
     """The model chooses."""
 
     type: Literal["auto"]
     disable_parallel_tool_use: bool = False
 
 
-class AnyChoice(Config):
+class AnyChoice(Fields):
     """Some tool is called."""
 
     type: Literal["any"]
     disable_parallel_tool_use: bool = False
 
 
-class ToolChoice(Config):
+class ToolChoice(Fields):
     """This tool is called."""
 
     type: Literal["tool"]
@@ -142,7 +137,7 @@ class ToolChoice(Config):
     disable_parallel_tool_use: bool = False
 
 
-class NoChoice(Config):
+class NoChoice(Fields):
     """No tool is called."""
 
     type: Literal["none"]
@@ -153,7 +148,7 @@ Choice = Annotated[AutoChoice | AnyChoice | ToolChoice | NoChoice, Field(discrim
 Display = Literal["summarized", "omitted"] | None
 
 
-class ThinkingEnabled(Config):
+class ThinkingEnabled(Fields):
     """Reasoning of so many tokens at most."""
 
     type: Literal["enabled"]
@@ -161,14 +156,14 @@ class ThinkingEnabled(Config):
     display: Display = None
 
 
-class ThinkingAdaptive(Config):
+class ThinkingAdaptive(Fields):
     """As much reasoning as the model finds right."""
 
     type: Literal["adaptive"]
     display: Display = None
 
 
-class ThinkingDisabled(Config):
+class ThinkingDisabled(Fields):
     """No reasoning."""
 
     type: Literal["disabled"]
@@ -177,14 +172,14 @@ class ThinkingDisabled(Config):
 Thinking = Annotated[ThinkingEnabled | ThinkingAdaptive | ThinkingDisabled, Field(discriminator="type")]
 
 
-class JSONFormat(Config):
+class JSONFormat(Fields):
     """The answer is JSON that satisfies a schema."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputConfig(Config):
+class OutputConfig(Fields):
     """How the answer is to be."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None

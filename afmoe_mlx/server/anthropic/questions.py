@@ -8,7 +8,7 @@ from ...messages.reasoning import CLOSE, OPEN
 from ..conversation import Conversation
 from ..errors import RequestError
 from ..question import Question
-from ..tools import function_tool, log_dropped
+from ..tools import check_form, function_tool, log_left_out
 from .forms import (
     AnyChoice,
     AssistantMessage,
@@ -16,6 +16,7 @@ from .forms import (
     CustomTool,
     MessagesBody,
     NoChoice,
+    OtherTool,
     Prompted,
     SystemMessage,
     TextBlock,
@@ -33,9 +34,14 @@ INVALID = "INVALID_JSON"
 """In an input that is to be an object, the key of arguments that are none: what Anthropic tells clients to send."""
 
 
-def question_of(body: Prompted, *, context: int) -> Question:
-    """What a request asks for; context: tokens that the model takes. RequestError for what is not supported."""
+def question_of(body: Prompted, *, context: int, request: str) -> Question:
+    """What a request asks for; context: tokens that the model takes. RequestError for what is not supported.
+
+    request: its id, for the log.
+    """
     _check_supported(body)
+    log_left_out((tool.type for tool in body.tools or () if isinstance(tool, OtherTool)), request)
+    tools = _tools(body)
     options: dict[str, Any] = {"tool_choice": _chosen(body.tool_choice)}
     if isinstance(body, MessagesBody):
         options |= {
@@ -57,10 +63,10 @@ def question_of(body: Prompted, *, context: int) -> Question:
             variables["reasoning_effort"] = body.output_config.effort
         if body.output_config.format is not None:
             options["json_schema"] = body.output_config.format.schema_
-    messages = _messages(body)
+            check_form(body.output_config.format, tools, "output_config.format")
     return Question(
-        messages=messages,
-        tools=_tools(body),
+        messages=_messages(body),
+        tools=tools,
         options={name: value for name, value in options.items() if value is not None},
         template_variables=variables,
         continues=isinstance(body.messages[-1], AssistantMessage),
@@ -82,13 +88,10 @@ def _check_supported(body: Prompted) -> None:
 
 
 def _tools(body: Prompted) -> list[dict[str, Any]] | None:
-    tools = []
-    for index, tool in enumerate(body.tools or ()):
-        if isinstance(tool, CustomTool):
-            tools.append(function_tool(tool.name, tool.description, tool.input_schema))
-        else:
-            log_dropped(index, tool.type)
-    return tools or None
+    if isinstance(body.tool_choice, NoChoice):
+        return None
+    custom = (tool for tool in body.tools or () if isinstance(tool, CustomTool))
+    return [function_tool(tool.name, tool.description, tool.input_schema) for tool in custom] or None
 
 
 def _chosen(choice: Choice | None) -> Any:

@@ -10,8 +10,8 @@ from .questions import question_of
 
 
 async def _responses(service: Service, body: ResponsesBody, call: Call) -> Handled:
-    answering = await service.ask([question_of(body, context=service.context)], call)
-    writer = ResponseWriter(answering, body, service.name)
+    question = question_of(body, context=service.context, request=call.id)
+    writer = ResponseWriter(await service.ask([question], call), body, service.name)
     return EventStream(await sse.begun(writer.events()), writer.alive) if body.stream else await writer.whole()
 
 

@@ -6,9 +6,10 @@ the request, or of what configures it, is refused by name unless it is among the
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from ..endpoint import Body
+from ..fields import Fields
 from ..openai.hints import HINTS as OPENAI_HINTS
 
 MOST_LOGPROBS = 20
@@ -20,12 +21,6 @@ HINTS = OPENAI_HINTS | {
     "truncation": "a prompt that is too long is refused, whatever it says",
 }
 """Fields that change no answer, each with what becomes of it."""
-
-
-class Config(BaseModel):
-    """What configures an answer: nothing in it is left."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class TextPart(BaseModel):
@@ -120,14 +115,14 @@ Tool = Annotated[
 ]
 
 
-class FunctionChoice(Config):
+class FunctionChoice(Fields):
     """This tool is called."""
 
     type: Literal["function"]
     name: str
 
 
-class AllowedTools(Config):
+class AllowedTools(Fields):
     """Of the tools these alone may be called, or are to be."""
 
     type: Literal["allowed_tools"]
@@ -138,19 +133,19 @@ class AllowedTools(Config):
 ToolChoice = Literal["none", "auto", "required"] | Annotated[FunctionChoice | AllowedTools, Field(discriminator="type")]
 
 
-class TextFormat(Config):
+class TextFormat(Fields):
     """Text as it comes."""
 
     type: Literal["text"] = "text"
 
 
-class JSONObjectFormat(Config):
+class JSONObjectFormat(Fields):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class JSONSchemaFormat(Config):
+class JSONSchemaFormat(Fields):
     """JSON that satisfies a schema, held to in any case: `strict` changes nothing."""
 
     type: Literal["json_schema"]
@@ -163,14 +158,14 @@ class JSONSchemaFormat(Config):
 Format = Annotated[TextFormat | JSONObjectFormat | JSONSchemaFormat, Field(discriminator="type")]
 
 
-class TextConfig(Config):
+class TextConfig(Fields):
     """How the text is to be; no model that is served here knows verbosity."""
 
     format: Format | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ReasoningConfig(Config):
+class ReasoningConfig(Fields):
     """How much is thought, and whether it is told as a summary: all of it is."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None

@@ -7,7 +7,7 @@ from typing import Any
 from ..conversation import Conversation
 from ..errors import RequestError
 from ..question import Question
-from ..tools import function_tool, log_dropped
+from ..tools import check_form, function_tool, log_left_out
 from .forms import (
     AllowedTools,
     FunctionCallItem,
@@ -29,20 +29,15 @@ _NO_EFFORTS = ("none", "minimal")
 _SEAL = "afmoe-mlx:"
 
 
-def question_of(body: ResponsesBody, *, context: int) -> Question:
-    """What a request asks for; context: tokens that the model takes. RequestError for what is not supported."""
+def question_of(body: ResponsesBody, *, context: int, request: str) -> Question:
+    """What a request asks for; context: tokens that the model takes. RequestError for what is not supported.
+
+    request: its id, for the log.
+    """
     _check_supported(body)
-    for index, tool in enumerate(body.tools or ()):
-        if not isinstance(tool, FunctionTool):
-            log_dropped(index, tool.type)
-    tools = offered_tools(body)
-    form = _form(body)
-    if form is not None and tools:
-        raise RequestError(
-            400,
-            "an answer that is held to text.format cannot call tools: ask with one of them, or with tool_choice 'none'",
-            param="text.format",
-        )
+    log_left_out((tool.type for tool in body.tools or () if not isinstance(tool, FunctionTool)), request)
+    tools, form = offered_tools(body), _form(body)
+    check_form(form, tools, "text.format")
     options = {
         "tool_choice": _chosen(body),
         "json_schema": form,
