@@ -50,6 +50,7 @@ class FakeService:
 
 class FakeAnswering:
     prompt_tokens = 7
+    cached_tokens = 2
 
     def __init__(self, service: FakeService, questions: list[Question], call: Call) -> None:
         self.service, self.questions, self.call = service, questions, call
