@@ -15,11 +15,13 @@ from .command_line.request import command_of
 from .command_line.requests.answering import ChatRequest, GenerateRequest
 from .command_line.requests.conversion import ConvertRequest, EvalRequest
 from .command_line.requests.machine import BenchRequest, DoctorRequest, InfoRequest
+from .command_line.requests.serving import ServeRequest
 
 # What each command takes. What it does is `run` of the module in `commands` that has its name.
 REQUESTS = {
     "generate": GenerateRequest,
     "chat": ChatRequest,
+    "serve": ServeRequest,
     "convert": ConvertRequest,
     "info": InfoRequest,
     "bench": BenchRequest,

@@ -14,6 +14,11 @@ def interruptible(work: Callable[[], T]) -> T:
     For a long native call that lets other threads run: Python handles a signal in the main thread alone, and only
     between two steps of its own. Work that was interrupted is left to itself, and does not keep the process alive.
     """
+    return begun(work).result()
+
+
+def begun(work: Callable[[], T]) -> Future[T]:
+    """What `work` will give, or raise, in a thread of its own that does not keep the process alive."""
     done: Future[T] = Future()
 
     def run() -> None:
@@ -23,4 +28,4 @@ def interruptible(work: Callable[[], T]) -> T:
             done.set_exception(error)
 
     threading.Thread(target=run, name="afmoe-mlx work", daemon=True).start()
-    return done.result()
+    return done

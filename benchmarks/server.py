@@ -8,6 +8,7 @@ takes about eight minutes, `--runs 1` three; the table at the end is that of doc
 
 import argparse
 import asyncio
+import json
 import os
 import platform
 import random
@@ -20,6 +21,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import afmoe_mlx  # noqa: F401  (before MLX, so that MLX finds the fast BLAS)
+
+# isort: split
 import servers
 from narrow import alternated, median, paired_ratio
 from streaming_client import answered, ask
@@ -41,8 +45,6 @@ ROUNDS = {1: 4, 4: 3, 16: 2}
 """Questions that each client asks, one after the other."""
 SHORTEST, LONGEST = 16, 400
 """Words of a prompt, each about a token."""
-TOOL = 90
-"""Tokens of a tool, about."""
 WORDS = "the model is a layer that you can not see with what token of one and to how it in for my your".split()
 
 
@@ -56,23 +58,16 @@ def question(chance: random.Random) -> dict[str, Any]:
     return {"messages": [message], "max_tokens": chance.randrange(32, 97)}
 
 
-def tools(chance: random.Random, size: int) -> list[dict[str, Any]]:
-    """Functions that take about so many tokens, none like that of another chance."""
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": f"tool_{chance.randrange(10_000)}",
-                "description": words(chance, 40),
-                "parameters": {
-                    "type": "object",
-                    "properties": {"path": {"type": "string", "description": words(chance, 10)}},
-                    "required": ["path"],
-                },
-            },
-        }
-        for _ in range(size // TOOL)
-    ]
+def tools(chance: random.Random, size: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Functions that take so many tokens, none like that of another chance."""
+    found: list[dict[str, Any]] = []
+    while (left := size - len(tokenizer.encode(json.dumps(found)))) > 0:
+        path = {"type": "string", "description": words(chance, 10)}
+        parameters = {"type": "object", "properties": {"path": path}, "required": ["path"]}
+        described = words(chance, min(left // 2, 60))
+        function = {"name": f"tool_{len(found)}", "description": described, "parameters": parameters}
+        found.append({"type": "function", "function": function})
+    return found
 
 
 class Row(NamedTuple):
@@ -139,7 +134,7 @@ def agent(model: str, folder: Path, port: int, runs: int) -> Iterator[Row]:
     for i in range(runs):
         chance = random.Random(f"agent {i}")
         system = {"role": "system", "content": words(chance, 100)}
-        offered = tools(chance, PREAMBLE[model])
+        offered = tools(chance, PREAMBLE[model], tokenizer)
         body = {"messages": [system], "tools": offered, "tool_choice": "auto", "max_tokens": 16}
         turns = [words(chance, 40) for _ in range(3)]
         found = ask(port, "conversation", body, turns, words(chance, 40))
@@ -158,14 +153,14 @@ def agent(model: str, folder: Path, port: int, runs: int) -> Iterator[Row]:
     yield Row("edited middle turn, recomputed", model, computed, "", "", f"and ≤ {BLOCK}", max(above) <= BLOCK)
 
 
-def delays(model: str, port: int, runs: int) -> Row:
+def delays(model: str, folder: Path, port: int, runs: int) -> Row:
     """The longest time between two tokens of running rows while a long prompt is read."""
-    steps, longest = [], []
+    tokenizer, steps, longest = Tokenizer.from_folder(folder), [], []
     for i in range(runs):
         chance = random.Random(f"beside {i}")
         running = [{**question(chance), "max_tokens": 1500 if model == "demo" else 3000} for _ in range(4)]
         messages = [{"role": "user", "content": words(chance, 40)}]
-        arriving = {"messages": messages, "tools": tools(chance, PREAMBLE[model]), "max_tokens": 1}
+        arriving = {"messages": messages, "tools": tools(chance, PREAMBLE[model], tokenizer), "max_tokens": 1}
         arrived, *rows = ask(port, "beside", running, arriving)
         gaps = [pair for row in rows for pair in zip(row["times"], row["times"][1:], strict=False)]
         alone = [b - a for a, b in gaps if b < arrived["began"]]
@@ -213,7 +208,7 @@ def rows(runs: int, only: Sequence[str]) -> Iterator[Row]:
             if "agent" in only:
                 yield from agent(model, folder, port, runs)
             if "beside" in only:
-                yield delays(model, port, runs)
+                yield delays(model, folder, port, runs)
     if "start" in only:
         yield starts(2 * runs)
 

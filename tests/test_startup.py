@@ -7,7 +7,7 @@ import pytest
 
 CONSTRAINTS = {"llguidance", "jsonschema"}
 FRAMEWORKS = {"mlx_lm", "transformers", "torch"}
-REQUESTS = ("answering", "conversion", "machine")
+REQUESTS = ("answering", "conversion", "machine", "serving")
 HUB = {"huggingface_hub", "httpx", "httpx2", "requests", "tqdm"}
 
 

@@ -26,6 +26,7 @@ class Rendered:
     beginning: str | None
     """What of the answer the prompt holds already; None: the answer is a text, and read as nothing else."""
     top_logprobs: int | None
+    parallel_tool_calls: bool = True
 
     def reader(self, tokenizer: Tokenizer) -> AnswerReader | None:
         """What takes the answer apart; None where it is taken as it is."""
@@ -35,10 +36,18 @@ class Rendered:
 class Renderer:
     """Renders questions for one model. It may be used in several threads."""
 
-    def __init__(self, tokenizer: Tokenizer, *, context: int, vocab_size: int, max_tokens: int) -> None:
-        """max_tokens: of an answer to a question that says nothing of it."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        context: int,
+        vocab_size: int,
+        max_tokens: int,
+        template_variables: Mapping[str, Any],
+    ) -> None:
+        """max_tokens, template_variables: of a question that says nothing of them."""
         self._tokenizer, self._context, self._vocab_size = tokenizer, context, vocab_size
-        self._max_tokens = max_tokens
+        self._max_tokens, self._variables = max_tokens, template_variables
 
     def render(self, question: Question) -> Rendered:
         """A question's prompt and what goes with it. Raises what makes a `RequestError`, where there can be none."""
@@ -55,7 +64,7 @@ class Renderer:
         if question.prompt is None:
             last = question.messages[-1]
             beginning = _text(last) if question.continues else opened_by(self._tokenizer, prompt)
-        return Rendered(prompt, options, tools or (), beginning, question.top_logprobs)
+        return Rendered(prompt, options, tools or (), beginning, question.top_logprobs, question.parallel_tool_calls)
 
     def count(self, question: Question) -> int:
         """Tokens of a question's prompt."""
@@ -82,7 +91,8 @@ class Renderer:
         if question.continues:
             begun = [{"role": "assistant", "content": _text(messages.pop())}]
         template = self._tokenizer.tool_template if tools else self._tokenizer.chat_template
-        variables = {name: value for name, value in question.template_variables.items() if name in (template or "")}
+        variables = {**self._variables, **question.template_variables}
+        variables = {name: value for name, value in variables.items() if name in (template or "")}
         return self._tokenizer.apply_chat_template(
             [*for_template(messages, self._tokenizer), *begun],
             tools=tools or None,

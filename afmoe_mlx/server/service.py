@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..cache import PrefixStore
 from ..generation import MAX_ROWS
@@ -39,9 +39,11 @@ class ModelService:
         name: str,
         max_rows: int = MAX_ROWS,
         max_tokens: int = MAX_TOKENS,
+        template_variables: Mapping[str, Any] | None = None,
         make_store: Callable[[CausalLM], PrefixStore | None] = PrefixStore,
     ) -> None:
-        """max_rows: answers that are written at once. max_tokens: of an answer whose question says nothing of it.
+        """max_rows: answers that are written at once. max_tokens, template_variables: of a question that says nothing
+        of them.
 
         make_store: makes the store of prefixes that the model's prompts begin with, or none.
         """
@@ -49,7 +51,11 @@ class ModelService:
         self.context = model.config.max_position_embeddings
         self._tokenizer = tokenizer
         self._renderer = Renderer(
-            tokenizer, context=self.context, vocab_size=model.config.vocab_size, max_tokens=max_tokens
+            tokenizer,
+            context=self.context,
+            vocab_size=model.config.vocab_size,
+            max_tokens=max_tokens,
+            template_variables=template_variables or {},
         )
         self._engine = Engine(model, tokenizer, deliver=self._deliver, max_rows=max_rows, make_store=make_store)
         self._loop: asyncio.AbstractEventLoop | None = None

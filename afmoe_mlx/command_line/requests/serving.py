@@ -1,0 +1,144 @@
+"""The request of `serve`."""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..options import (
+    ChatTemplate,
+    ChatTemplateConfig,
+    Context,
+    DiskCache,
+    Force,
+    KVBits,
+    KVGroupSize,
+    KVStart,
+    Model,
+    NoDiskCache,
+    PrefillStepSize,
+    Preset,
+    PromptCacheDir,
+    Revision,
+)
+
+if TYPE_CHECKING:
+    from ..kv_bits import KVOptions
+
+# Where keys are expected that are not to be seen in the list of processes.
+KEYS = "AFMOE_MLX_API_KEY"
+PORT = 8080
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def byte_size(given: str | int) -> int:
+    """A number of bytes, as in 32MB or 500000."""
+    found = re.fullmatch(r"(\d+) ?([a-z]*)", str(given).lower())
+    if found is None or found[2] not in UNITS or not int(found[1]):
+        raise typer.BadParameter(f"{given!r} is no size: expected bytes, such as 32MB")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def duration(given: str | float) -> float:
+    """A number of seconds, as in 10m, 1h, 30s or 2.5."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh]?)", str(given).lower())
+    if found is None or not float(found[1]):
+        raise typer.BadParameter(f"{given!r} is no time: expected seconds, or such as 10m")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def _time(words: str) -> Any:
+    return typer.Option(parser=duration, metavar="TIME", help=words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRequest:
+    """Answer programs over HTTP, by OpenAI's and Anthropic's interfaces; prints its address once it answers.
+
+    Only this machine can ask, unless --host says otherwise, which needs a key.
+    """
+
+    model: Model = None
+    preset: Preset = None
+    """Whose options are among the others already."""
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0: all of this machine's.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen at; 0: one that is free.")] = PORT
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help=f"A key that may ask; repeatable. Unseen by other users: {KEYS}, with commas."
+        ),
+    ] = None
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let others ask without a key.")] = False
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(metavar="URL", help="Let this site's pages ask; repeatable; * for all.")
+    ] = None
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens", "-m", min=1, help="Tokens of an answer, unless its request says; 4096 if not given."
+        ),
+    ] = None
+    max_rows: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Answers written at once; 16 if not given.")
+    ] = None
+    max_queue: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Requests that may wait; 256 if not given.")
+    ] = None
+    max_body: Annotated[
+        Any | None, typer.Option(parser=byte_size, metavar="SIZE", help="A request's most; 32MiB if not given.")
+    ] = None
+    read_timeout: Annotated[Any | None, _time("Until a request is here whole; 30s if not given.")] = None
+    idle_timeout: Annotated[Any | None, _time("That an unused connection is kept; 75s if not given.")] = None
+    write_timeout: Annotated[Any | None, _time("That a client may not read its answer; 60s if not given.")] = None
+    grace: Annotated[Any | None, _time("That answers may take to end when told to stop; 30s if not given.")] = None
+    prefill_slice_ms: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How long a new prompt may hold up answers at a time; 250 if not given."),
+    ] = None
+    idle_unload: Annotated[Any | None, _time("Free the weights when unused for so long; never if not given.")] = None
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Let fields of requests pass that are not known.")
+    ] = False
+    any_model_name: Annotated[bool, typer.Option("--any-model-name", help="Answer whatever model a request names.")] = (
+        False
+    )
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log a JSON object for each request.")] = False
+    chat_template: ChatTemplate = None
+    chat_template_config: ChatTemplateConfig = None
+    prefill_step_size: PrefillStepSize = None
+    kv_bits: KVBits = None
+    kv_group_size: KVGroupSize = None
+    quantized_kv_start: KVStart = None
+    prompt_cache_dir: PromptCacheDir = None
+    disk_cache: DiskCache = False
+    no_disk_cache: NoDiskCache = False
+    context: Context = None
+    force: Force = False
+    revision: Revision = None
+
+    def __post_init__(self) -> None:
+        """BadParameter for options that do nothing without another."""
+        if self.kv_bits is None and not (self.kv_group_size is None and self.quantized_kv_start is None):
+            raise typer.BadParameter("--kv-group-size and --quantized-kv-start need --kv-bits")
+
+    @property
+    def kv(self) -> "KVOptions":
+        """How keys and values are kept."""
+        from ..kv_bits import KVOptions
+
+        return KVOptions(self.kv_bits, self.kv_group_size, self.quantized_kv_start or 0)
+
+    @property
+    def wants_disk_cache(self) -> bool | None:
+        """What --disk-cache and --no-disk-cache say together: no, whatever else is said; None for neither."""
+        return False if self.no_disk_cache else self.disk_cache or None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Those that may ask, of the command line and of the environment."""
+        named = os.environ.get(KEYS, "")
+        return (*(self.api_key or ()), *(key.strip() for key in named.split(",") if named))

@@ -1,0 +1,99 @@
+"""`afmoe-mlx serve`: one model over HTTP; its address on stdout once it answers, all else on stderr."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..api import load
+from ..cache import PrefixStore
+from ..command_line.generation_config import tell_unused_keys
+from ..command_line.kv_bits import tell_kv_bits
+from ..command_line.prompt_cache import disk_directory
+from ..command_line.requests.answering import or_demo
+from ..command_line.requests.serving import ServeRequest
+from ..command_line.self_test import suggest_self_test
+from ..command_line.template import read_template, template_variables
+from ..interrupts import begun
+from ..models import CausalLM
+from ..server.address import bind, url
+from ..server.settings import Settings
+from ..terminal import write
+from ..tokenizer import Tokenizer
+
+# Options that go by the same name there; where the command line says nothing, their defaults stand.
+SETTINGS = (
+    "host",
+    "port",
+    "keys",
+    "insecure",
+    "max_body",
+    "read_timeout",
+    "idle_timeout",
+    "write_timeout",
+    "grace",
+    "log_json",
+    "ignore_unknown",
+    "any_model_name",
+)
+LIMITS = ("max_rows", "max_tokens")
+
+
+def run(request: ServeRequest) -> int:
+    """Serve until a signal to stop; the exit status."""
+    settings = _settings(request)
+    listening = bind(settings)
+    name = or_demo(request.model)
+    template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
+    loading = begun(partial(_load, name, request))
+    from ..server.app import App  # meanwhile
+    from ..server.listener import listen
+    from ..server.log import log_to_stderr
+    from ..server.protocols import ENDPOINTS
+    from ..server.service import ModelService
+
+    model, tokenizer = loading.result()
+    tell_kv_bits(model)
+    tell_unused_keys(tokenizer)
+    suggest_self_test(name)
+    log_to_stderr()
+    service = ModelService(
+        model,
+        tokenizer if template is None else tokenizer.with_chat_template(template),
+        name=served_name(name),
+        template_variables=variables,
+        make_store=_make_store(request),
+        **_given(request, LIMITS),
+    )
+    app = App(service, ENDPOINTS, settings)
+    listen(app, service, listening, settings, ready=lambda: write(f"{url(listening)}\n"))
+    return 0
+
+
+def _settings(request: ServeRequest) -> Settings:
+    return Settings(cors_origins=tuple(request.cors_origin or ()), **_given(request, SETTINGS))
+
+
+def _load(name: str, request: ServeRequest) -> tuple[CausalLM, Tokenizer]:
+    return load(
+        name,
+        revision=request.revision,
+        context=request.context,
+        kv_quantization=request.kv.quantization,
+        force=request.force,
+    )
+
+
+def _make_store(request: ServeRequest) -> Callable[[CausalLM], PrefixStore]:
+    directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
+    return lambda model: PrefixStore(model, directory=directory)
+
+
+def served_name(model: str) -> str:
+    """What requests call a model: a folder by its own name, any other as it is."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.is_dir() else model
+
+
+def _given(request: ServeRequest, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(request, name)) is not None}
