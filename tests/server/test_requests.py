@@ -1,4 +1,4 @@
-"""What clients of other makers send, as recorded and then trimmed, is answered in a form that their protocol accepts."""
+"""What clients of other makers send, recorded and trimmed, is answered in a form that their protocol accepts."""
 
 import json
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def _chat(chunks: list[Any]) -> Read:
             result.end = choice.finish_reason or result.end
             for call in choice.delta.tool_calls or []:
                 if call.index not in calls:
-                    assert call.id and call.type == "function"
+                    assert (bool(call.id), call.type) == (True, "function")
                     calls[call.index] = [call.function.name, ""]
                 calls[call.index][1] += call.function.arguments or ""
     result.calls = tuple((name, json.loads(arguments)) for name, arguments in calls.values())
@@ -97,16 +97,23 @@ def test_every_clients_request_is_streamed_to_the_end_that_it_waits_for(name: st
     assert found.usage or name == "aider-chat"  # which asks for none
 
 
-CALLING = {"cline": "editor", "cn": "Write", "claude": "Write", "codex": "exec_command", "llm": "write_file"} | {
+WRITING = {
+    "claude": "Write",
+    "cline": "editor",
+    "cn": "Write",
+    "codex": "exec_command",
+    "llm": "write_file",
     "opencode": "write",
     "qwen": "write_file",
 }
+"""The tool that writes files, by the first word of a client's name."""
 
 
 @pytest.mark.parametrize("name", sorted(name for name in RECORDED if RECORDED[name]["body"].get("tools")))
 def test_every_client_reads_the_call_of_a_tool_that_it_offers(name: str) -> None:
-    arguments = {"content": 'a "quoted"\nline', "path": "é"}
-    call = json.dumps({"name": CALLING[name.partition("-")[0]], "arguments": arguments})
+    tool, arguments = WRITING[name.partition("-")[0]], {"content": 'a "quoted"\nline', "path": "é"}
+    call = json.dumps({"name": tool, "arguments": arguments})
     found = read(name, f"Well.\n<tool_call>\n{call}\n</tool_call>")
-    assert (found.text.strip(), found.calls) == ("Well.", ((CALLING[name.partition("-")[0]], arguments),))
-    assert found.end in ("tool_calls", "tool_use", "completed") and found.usage
+    assert (found.text.strip(), found.calls) == ("Well.", ((tool, arguments),))
+    assert found.end in ("tool_calls", "tool_use", "completed")
+    assert found.usage
