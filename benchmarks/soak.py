@@ -454,10 +454,10 @@ async def figures(port: int) -> dict[str, float]:
 
 
 async def watch(server: servers.Server, found: list[tuple[int, float]]) -> None:
-    """Resident bytes and those of caches, every two seconds."""
+    """Resident bytes and those of prefixes, every two seconds."""
     while True:
         await asyncio.sleep(2)
-        found.append((server.resident_bytes, (await figures(server.port))["cache_bytes"]))
+        found.append((server.resident_bytes, (await figures(server.port))["store_bytes"]))
 
 
 def memory_faults(found: Sequence[tuple[int, float]]) -> list[str]:
@@ -466,7 +466,7 @@ def memory_faults(found: Sequence[tuple[int, float]]) -> list[str]:
         return []
     fifth = len(found) // 5
     told = []
-    for name, values in zip(("resident memory", "memory of caches"), zip(*found, strict=True), strict=True):
+    for name, values in zip(("resident memory", "memory of prefixes"), zip(*found, strict=True), strict=True):
         warm, last = (statistics.median(part) for part in (values[2 * fifth : 3 * fifth], values[-fifth:]))
         print(f"{name}: {warm / 1e6:.1f} MB after the warm-up, {last / 1e6:.1f} MB at the end")
         if last > GROWTH * warm + 4e6:
@@ -478,7 +478,7 @@ async def is_idle(port: int) -> str | None:
     """What is left running when all clients are gone."""
     for _ in range(50):
         told = await figures(port)
-        left = {name: told[name] for name in ("requests_running", "requests_waiting")}
+        left = {name: told[name] for name in ("batch_rows", "requests_waiting")}
         if not any(left.values()):
             return None
         await asyncio.sleep(0.1)
