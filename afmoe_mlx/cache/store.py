@@ -1,5 +1,6 @@
 """`PrefixStore`, the prefix cache: sequences that begin with the same tokens share what was computed for them."""
 
+import copy
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -57,6 +58,17 @@ class PrefixStore:
         self._memory = BlocksInMemory(self._layout, _free_memory() if max_bytes is None else max_bytes)
         self._disk: BlocksOnDisk | None = None
         self._root = b""  # the parent of first blocks, known once the weights have been read
+
+    def for_owner(self, owner: str) -> "PrefixStore":
+        """The same store for one of several owners: none finds, or can tell by the time it takes, what another keeps.
+
+        Memory, disk and the order in which blocks are evicted are those of all; "" is the owner of this store's own.
+        """
+        self._open()
+        other = copy.copy(self)
+        if owner:
+            other._root = block_key(self._root, owner.encode())
+        return other
 
     @property
     def max_bytes(self) -> int:

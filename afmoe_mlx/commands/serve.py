@@ -1,30 +1,41 @@
 """`afmoe-mlx serve`: one model over HTTP; its address on stdout once it answers, all else on stderr."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..api import load
 from ..cache import PrefixStore
+from ..command_line.generation_config import tell_unused_keys
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.prompt_cache import disk_directory
 from ..command_line.requests.answering import or_demo
 from ..command_line.requests.serving import ServeRequest
+from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
 from ..interrupts import begun
 from ..models import CausalLM
 from ..server.address import bind, url
-from ..server.endpoint import Options
 from ..server.settings import Settings
 from ..terminal import write
 from ..tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from ..server.service import ModelService
-
-# Options with a default of their own elsewhere, which stands where the command line says nothing.
-SETTINGS = ("max_body", "read_timeout", "idle_timeout", "write_timeout", "grace")
+# Options that go by the same name there; where the command line says nothing, their defaults stand.
+SETTINGS = (
+    "host",
+    "port",
+    "keys",
+    "insecure",
+    "max_body",
+    "read_timeout",
+    "idle_timeout",
+    "write_timeout",
+    "grace",
+    "log_json",
+    "ignore_unknown",
+    "any_model_name",
+)
 LIMITS = ("max_rows", "max_tokens")
 
 
@@ -39,28 +50,28 @@ def run(request: ServeRequest) -> int:
     from ..server.listener import listen
     from ..server.log import log_to_stderr
     from ..server.protocols import ENDPOINTS
+    from ..server.service import ModelService
 
     model, tokenizer = loading.result()
     tell_kv_bits(model)
-    tokenizer = tokenizer if template is None else tokenizer.with_chat_template(template)
+    tell_unused_keys(tokenizer)
+    suggest_self_test(name)
     log_to_stderr()
-    service = _service(name, model, tokenizer, variables, request)
+    service = ModelService(
+        model,
+        tokenizer if template is None else tokenizer.with_chat_template(template),
+        name=served_name(name),
+        template_variables=variables,
+        make_store=_make_store(request),
+        **_given(request, LIMITS),
+    )
     app = App(service, ENDPOINTS, settings)
     listen(app, service, listening, settings, ready=lambda: write(f"{url(listening)}\n"))
     return 0
 
 
 def _settings(request: ServeRequest) -> Settings:
-    return Settings(
-        host=request.host,
-        port=request.port,
-        keys=request.keys,
-        insecure=request.insecure,
-        cors_origins=tuple(request.cors_origin or ()),
-        log_json=request.log_json,
-        options=Options(ignore_unknown=request.ignore_unknown, any_model_name=request.any_model_name),
-        **_given(request, SETTINGS),
-    )
+    return Settings(cors_origins=tuple(request.cors_origin or ()), **_given(request, SETTINGS))
 
 
 def _load(name: str, request: ServeRequest) -> tuple[CausalLM, Tokenizer]:
@@ -73,20 +84,9 @@ def _load(name: str, request: ServeRequest) -> tuple[CausalLM, Tokenizer]:
     )
 
 
-def _service(
-    name: str, model: CausalLM, tokenizer: Tokenizer, variables: Mapping[str, Any], request: ServeRequest
-) -> "ModelService":
-    from ..server.service import ModelService
-
+def _make_store(request: ServeRequest) -> Callable[[CausalLM], PrefixStore]:
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
-    return ModelService(
-        model,
-        tokenizer,
-        name=served_name(name),
-        template_variables=variables,
-        make_store=lambda model: PrefixStore(model, directory=directory),
-        **_given(request, LIMITS),
-    )
+    return lambda model: PrefixStore(model, directory=directory)
 
 
 def served_name(model: str) -> str:

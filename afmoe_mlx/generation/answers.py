@@ -1,7 +1,6 @@
 """`BatchAnswers`: answers to several prompts at once, each in chunks, as `stream_generate` gives them."""
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from ..cache import KVQuantization, PrefixStore
 from ..errors import OptionError
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
-from .batch import MAX_ROWS, BatchEngine
+from .batch import CHUNK_SECONDS, MAX_ROWS, BatchEngine
 from .chunks import AnswerChunks, GenerationChunk
 from .drafts import NUM_DRAFT_TOKENS, DraftModel, make_drafter
 from .grammar import CONSTRAINT
@@ -95,22 +94,18 @@ class BatchAnswer:
         """Its token ids."""
         return self.request.prompt
 
-    def begin(self, began: float) -> None:
-        """Its prompt has been begun at that time."""
-        self.chunks.began, self.chunks.cached_tokens = began, self.request.cached_tokens
-        self._counted = self.request.cached_tokens
-
     def read(self) -> int:
-        """How many tokens of the prompt have been read since the last call."""
-        before, self._counted = self._counted, self.request.read_tokens
+        """How many tokens of the prompt have been run since the last call."""
+        before, self._counted = self._counted, self.request.read_tokens - self.request.cached_tokens
         return self._counted - before
 
 
 class BatchAnswers:
     """Answers to several prompts at once: `add` them at any time, then `step` until there are none.
 
-    max_rows: how many are written at once; the others wait. prefill_step_size, store: as for `stream_generate`. It is
-    for one thread, which has the model to itself.
+    max_rows: how many are written at once; the others wait. prefill_step_size, store: as for `stream_generate`.
+    chunk_seconds: how long those that are written may be delayed by prompts at each step. It is for one thread, which
+    has the model to itself.
     """
 
     def __init__(
@@ -120,14 +115,20 @@ class BatchAnswers:
         *,
         max_rows: int = MAX_ROWS,
         prefill_step_size: int | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
         store: PrefixStore | None = None,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._engine = BatchEngine(
-            model, RowChooser(), max_rows=max_rows, prefill_step_size=prefill_step_size, store=store
+            model,
+            RowChooser(),
+            max_rows=max_rows,
+            prefill_step_size=prefill_step_size,
+            chunk_seconds=chunk_seconds,
+            store=store,
         )
         self._answers: dict[Request, BatchAnswer] = {}
-        self._waiting = deque[BatchAnswer]()  # in the order in which they are begun
+        self._waiting: list[BatchAnswer] = []
         self._reading: list[BatchAnswer] = []  # begun, without a token yet
         self._began: float | None = None
         self.stats = BatchStats()
@@ -136,10 +137,21 @@ class BatchAnswers:
         """Answers that are not over."""
         return len(self._answers)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held."""
+        return self._engine.nbytes
+
+    @property
+    def failures(self) -> int:
+        """How often the model itself or the choice of tokens failed, rather than what one answer was asked for."""
+        return self._engine.failures
+
     def add(
         self,
         prompt: Prompt,
         *,
+        store: PrefixStore | None = None,
         kv_bits: int | None = None,
         kv_group_size: int | None = None,
         quantized_kv_start: int = 0,
@@ -150,6 +162,7 @@ class BatchAnswers:
     ) -> BatchAnswer:
         """An answer to a prompt, begun by a later `step`.
 
+        store: in place of the one for all.
         prompt_lookup, draft_model, num_draft_tokens: guess while it is the only answer and no other prompt can be
         begun, unless it is held to a constraint or a reasoning budget. options: the others of `stream_generate`, but
         for those of caches and progress. Raises what that raises.
@@ -174,6 +187,7 @@ class BatchAnswers:
             ends=plan.tokenizer.eos_token_ids,
             choose=choice,
             cache=None if kept is None else self._model.make_cache(kv_quantization=kept),
+            store=store,
             ahead=None if drafter is None or guide is not None else LoneRow(self._model, choice, drafter, tally),
         )
         chunks = plan.chunks(prompt_tokens=len(plan.prompt), limit=request.limit, tally=tally, held=guide)
@@ -233,6 +247,7 @@ class BatchAnswers:
                 answer.guide.learn(answer.request.answer)
             # each guess that was right has saved a step
             answer.tally.steps = len(answer.request.answer) - 1 - answer.tally.accepted
+            answer.chunks.cached_tokens = answer.request.cached_tokens
             return answer.chunks.push(token, logprobs)
         except Exception as error:
             return error
@@ -240,9 +255,12 @@ class BatchAnswers:
     def _count(self, events: Sequence[Event], began: float) -> None:
         """Count a step that began at that time."""
         stats, seconds = self.stats, time.perf_counter() - began
-        while self._waiting and (self._waiting[0].request.read_tokens or self._waiting[0].request.is_over):
-            self._waiting[0].begin(began)
-            self._reading.append(self._waiting.popleft())
+        if any(answer.request.is_begun for answer in self._waiting[: self._engine.max_rows]):
+            begun = [answer for answer in self._waiting if answer.request.is_begun]
+            for answer in begun:
+                answer.chunks.began = began
+            self._reading += begun
+            self._waiting = [answer for answer in self._waiting if not answer.request.is_begun]
         read = sum(answer.read() for answer in self._reading)
         self._reading = [answer for answer in self._reading if not (answer.request.answer or answer.request.is_over)]
         stats.prompt_tokens += read

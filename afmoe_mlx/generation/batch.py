@@ -23,6 +23,8 @@ from .requests import Ahead, Chosen, Event, Pending, Request, RowSampler, greedy
 
 # Answers that are written at once, unless told.
 MAX_ROWS = 16
+# How long rows that decode may be delayed by prompts at each step, unless told.
+CHUNK_SECONDS = 0.1
 
 
 class BatchEngine:
@@ -43,22 +45,23 @@ class BatchEngine:
         *,
         max_rows: int = MAX_ROWS,
         prefill_step_size: int | None = None,
-        chunk_seconds: float = 0.1,
+        chunk_seconds: float = CHUNK_SECONDS,
         store: PrefixStore | None = None,
     ) -> None:
         check_count("max_rows", max_rows)
         if prefill_step_size is not None:
             check_count("prefill_step_size", prefill_step_size)
-        if store is not None and store.model is not model:
-            raise InputError("the store is of another model: make one with PrefixStore(model)")
-        self.model, self.store, self.max_rows = model, store, max_rows
+        self.model, self.max_rows = model, max_rows
+        self.store = self._checked(store)
         self._sampler, self._budget = sampler, ChunkBudget(chunk_seconds)
-        self._prompts = PromptReader(model, self._budget, step_size=prefill_step_size, store=store)
+        self._prompts = PromptReader(model, self._budget, step_size=prefill_step_size)
         self._arriving: list[Pending] = []  # with their first token chosen, in caches of their own
         self._groups: list[Cache] = []
         self._members: list[list[Request]] = []  # the rows of each group
         self._pending: Pending | None = None  # the next tokens of all rows, not handed out yet
         self._steps = self._prompt_tokens = 0  # since buffers were given back
+        self.failures = 0
+        """How often the model or the sampler itself failed, rather than a single row's choice."""
 
     def add(
         self,
@@ -68,26 +71,33 @@ class BatchEngine:
         ends: Collection[int] = (),
         choose: Any = None,
         cache: Cache | None = None,
+        store: PrefixStore | None = None,
         ahead: Ahead | None = None,
     ) -> Request:
         """A request for an answer to a prompt's tokens, begun by a later `step`, once there is room.
 
         limit: tokens to give at most, fewer where the model's context ends. ends: tokens that end the answer. choose:
-        what the sampler is to know of it. cache: an empty one to use, such as one that quantizes what it keeps. ahead:
-        runs guesses while it is the only one and no other can be begun, when a step may give several of its tokens.
-        InputError for a prompt that cannot be run.
+        what the sampler is to know of it. cache: an empty one to use, such as one that quantizes what it keeps. store:
+        in place of the engine's. ahead: runs guesses while it is the only one and no other can be begun, when a step
+        may give several of its tokens. InputError for a prompt that cannot be run.
         """
         check_count("limit", limit)
-        if cache is not None and (cache.offset or self.store is not None):
+        store = self.store if store is None else self._checked(store)
+        if cache is not None and (cache.offset or store is not None):
             raise InputError(
                 "the cache must be empty, and without a store: set model.kv_quantization before that is made"
             )
         prompt = as_token_ids(tokens, "the prompt is not")
         room = room_after(self.model, prompt)
         limit, ends, has_cache = min(limit, room), frozenset(ends), cache is not None
-        request = Request(prompt, limit, ends, choose, cache=cache, has_cache=has_cache, ahead=ahead)
+        request = Request(prompt, limit, ends, choose, cache=cache, has_cache=has_cache, store=store, ahead=ahead)
         self._prompts.waiting.append(request)
         return request
+
+    def _checked(self, store: PrefixStore | None) -> PrefixStore | None:
+        if store is not None and store.model is not self.model:
+            raise InputError("the store is of another model: make one with PrefixStore(model)")
+        return store
 
     def remove(self, *requests: Request) -> None:
         """End requests before their time; what they hold is freed at once. Those that are over stay as they are."""
@@ -132,7 +142,8 @@ class BatchEngine:
         except Exception as error:
             events = self._fail_rows(error)
         is_beside = self._pending is not None
-        reading = self._prompts.read(self.max_rows - self.running, is_beside=is_beside)
+        reading = self._prompts.read(self.max_rows - self._joined, is_beside=is_beside)
+        self.failures += bool(reading.failures)
         for requests, logits in reading.finished:
             reading.failures += self._arrive(logits, requests)
         if is_beside:
@@ -146,6 +157,7 @@ class BatchEngine:
         try:
             pending, failures = self._chosen(logits, requests)
         except Exception as error:
+            self.failures += 1
             return [request.fail(error) for request in requests]
         if pending is not None:
             self._arriving.append(pending)
@@ -190,6 +202,7 @@ class BatchEngine:
 
     def _fail_rows(self, error: Exception) -> list[Event]:
         """End all rows, whose caches may be at odds."""
+        self.failures += 1
         rows = [*self._rows, *(row for pending in self._arriving for row in pending.rows)]
         events = [row.fail(error) for row in rows if not row.is_over]
         self._groups, self._members, self._arriving, self._pending = [], [], [], None
@@ -276,9 +289,9 @@ class BatchEngine:
                     places[row] = cache, i
                     continue
                 row.ahead = None  # with the caches that it knows
-                if self.store is not None:
+                if row.store is not None:
                     own, tokens = row_of(cache, i), row.tokens
-                    self.store.insert(tokens[: own.offset], own, marks=(len(row.prompt), len(tokens)))
+                    row.store.insert(tokens[: own.offset], own, marks=(len(row.prompt), len(tokens)))
         for row in [row for pending in self._arriving for row in pending.rows]:
             if not row.is_over:
                 assert row.cache is not None

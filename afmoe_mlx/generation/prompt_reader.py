@@ -1,14 +1,19 @@
-"""`PromptReader`: the prompts of a batch that wait, read in their order, a chunk at a time between steps."""
+"""`PromptReader`: the prompts of a batch that wait, read a chunk at a time between steps.
+
+Every other chunk is the oldest prompt's, the others are of the prompt that is read to its end soonest: a short one does
+not wait for a long one, and none waits for ever.
+"""
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice
 
 import mlx.core as mx
 
 from .. import device
-from ..cache import ROW_SLACK, Cache, PrefixStore, row_of
+from ..cache import ROW_SLACK, Cache, row_of
 from ..models import CausalLM
 from .chunk_budget import ChunkBudget
 from .requests import Event, Request
@@ -27,11 +32,10 @@ class Reading:
 class PromptReader:
     """Requests that have not joined yet. Each prompt is read into a cache of its own, short ones together into one."""
 
-    def __init__(
-        self, model: CausalLM, budget: ChunkBudget, *, step_size: int | None, store: PrefixStore | None
-    ) -> None:
-        self._model, self._budget, self._step_size, self._store = model, budget, step_size, store
+    def __init__(self, model: CausalLM, budget: ChunkBudget, *, step_size: int | None) -> None:
+        self._model, self._budget, self._step_size = model, budget, step_size
         self.waiting: deque[Request] = deque()
+        self._is_oldest_next = False
 
     @property
     def begun(self) -> int:
@@ -43,65 +47,87 @@ class PromptReader:
                 request.cache = None
         self.waiting = deque(request for request in self.waiting if not request.is_over)
 
-    def read(self, free: int, *, is_beside: bool) -> Reading:
+    def read(self, rows: int, *, is_beside: bool) -> Reading:
         """Run a chunk of a prompt, or several prompts no longer than one.
 
-        free: how many may be begun. is_beside: whether rows decode, which a chunk must not delay for long.
+        rows: how many there is room for, those that are begun included. is_beside: whether rows decode, which a chunk
+        must not delay for long.
         """
         found = Reading()
-        while self.waiting and (self.waiting[0].read_tokens or free > 0):
-            requests = [self.waiting[0]]
-            free -= not requests[0].read_tokens
+        self._is_oldest_next = not self._is_oldest_next
+        while eligible := list(islice(self.waiting, max(rows, 0))):
+            first = eligible[0] if self._is_oldest_next and not found.tokens else min(eligible, key=self._rest)
+            first = self._reading_for(first, eligible)
+            requests = [first]
             try:
-                cache = self._own_cache(requests[0])
+                cache = self._own_cache(first)
                 room = self._step_size or device.prefill_step(cache.offset)
                 room = (min(room, self._budget.tokens) if is_beside else room) - found.tokens
-                rest = len(requests[0].prompt) - requests[0].read_tokens
+                rest = len(first.prompt) - first.read_tokens
                 if room <= 0 or (found.tokens and rest > room):
                     break
                 if not is_beside:
-                    requests += self._beside(requests[0], free, room)
-                    free -= len(requests) - 1
+                    requests += self._beside(first, eligible, room)
                 if len(requests) > 1:
                     found.tokens += len(requests) * max(len(request.prompt) for request in requests)
                     logits = self._run_together(requests)
                 else:
                     found.tokens += min(room, rest)
-                    logits = self._run(requests[0], cache, min(room, rest), is_beside)
+                    logits = self._run(first, cache, min(room, rest), is_beside)
                     if room < rest:
                         continue
                 found.finished.append((requests, logits))
+                rows -= len(requests)
             except Exception as error:
                 found.failures += [request.fail(error) for request in requests]
-            for _ in requests:
-                self.waiting.popleft()
+            for request in requests:
+                self.waiting.remove(request)
         return found
 
+    def _rest(self, request: Request) -> int:
+        """Tokens of a prompt that are still to be run, as far as is known before it is begun."""
+        if request.known_tokens is None:
+            request.known_tokens = request.store.reach(request.prompt) if request.store is not None else 0
+        return len(request.prompt) - max(request.read_tokens, request.known_tokens)
+
+    def _reading_for(self, request: Request, eligible: Sequence[Request]) -> Request:
+        """Another that is in the midst of reading what a prompt goes on with, and keeps it; else the request itself."""
+
+        def reads_the_same(other: Request) -> bool:
+            n = other.read_tokens + 1
+            is_ahead = request.read_tokens + 1 < n <= len(request.prompt) and other.store is request.store
+            return is_ahead and other.prompt[:n] == request.prompt[:n]
+
+        return request if request.store is None else next(filter(reads_the_same, eligible), request)
+
     def _own_cache(self, request: Request) -> Cache:
-        """The cache of a request that has not joined, at first with what the store knows of its prompt."""
-        if request.cache is None and self._store is not None:
-            request.cache, request.cached_tokens = self._store.lookup(request.prompt)
-            request.read_tokens = request.cached_tokens
+        """The cache of a request that has not joined, with what the store knows of its prompt, by others' too."""
+        store, before = request.store, request.read_tokens
+        if store is not None and (request.cache is None or store.reach(request.prompt) > before):
+            request.cache, request.read_tokens = store.lookup(request.prompt)
+            request.cached_tokens += request.read_tokens - before
         elif request.cache is None:
             request.cache = self._model.make_cache()
         return request.cache
 
-    def _beside(self, first: Request, free: int, room: int) -> list[Request]:
-        """Those of the next `free` prompts that may be read together with the first: with little padding, from nothing.
+    def _beside(self, first: Request, eligible: Sequence[Request], room: int) -> list[Request]:
+        """Those that may be read together with the first: with little padding, from nothing.
 
         Where quantization begins at some token, padding would count: there each is read alone.
         """
         length, kept = len(first.prompt), self._model.kv_quantization
         if first.read_tokens or first.has_cache or (kept is not None and kept.start):
             return []
-
-        def fits(number_and_request: tuple[int, Request]) -> bool:
-            number, request = number_and_request
+        found: list[Request] = []
+        longest = length
+        for request in eligible:
             own = len(request.prompt)
-            is_new = not (request.has_cache or (self._store is not None and self._store.reach(request.prompt)))
-            return is_new and length <= 2 * own <= 4 * length and (number + 1) * max(length, own) <= room
-
-        return [request for _, request in takewhile(fits, enumerate(list(self.waiting)[1 : free + 1], 1))]
+            is_new = not (request is first or request.has_cache or request.read_tokens)
+            fits = length <= 2 * own <= 4 * length and (len(found) + 2) * max(longest, own) <= room
+            if is_new and fits and self._rest(request) == own:
+                found.append(request)
+                longest = max(longest, own)
+        return found
 
     def _run_together(self, requests: list[Request]) -> mx.array:
         """Whole prompts, padded, into one cache: the logits (n, vocab) after each."""
@@ -134,5 +160,5 @@ class PromptReader:
         return logits[:, -1]
 
     def _keep(self, request: Request, cache: Cache) -> None:
-        if self._store is not None:
-            self._store.insert(request.prompt[: cache.offset], cache)
+        if request.store is not None:
+            request.store.insert(request.prompt[: cache.offset], cache)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from ..cache import Cache
+from ..cache import Cache, PrefixStore
 
 
 @dataclass(eq=False)
@@ -22,6 +22,8 @@ class Request:
     """What the engine's sampler knows of this row: its temperature, its seed and so on."""
     answer: list[int] = field(default_factory=list)
     """Tokens handed out; complete whenever the next is chosen."""
+    known_tokens: int | None = None
+    """Prompt tokens that the store knew when it was first asked, before they were needed."""
     cached_tokens: int = 0
     """Prompt tokens that the store knew, and were not run."""
     read_tokens: int = 0
@@ -34,6 +36,8 @@ class Request:
     """Its row there."""
     has_cache: bool = field(default=False, repr=False)
     """Whether that was given with the request."""
+    store: PrefixStore | None = field(default=None, repr=False)
+    """What knows beginnings of its prompt, and keeps what is run."""
     ahead: "Ahead | None" = field(default=None, repr=False)
     """What guesses how its answer goes on while it is the only one."""
 
@@ -41,6 +45,11 @@ class Request:
     def tokens(self) -> list[int]:
         """The prompt and what has been handed out."""
         return self.prompt + self.answer
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether its prompt has been begun, or will not be."""
+        return self.read_tokens > 0 or self.is_over
 
     @property
     def is_over(self) -> bool:

@@ -93,7 +93,8 @@ class App:
         try:
             await self._router(scope, exchange.receive, _unused)
         except HTTPException as error:
-            raise MethodError(scope["method"], (error.headers or {})["Allow"]) from None
+            allowed = sorted((error.headers or {})["Allow"].split(", "))
+            raise MethodError(scope["method"], ", ".join(allowed)) from None
         return None
 
     async def _refuse(self, exchange: Exchange, error: RequestError) -> None:
@@ -110,8 +111,9 @@ class App:
             fields = await read_json(
                 exchange.headers, exchange.receive, max_body=settings.max_body, timeout=settings.read_timeout
             )
-        body = check(endpoint.body, fields, settings.options)
-        check_model(body, self._service.name, settings.options)
+        body = check(endpoint.body, fields, ignore_unknown=settings.ignore_unknown)
+        if not settings.any_model_name:
+            check_model(body, self._service.name)
 
         async def respond() -> None:
             handled = await endpoint.handle(self._service, body, exchange.call)

@@ -33,14 +33,6 @@ Handled = dict[str, Any] | EventStream
 
 
 @dataclass(frozen=True)
-class Options:
-    """What whoever runs the server has chosen, as far as a protocol has to know."""
-
-    ignore_unknown: bool = False
-    any_model_name: bool = False
-
-
-@dataclass(frozen=True)
 class Endpoint:
     """A path, what its requests are made of and what answers them."""
 

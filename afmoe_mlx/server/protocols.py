@@ -1,7 +1,49 @@
-"""The protocols that are spoken: all `Endpoint`s."""
+"""The protocols that are spoken: every `Endpoint`."""
 
-from collections.abc import Sequence
+from typing import Any
 
-from .endpoint import Endpoint
+from pydantic import BaseModel, ConfigDict
 
-ENDPOINTS: Sequence[Endpoint] = ()
+from . import openai
+from .endpoint import Body, Endpoint
+from .question import Call, Service
+
+
+class ModelsBody(Body):
+    """List what is served."""
+
+
+class ModelBody(Body):
+    """Tell of what is served, by its name."""
+
+    model: str
+
+
+class Model(BaseModel):
+    """The model that is served."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    created: int
+
+
+class Models(BaseModel):
+    """All models that are served: one."""
+
+    model_config = ConfigDict(extra="allow")
+    data: list[Model]
+
+
+async def _models(service: Service, body: ModelsBody, call: Call) -> dict[str, Any]:
+    return openai.models(service)
+
+
+async def _model(service: Service, body: ModelBody, call: Call) -> dict[str, Any]:
+    return openai.model(service)
+
+
+ENDPOINTS = (
+    *openai.ENDPOINTS,
+    Endpoint("/v1/models", ModelsBody, Models, _models, openai.error_body, method="GET"),
+    Endpoint("/v1/models/{model:path}", ModelBody, Model, _model, openai.error_body, method="GET"),
+)

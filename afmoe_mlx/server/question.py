@@ -97,6 +97,8 @@ class Answering(Protocol):
 
     prompt_tokens: int
     """Of the first question."""
+    cached_tokens: int
+    """Of these, those that were known and not run, from the first question's first update on."""
 
     async def __aenter__(self) -> Self: ...
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.types import Receive
 
-from .endpoint import Body, Options
+from .endpoint import Body
 from .errors import RequestError
 
 B = TypeVar("B", bound=Body)
@@ -86,14 +86,14 @@ def _is_finite(value: Any) -> bool:
     return True
 
 
-def check(form: type[B], fields: Mapping[str, Any], options: Options) -> B:
+def check(form: type[B], fields: Mapping[str, Any], *, ignore_unknown: bool) -> B:
     """A request's fields as its `Endpoint` takes them. RequestError 400 names the first that is wrong or unknown."""
     try:
         body = form.model_validate(fields)
     except ValidationError as error:
         raise _invalid(error, fields) from None
     unknown = sorted((body.model_extra or {}).keys() - form.HINTS)
-    if unknown and not options.ignore_unknown:
+    if unknown and not ignore_unknown:
         names = ", ".join(name[:80] for name in unknown[:5])
         raise RequestError(
             400, f"unknown field: {names} (serve --ignore-unknown lets it pass)", code="unknown_field", param=unknown[0]
@@ -101,10 +101,10 @@ def check(form: type[B], fields: Mapping[str, Any], options: Options) -> B:
     return body
 
 
-def check_model(body: Body, name: str, options: Options) -> None:
+def check_model(body: Body, name: str) -> None:
     """RequestError 404 unless a request that names a model names the one that is served, or its last part."""
     asked = getattr(body, "model", None)
-    if isinstance(asked, str) and not options.any_model_name and asked not in (name, name.rpartition("/")[2]):
+    if isinstance(asked, str) and asked not in (name, name.rpartition("/")[2]):
         raise RequestError(
             404, f"model {asked[:200]!r} is not served here: expected {name!r}", code="model_not_found", param="model"
         )

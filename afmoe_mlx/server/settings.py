@@ -2,10 +2,9 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..errors import InputError
-from .endpoint import Options
 
 # What a header can hold, and no blank that a client would trim.
 KEY = re.compile(r"[\x21-\x7e]+")
@@ -35,7 +34,10 @@ class Settings:
     grace: float = 30.0
     """That answers may take to finish once the server is told to stop."""
     log_json: bool = False
-    options: Options = field(default_factory=Options)
+    ignore_unknown: bool = False
+    """Let fields of requests pass that are not known."""
+    any_model_name: bool = False
+    """Answer whatever model a request names."""
 
     def __post_init__(self) -> None:
         if not all(KEY.fullmatch(key) for key in self.keys):

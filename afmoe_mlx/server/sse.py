@@ -1,6 +1,7 @@
 """Server-sent events as text: an event, its JSON, and the comment that is a sign of life and nothing else."""
 
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 ALIVE = ": alive\n\n"
@@ -24,3 +25,21 @@ def compact_json(value: Any) -> str:
     except UnicodeEncodeError:  # halves of characters, which no UTF-8 takes
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.translate(_LINE_ENDS)
+
+
+async def begun(events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+    """The same events, of which the first is made already.
+
+    So what they hold is let go of even if nobody comes to read them: a generator that was not begun has no end, either.
+    """
+    first = await anext(events)
+
+    async def all_of_them() -> AsyncGenerator[str, None]:
+        try:
+            yield first
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    return all_of_them()

@@ -241,7 +241,7 @@ def test_the_next_step_is_under_way_before_tokens_are_read(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("kind", ["afmoe kv", "lfm2"])
 @pytest.mark.parametrize(
-    ("stored", "step", "shapes"), [(False, None, [(4, 16), (1, 29), (1, 1)]), (True, 40, [(2, 8), (1, 16), (1, 3)])]
+    ("stored", "step", "shapes"), [(False, None, [(4, 16), (1, 1), (1, 29)]), (True, 23, [(2, 8), (1, 1), (1, 3)])]
 )
 def test_short_prompts_are_read_together(
     kind: str, stored: bool, step: int | None, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
@@ -296,6 +296,48 @@ def test_prompts_are_read_between_steps_in_chunks_that_delay_them_little() -> No
     engine.step()
     assert 0 < long.read_tokens - first <= first
     assert engine.running == 2
+
+
+def test_a_short_prompt_overtakes_long_ones_and_none_waits_for_ever() -> None:
+    engine = BatchEngine(model_of("afmoe"), prefill_step_size=STEP)
+    long, other = engine.add([1] * 20 * STEP, limit=1), engine.add([2] * 40 * STEP, limit=1)
+    engine.step()
+    shorts, steps = [], 0
+    while not long.is_over:
+        if not shorts or shorts[-1].is_over:  # more and more come
+            shorts.append(engine.add([3] * STEP, limit=1))
+            asked = steps
+        engine.step()
+        steps += 1
+        assert shorts[-1].is_over or steps - asked <= 3
+    assert steps <= 2 * 20
+    assert other.read_tokens < 20 * STEP
+
+
+def test_prompts_that_begin_alike_are_read_once() -> None:
+    """Whichever is read, the others go on from there."""
+    model = model_of("afmoe")
+    engine = BatchEngine(model, store=PrefixStore(model, block_size=32), prefill_step_size=STEP)
+    shared = [1] * 96
+    requests = [engine.add([*shared, *[n] * (n * STEP)], limit=1) for n in (5, 4, 3)]
+    while engine:
+        engine.step()
+    run = [len(request.prompt) - request.cached_tokens for request in requests]
+    assert sum(run) == len(shared) + (5 + 4 + 3) * STEP
+
+
+def test_the_stores_of_owners_are_each_their_own() -> None:
+    model = model_of("afmoe")
+    store = PrefixStore(model, block_size=32)
+    engine = BatchEngine(model, store=store)
+    known = []
+    for owner in ("one", "two", "one"):
+        request = engine.add([1] * 70, limit=1, store=store.for_owner(owner))
+        while engine:
+            engine.step()
+        known.append(request.cached_tokens)
+    assert known == [0, 0, 64]
+    assert not store.reach([1] * 70)
 
 
 def test_a_budget_follows_what_chunks_are_felt_to_take() -> None:

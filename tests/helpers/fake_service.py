@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from afmoe_mlx.messages import AnswerReader, CallEnd
+from afmoe_mlx.messages import AnswerReader, CallEnd, ContentDelta, Delta
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.question import Call, Finish, Question, TokenLogprob, Update
 from afmoe_mlx.tokenizer import Tokenizer
@@ -50,6 +50,7 @@ class FakeService:
 
 class FakeAnswering:
     prompt_tokens = 7
+    cached_tokens = 2
 
     def __init__(self, service: FakeService, questions: list[Question], call: Call) -> None:
         self.service, self.questions, self.call = service, questions, call
@@ -65,13 +66,16 @@ class FakeAnswering:
         for index, question in enumerate(self.questions):
             text = service.texts[index % len(service.texts)]
             reader = AnswerReader(service.tokenizer, question.tools or ())
+            raw = question.prompt is not None
             pieces = [text[i : i + service.size] for i in range(0, len(text), service.size)]
             for piece in [*pieces, None]:
                 await asyncio.sleep(service.pause)
                 if service.failure is not None and told == service.fails_after:
                     raise service.failure
                 told += 1
-                deltas = reader.finish() if piece is None else reader.feed(piece)
+                deltas: Sequence[Delta] = reader.finish() if piece is None else reader.feed(piece)
+                if raw:
+                    deltas = [] if piece is None else [ContentDelta(piece)]
                 ends = next((i for i, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)), None)
                 is_over = piece is None or (ends is not None and not question.parallel_tool_calls)
                 deltas = deltas[:ends] if is_over and piece is not None else deltas

@@ -1,0 +1,84 @@
+"""`AnswerBody`: the fields that chat completions and completions share, and the options that they come to."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from ..endpoint import Body
+from ..fields import Fields, Limit, StopTexts
+from ..question import Service
+from .hints import HINTS
+
+MOST_ANSWERS = 128
+"""To one request."""
+_STRIDE = 0x9E3779B97F4A7C15  # of seeds: far apart, and different for as many answers as there are
+
+# Passed on as they are: what the request does not say is left to the model's generation_config.json.
+_SAMPLING = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "repetition_context_size",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "stop",
+)
+
+
+class StreamOptions(Fields):
+    """What else a stream tells. Padding against listeners, `include_obfuscation`, is not among it."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class AnswerBody(Body):
+    """How many answers, how their tokens are chosen, where they end, how they are told."""
+
+    HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
+
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Limit | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    repetition_context_size: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: StopTexts | None = None
+
+    @property
+    def answers(self) -> int:
+        """To each prompt."""
+        return self.n or 1
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of an answer, as it was asked for."""
+        return self.max_tokens
+
+    def options(self, service: Service, choice: int) -> dict[str, Any]:
+        """Those of `stream_generate`, for the answer of this number to a prompt: with a seed each has its own."""
+        found = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+        if "repetition_penalty" in found:
+            found.setdefault("repetition_context_size", 0)
+        if self.limit is not None:
+            found["max_tokens"] = service.context if self.limit == -1 else self.limit
+        if self.seed is not None:
+            found["seed"] = (self.seed + choice * _STRIDE) % 2**64
+        return found

@@ -1,0 +1,157 @@
+"""/v1/chat/completions: answers to conversations, whole or streamed."""
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from ...messages import ArgumentsDelta, CallEnd, CallStart, ContentDelta, Delta, ReasoningDelta, ToolCall
+from .. import sse
+from ..collected import Collected, collect
+from ..endpoint import Endpoint, EventStream, Handled
+from ..question import Call, Service, Update
+from . import logprobs
+from .chat_body import ChatBody
+from .errors import error_body
+from .stream import Chunks, usage_body, usage_of
+
+
+class Function(BaseModel):
+    """A function that is called; arguments: JSON, unless the model's call is malformed."""
+
+    name: str
+    arguments: str
+
+
+class AnswerCall(BaseModel):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
+class AnswerMessage(BaseModel):
+    """What the model says."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[AnswerCall] | None = None
+
+
+class ChatChoice(BaseModel):
+    """One of the answers. violation: what it falls short of in its response_format, if anything."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    violation: str | None = None
+
+
+class ChatCompletion(BaseModel):
+    """The answers to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: dict[str, Any]
+
+
+async def handle(service: Service, body: ChatBody, call: Call) -> Handled:
+    """Answer a request."""
+    questions = body.questions(service, call.id)
+    head = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": service.name}
+    answering = await service.ask(questions, call)
+    if body.stream:
+        chunks = ChatChunks(
+            {"object": "chat.completion.chunk", **head},
+            prompts=1,
+            answers=body.answers,
+            includes_usage=body.includes_usage,
+        )
+        return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)
+    answers = await collect(answering)
+    finishes = {index: one.finish for index, one in enumerate(answers)}
+    return {
+        "object": "chat.completion",
+        **head,
+        "choices": [_choice(index, one, with_logprobs=bool(body.logprobs)) for index, one in enumerate(answers)],
+        "usage": usage_body(usage_of(finishes, body.answers)),
+    }
+
+
+def _choice(index: int, one: Collected, *, with_logprobs: bool) -> dict[str, Any]:
+    answer = one.answer
+    calls = [_call(call) for call in answer.tool_calls]
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": answer.content if answer.content or not calls else None,
+        "refusal": None,
+    }
+    message |= {"reasoning_content": answer.reasoning} if answer.reasoning else {}
+    message |= {"tool_calls": calls} if calls else {}
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": logprobs.of_chat(one.logprobs) if with_logprobs else None,
+        "finish_reason": one.finish.reason,
+        **({} if one.finish.violation is None else {"violation": one.finish.violation}),
+    }
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return _started(call.name, call.arguments)
+
+
+def _started(name: str, arguments: str = "") -> dict[str, Any]:
+    """A call with an id of its own, which the client gives back with the result."""
+    identifier = f"call_{secrets.token_hex(12)}"
+    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+class ChatChunks(Chunks):
+    """Chunks of a chat completion."""
+
+    def begin(self, index: int) -> Iterator[dict[str, Any]]:
+        yield self._with(index, {"role": "assistant", "content": ""})
+
+    def choices(self, update: Update) -> Iterator[dict[str, Any]]:
+        told = {"logprobs": logprobs.of_chat(update.logprobs)} if update.logprobs else {}
+        for delta in update.deltas:
+            if (form := _delta(delta)) is not None:
+                # with the first of the content that they are of
+                goes_along = told if isinstance(delta, ContentDelta) else {}
+                yield self._with(update.index, form) | goes_along
+                told = {} if goes_along else told
+        if told:
+            yield self._with(update.index, {}) | told
+
+    def choice(self, index: int, reason: str | None = None) -> dict[str, Any]:
+        return self._with(index, {}) | {"finish_reason": reason}
+
+    def _with(self, index: int, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+def _delta(delta: Delta) -> dict[str, Any] | None:
+    match delta:
+        case ContentDelta(text):
+            return {"content": text}
+        case ReasoningDelta(text):
+            return {"reasoning_content": text}
+        case CallStart(index, name):
+            return {"tool_calls": [{"index": index, **_started(name)}]}
+        case ArgumentsDelta(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+        case CallEnd():
+            return None
+
+
+CHAT = Endpoint("/v1/chat/completions", ChatBody, ChatCompletion, handle, error_body)

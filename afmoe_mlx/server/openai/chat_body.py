@@ -1,0 +1,95 @@
+"""`ChatBody`: a request for chat completions, and the questions that it comes to."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ..errors import RequestError
+from ..fields import Limit
+from ..question import Question, Service
+from .body import AnswerBody
+from .conversation import Message
+from .response_format import ResponseFormat
+from .tools import ToolChoice, choice_options, functions_of
+
+MOST_LOGPROBS = 20
+
+# What a template is given in any case, or that is no variable of one.
+_RESERVED = {"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "self"}
+
+
+class ChatBody(AnswerBody):
+    """The fields of a request."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Limit | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_budget: Annotated[int, Field(ge=0)] | None = None
+    modalities: list[Literal["text"]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_variables(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if taken := sorted((value or {}).keys() & _RESERVED):
+            raise ValueError(f"{taken[0]} is no variable that can be chosen")
+        return value
+
+    @model_validator(mode="after")
+    def _asks_for_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def questions(self, service: Service, request: str) -> list[Question]:
+        """One for each answer. request: its id, for the log."""
+        functions = functions_of(self.tools or (), request)
+        added = choice_options(self.tool_choice, functions)
+        offered = functions if self.tool_choice != "none" else []
+        added |= self._form(offered)
+        if self.reasoning_budget is not None:
+            added["reasoning_budget"] = self.reasoning_budget
+        messages = [message.as_sent() for message in self.messages]
+        return [
+            Question(
+                messages=messages,
+                tools=offered or None,
+                options=self.options(service, choice) | added,
+                template_variables=self._variables(),
+                continues=bool(self.continue_final_message),
+                parallel_tool_calls=self.parallel_tool_calls is not False,
+                top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            )
+            for choice in range(self.answers)
+        ]
+
+    def _form(self, offered: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the answer is held to; RequestError where it could not be both that and calls."""
+        form = {} if self.response_format is None else self.response_format.options
+        if form and offered:
+            raise RequestError(
+                400,
+                "an answer that is held to response_format cannot call tools: ask with one of them, or with tool_choice"
+                " 'none'",
+                param="response_format",
+            )
+        return form
+
+    def _variables(self) -> dict[str, Any]:
+        """Of the chat template. Thinking is switched off by the two lowest efforts, and on by all others."""
+        effort = self.reasoning_effort
+        asked: dict[str, Any] = (
+            {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort not in ("none", "minimal")}
+        )
+        return asked | (self.chat_template_kwargs or {})

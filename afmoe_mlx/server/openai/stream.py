@@ -1,0 +1,105 @@
+"""`Chunks`: answers as a stream of OpenAI's chunks, which ends as its clients expect, whatever happens."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any
+
+from .. import sse
+from ..errors import RequestError
+from ..question import Answering, Finish, Update
+from ..usage import Usage
+from .errors import error_body
+
+_log = logging.getLogger("afmoe_mlx.server")
+
+DONE = "[DONE]"
+
+
+class Chunks(ABC):
+    """Makes the events of a request's answers.
+
+    head: what all chunks have. prompts, answers: how many there are, each prompt with as many answers.
+    """
+
+    def __init__(self, head: Mapping[str, Any], *, prompts: int, answers: int, includes_usage: bool) -> None:
+        self._head, self._includes_usage = head, includes_usage
+        self._open = list(range(prompts * answers))
+        self._finishes: dict[int, Finish] = {}
+        self._answers = answers
+
+    def alive(self) -> str:
+        """A sign of life: a chunk in which nothing comes of an answer that is not over."""
+        return self._event([self.choice(self._open[0])]) if self._open else sse.ALIVE
+
+    async def events(self, answering: Answering) -> AsyncGenerator[str, None]:
+        """All of them."""
+        failure = None
+        try:
+            async with answering:
+                for index in self._open:
+                    for choice in self.begin(index):
+                        yield self._event([choice])
+                async for update in answering:
+                    for event in self._told(update):
+                        yield event
+        except RequestError as error:
+            failure = error
+        except Exception:
+            _log.exception("a stream failed")
+            failure = RequestError(500, "the answer failed: the server's log says why", code="internal_error")
+        if failure is not None:
+            yield sse.event(error_body(failure))
+            for index in self._open:  # clients wait for it, and an answer that broke off is not whole
+                yield self._event([self.choice(index, "length")])
+        if self._includes_usage:
+            yield self._event([], usage_body(usage_of(self._finishes, self._answers)))
+        yield sse.event(DONE)
+
+    @abstractmethod
+    def begin(self, index: int) -> Iterator[dict[str, Any]]:
+        """The choices that an answer begins with."""
+
+    @abstractmethod
+    def choices(self, update: Update) -> Iterator[dict[str, Any]]:
+        """What comes of an answer, without its end."""
+
+    @abstractmethod
+    def choice(self, index: int, reason: str | None = None) -> dict[str, Any]:
+        """A choice with nothing in it but why the answer ended."""
+
+    def end(self, index: int, finish: Finish) -> dict[str, Any]:
+        """The last choice of an answer."""
+        choice = self.choice(index, finish.reason)
+        return choice if finish.violation is None else choice | {"violation": finish.violation}
+
+    def _told(self, update: Update) -> Iterator[str]:
+        for choice in self.choices(update):
+            yield self._event([choice])
+        if update.finish is not None:
+            self._finishes[update.index] = update.finish
+            self._open.remove(update.index)
+            yield self._event([self.end(update.index, update.finish)])
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> str:
+        told = {"usage": usage} if self._includes_usage else {}
+        return sse.event({**self._head, "choices": choices, **told})
+
+
+def usage_of(finishes: Mapping[int, Finish], answers: int) -> Usage:
+    """Of the answers by number, of which so many are to each prompt."""
+    first: dict[int, Finish] = {}
+    for index in sorted(finishes):
+        first.setdefault(index // answers, finishes[index])
+    return Usage.of(first.values(), finishes.values())
+
+
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """Usage in OpenAI's form."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+    }

@@ -1,0 +1,55 @@
+"""Tools that a request offers, and which of them are to be called."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ...errors import InputError
+from ...messages.tools import check_tools
+from ..errors import RequestError
+from ..fields import Fields
+
+_log = logging.getLogger("afmoe_mlx.server")
+
+
+class FunctionName(Fields):
+    """One function, by its name."""
+
+    name: str
+
+
+class NamedTool(Fields):
+    """The tool that is to be called."""
+
+    type: Literal["function"] = "function"
+    function: FunctionName
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+def functions_of(tools: Sequence[dict[str, Any]], request: str) -> list[dict[str, Any]]:
+    """Those that are functions, in OpenAI's form; the log tells of the others. RequestError for what is no tool.
+
+    request: its id, for the log.
+    """
+    kinds = {tool.get("type", "function") for tool in tools if isinstance(tool.get("type", "function"), str)}
+    if others := sorted(kinds - {"function"}):
+        _log.warning("%s: left out tools that are no functions: %s", request, ", ".join(map(_name, others)))
+    try:
+        return check_tools([tool for tool in tools if tool.get("type", "function") == "function"])
+    except InputError as error:
+        raise RequestError(400, str(error), param="tools") from error
+
+
+def choice_options(choice: ToolChoice | None, functions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a choice adds to the options of an answer."""
+    if choice is None or choice in ("none", "auto"):
+        return {}
+    named = choice if isinstance(choice, str) else {"type": "function", "function": {"name": choice.function.name}}
+    return {"tools": list(functions), "tool_choice": named}
+
+
+def _name(kind: str) -> str:
+    """A word of a client's, for a line of the log."""
+    return ascii(kind[:40])
