@@ -26,6 +26,7 @@ class Rendered:
     beginning: str | None
     """What of the answer the prompt holds already; None: the answer is a text, and read as nothing else."""
     top_logprobs: int | None
+    parallel_tool_calls: bool = True
 
     def reader(self, tokenizer: Tokenizer) -> AnswerReader | None:
         """What takes the answer apart; None where it is taken as it is."""
@@ -63,7 +64,7 @@ class Renderer:
         if question.prompt is None:
             last = question.messages[-1]
             beginning = _text(last) if question.continues else opened_by(self._tokenizer, prompt)
-        return Rendered(prompt, options, tools or (), beginning, question.top_logprobs)
+        return Rendered(prompt, options, tools or (), beginning, question.top_logprobs, question.parallel_tool_calls)
 
     def count(self, question: Question) -> int:
         """Tokens of a question's prompt."""
