@@ -46,7 +46,9 @@ def test_every_clients_request_is_streamed_to_the_end_that_it_waits_for(recorded
     path = request["path"].partition("?")[0]
     *_, last = events = streamed(tokenizer, path, request["body"])
     if path == "/v1/chat/completions":
-        assert [choice.finish_reason for event in events for choice in event.choices if choice.finish_reason] == ["stop"]
+        assert [choice.finish_reason for event in events for choice in event.choices if choice.finish_reason] == [
+            "stop"
+        ]
         assert "".join(choice.delta.content or "" for event in events for choice in event.choices) == "Done."
         assert last.usage or "stream_options" not in request["body"]
     elif path == "/v1/messages":
