@@ -35,6 +35,7 @@ from http_client import HOST, Event, Response, read_head, request
 from protocols import PROTOCOLS, Asked, Chat, Completions, Told, check
 
 KEYS = ("first-key-of-the-soak", "second-key-of-the-soak")
+MODEL = "demo"
 MAX_BODY = 200_000
 PATIENCE = 90
 """Seconds after which a request counts as unanswered."""
@@ -107,7 +108,7 @@ def _known(model: Any, tokenizer: Any, chance: random.Random) -> Known:
             ties.append((len(text), len(text + chunk.text)))
         text += chunk.text
     shown = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return Known(Asked(messages, shown, limit), len(prompt), text, ties)
+    return Known(Asked(MODEL, messages, shown, limit), len(prompt), text, ties)
 
 
 class Soak:
@@ -234,7 +235,9 @@ async def stops(soak: Soak, chance: random.Random) -> None:
 
 async def counts(soak: Soak, chance: random.Random) -> None:
     known = chance.choice(soak.known)
-    body = {name: value for name, value in PROTOCOLS[3].body(known.asked).items() if name in ("messages", "system")}
+    body = {
+        name: value for name, value in PROTOCOLS[3].body(known.asked).items() if name in ("model", "messages", "system")
+    }
     async with soak.send("/v1/messages/count_tokens", body, chance) as response:
         answer = await response.json()
     check(answer == {"input_tokens": known.prompt_tokens}, answer, "for", known.prompt_tokens)
@@ -527,7 +530,7 @@ def main() -> None:
     limits = ["--max-rows", "8", "--max-queue", "6", "--max-body", str(MAX_BODY)]
     keys = [word for key in KEYS for word in ("--api-key", key)]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = servers.demo_with_tools(Path(temporary) / "demo")
+        folder = servers.demo_with_tools(Path(temporary) / MODEL)
         known = known_questions(folder, options.questions, random.Random(options.seed))
         with servers.ours(folder, *limits, *keys, log=options.log) as server:
             faults = asyncio.run(soak_for(server, known, options))
