@@ -50,6 +50,12 @@ def duration(given: str | float) -> float:
     return float(found[1]) * SECONDS[found[2]]
 
 
+def keys_of_environment() -> tuple[str, ...]:
+    """Those in AFMOE_MLX_API_KEY."""
+    named = os.environ.get(KEYS, "")
+    return tuple(key.strip() for key in named.split(",")) if named else ()
+
+
 def _time(words: str) -> Any:
     return typer.Option(parser=duration, metavar="TIME", help=words)
 
@@ -140,5 +146,4 @@ class ServeRequest:
     @property
     def keys(self) -> tuple[str, ...]:
         """Those that may ask, of the command line and of the environment."""
-        named = os.environ.get(KEYS, "")
-        return (*(self.api_key or ()), *(key.strip() for key in named.split(",") if named))
+        return (*(self.api_key or ()), *keys_of_environment())
