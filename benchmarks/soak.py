@@ -162,7 +162,7 @@ class Soak:
         """Ask for what must be refused, in an error's form."""
         async with self.send(path, body, chance, **how) as response:
             content = await response.read()
-            check(response.status in statuses, "status", response.status, "for", body, content)
+            check(response.status in statuses, "status", response.status, "for", str(body)[-200:], content)
             error = json.loads(content)["error"]
             check(isinstance(error["message"], str) and error["message"], "no message", content)
             check("Traceback" not in error["message"] and "\n" not in error["message"], error["message"])
@@ -275,7 +275,7 @@ async def leaves_in_a_prompt(soak: Soak, chance: random.Random) -> None:
 
 async def reads_slowly(soak: Soak, chance: random.Random) -> None:
     known, protocol, events = chance.choice(soak.known), chance.choice(PROTOCOLS), list[Event]()
-    async with soak.send(protocol.path, protocol.streamed_body(known.asked), chance, limit=256) as response:
+    async with soak.send(protocol.path, protocol.streamed_body(known.asked), chance, limit=2048) as response:
         async for event in response.events():
             events.append(event)
             await asyncio.sleep(chance.random() * 0.1)
