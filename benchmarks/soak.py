@@ -362,7 +362,7 @@ async def is_invalid(soak: Soak, chance: random.Random) -> None:
         {"model": "../../etc/passwd"},
         {next(name for name in ("messages", "prompt", "input") if name in body): 5},
         {next(name for name in ("messages", "prompt", "input") if name in body): {}},
-        {"tools": [{"type": "function"}]} if "prompt" not in body else {"logit_bias": {"x": 1}},
+        {"tools": [{"name": 5}]} if "prompt" not in body else {"logit_bias": {"x": 1}},
         {"tool_choice": "nothing of the kind"} if "prompt" not in body else {"n": 0},
     )
     await soak.refused(protocol.path, body | chance.choice(wrong), chance, 400, 404)
