@@ -8,8 +8,8 @@ from typing import Self
 
 from ..messages import CallEnd, ContentDelta, Delta, ReasoningDelta
 from ..tokenizer import Tokenizer
-from .engine import Job, Piece
 from .errors import RequestError
+from .jobs import Job, Piece
 from .question import Call, Finish, TokenLogprob, Update
 from .rendering import Rendered
 
@@ -18,14 +18,22 @@ class Answers:
     """The `question.Answering` of a job. For the event loop's thread."""
 
     def __init__(
-        self, questions: Sequence[Rendered], tokenizer: Tokenizer, call: Call, *, cancel: Callable[[Job], None]
+        self,
+        questions: Sequence[Rendered],
+        tokenizer: Tokenizer,
+        call: Call,
+        *,
+        rows: int,
+        needed: int,
+        cancel: Callable[[Job], None],
     ) -> None:
+        """rows, needed: the job's. cancel: ends it before its time."""
         self._call, self._cancel = call, cancel
         self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
         self._readings = [_Reading(i, question, tokenizer) for i, question in enumerate(questions)]
         self._open = len(questions)
         self.prompt_tokens, self.cached_tokens = len(questions[0].prompt), 0
-        self.job = Job(questions, call.owner, self._told.put_nowait)
+        self.job = Job(questions, call.owner, rows, needed, self._told.put_nowait)
         call.prompt_tokens = sum(len(prompt) for prompt in {id(q.prompt): q.prompt for q in questions}.values())
 
     async def __aenter__(self) -> Self:

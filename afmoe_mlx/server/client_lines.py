@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CLIENT_LINES = {
-    "claude-code": re.compile(r"^x-anthropic-billing-header:.*(?:\n|\Z)", re.MULTILINE),
+    "claude-code": re.compile(r"^x-anthropic-billing-header:.*\n*", re.MULTILINE),
 }
 """By client, what matches such a line."""
 

@@ -115,7 +115,7 @@ class MessageWriter:
         finish = self._finish
         if finish is not None and finish.stop_sequence is not None:
             return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop_sequence}
-        reason = "stop" if finish is None else finish.reason
+        reason = "length" if finish is None else finish.reason  # an answer that broke off is not whole
         return {"stop_reason": _STOP_REASONS.get(reason, "end_turn"), "stop_sequence": None}
 
     def _usage(self) -> Usage:
