@@ -49,8 +49,10 @@ def _handed(
         others["role"] = "system"
     if message.get("role") != "assistant":
         return others | {"content": content}
-    handed = _with_reasoning(message, content, field)
     calls = [_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(_calls(message, where))]
+    if calls:  # what the model wrote between them is written again
+        content = content.removesuffix(form.between)
+    handed = _with_reasoning(message, content, field)
     if reads_calls and all(isinstance(call["function"]["arguments"], dict) for call in calls):
         return others | handed | ({"tool_calls": calls} if calls else {})
     written = form.write([(call["function"]["name"], call["function"]["arguments"]) for call in calls])

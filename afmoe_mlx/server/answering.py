@@ -82,7 +82,7 @@ class _Reading:
 
     def update(self, piece: Piece) -> Update:
         """What comes of its next token."""
-        reader, is_last = self._reader, piece.finish_reason is not None
+        reader, reason, is_last = self._reader, piece.finish_reason, piece.finish_reason is not None
         was_reasoning = reader is not None and reader.is_reasoning
         deltas = self._deltas(piece.text, is_last=is_last)
         self._reasoning_tokens += was_reasoning or any(isinstance(delta, ReasoningDelta) for delta in deltas)
@@ -91,8 +91,8 @@ class _Reading:
             logprobs = self._logprobs.told(piece, deltas, "" if reader is None or is_last else reader.held)
         ends = [i for i, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)]
         if ends and not self._takes_all:
-            deltas, is_last = deltas[: ends[0]], True
-        return Update(self._index, deltas, logprobs, self._finish(piece) if is_last else None)
+            deltas, reason = deltas[: ends[0]], "stop"
+        return Update(self._index, deltas, logprobs, self._finish(piece, reason) if reason else None)
 
     def _deltas(self, text: str, *, is_last: bool) -> list[Delta]:
         if self._reader is None:
@@ -100,8 +100,7 @@ class _Reading:
         deltas = self._reader.feed(text) if text else []
         return [*deltas, *self._reader.finish()] if is_last else deltas
 
-    def _finish(self, piece: Piece) -> Finish:
-        reason = piece.finish_reason or "stop"
+    def _finish(self, piece: Piece, reason: str) -> Finish:
         has_calls = self._reader is not None and bool(self._reader.answer.tool_calls)
         return Finish(
             "tool_calls" if has_calls and reason == "stop" else reason,

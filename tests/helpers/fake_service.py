@@ -76,9 +76,9 @@ class FakeAnswering:
                 deltas: Sequence[Delta] = reader.finish() if piece is None else reader.feed(piece)
                 if raw:
                     deltas = [] if piece is None else [ContentDelta(piece)]
-                ends = next((i for i, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)), None)
-                is_over = piece is None or (ends is not None and not question.parallel_tool_calls)
-                deltas = deltas[:ends] if is_over and piece is not None else deltas
+                ends = [i for i, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)]
+                is_cut = bool(ends) and not question.parallel_tool_calls
+                deltas, is_over = deltas[: ends[0]] if is_cut else deltas, is_cut or piece is None
                 asked = question.top_logprobs is not None and piece is not None
                 logprobs = [TokenLogprob(1, piece.encode(), -0.5)] if asked and piece is not None else []
                 yield Update(index, deltas, logprobs, self._finish(reader, pieces) if is_over else None)

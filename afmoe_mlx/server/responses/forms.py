@@ -1,0 +1,326 @@
+"""Requests and answers of OpenAI's Responses, as its reference describes them.
+
+What an item or a tool has besides the fields here, such as an id, a status or a client's own keys, is left. A field of
+the request, or of what configures it, is refused by name unless it is among the HINTS.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from ..endpoint import Body
+from ..fields import Fields
+from ..openai.hints import HINTS as OPENAI_HINTS
+
+MOST_LOGPROBS = 20
+
+HINTS = OPENAI_HINTS | {
+    "client_metadata": "a client's own",
+    "max_tool_calls": "counts the calls of tools that OpenAI runs: none is run here",
+    "stream_options": "include_obfuscation pads events: they are sent as they are",
+    "truncation": "a prompt that is too long is refused, whatever it says",
+}
+"""Fields that change no answer, each with what becomes of it."""
+
+
+class TextPart(BaseModel):
+    """Text."""
+
+    type: Literal["input_text", "output_text", "text", "summary_text", "reasoning_text"]
+    text: str
+
+
+class RefusalPart(BaseModel):
+    """An answer that is a refusal."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+Content = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
+
+
+class MessageItem(BaseModel):
+    """What somebody says."""
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: str | list[Content] | None = None
+
+
+class FunctionCallItem(BaseModel):
+    """A call of a tool."""
+
+    type: Literal["function_call"] = "function_call"
+    call_id: str
+    name: str
+    arguments: str
+
+
+class FunctionCallOutputItem(BaseModel):
+    """What a call came to."""
+
+    type: Literal["function_call_output"] = "function_call_output"
+    call_id: str
+    output: str | list[Content]
+
+
+class ReasoningItem(BaseModel):
+    """Reasoning, by the first of these fields that has a text."""
+
+    type: Literal["reasoning"] = "reasoning"
+    content: list[TextPart] | None = None
+    summary: list[TextPart] | None = None
+    encrypted_content: str | None = None
+
+
+def _item_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "message" if kind is None else str(kind)
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[FunctionCallItem, Tag("function_call")]
+    | Annotated[FunctionCallOutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")],
+    Discriminator(_item_tag),
+]
+
+
+class FunctionTool(BaseModel):
+    """A tool that the client runs. `strict` and other marks are left."""
+
+    type: Literal["function"] = "function"
+    name: str = Field(min_length=1)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class OtherTool(BaseModel):
+    """A tool of another kind, which no model here can be offered: left out, with a line in the log."""
+
+    type: str
+
+
+def _tool_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "function" if kind == "function" else "other"
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("function")] | Annotated[OtherTool, Tag("other")],
+    Discriminator(_tool_tag),
+]
+
+
+class FunctionChoice(Fields):
+    """This tool is called."""
+
+    type: Literal["function"]
+    name: str
+
+
+class AllowedTools(Fields):
+    """Of the tools these alone may be called, or are to be."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[FunctionChoice]
+
+
+ToolChoice = Literal["none", "auto", "required"] | Annotated[FunctionChoice | AllowedTools, Field(discriminator="type")]
+
+
+class TextFormat(Fields):
+    """Text as it comes."""
+
+    type: Literal["text"] = "text"
+
+
+class JSONObjectFormat(Fields):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JSONSchemaFormat(Fields):
+    """JSON that satisfies a schema, held to in any case: `strict` changes nothing."""
+
+    type: Literal["json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+
+Format = Annotated[TextFormat | JSONObjectFormat | JSONSchemaFormat, Field(discriminator="type")]
+
+
+class TextConfig(Fields):
+    """How the text is to be; no model that is served here knows verbosity."""
+
+    format: Format | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningConfig(Fields):
+    """How much is thought, and whether it is told as a summary: all of it is."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+Include = Literal[
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+    # of tools and images that there are none of
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+
+
+class ResponsesBody(Body):
+    """A request for an answer."""
+
+    HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
+
+    model: str | None = None
+    input: str | list[Item]
+    instructions: str | None = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
+    include: list[Include] | None = None
+    metadata: dict[str, Any] | None = None
+    stream: bool | None = None
+    previous_response_id: Any = None
+    """Refused, as are `conversation` and `prompt`: nothing is stored here."""
+    conversation: Any = None
+    prompt: Any = None
+    background: bool | None = None
+    """Refused if true."""
+
+
+class OutputText(BaseModel):
+    """Text of an answer."""
+
+    type: Literal["output_text"] = "output_text"
+    text: str
+    annotations: list[Any] = []
+    logprobs: list[dict[str, Any]] = []
+
+
+Status = Literal["in_progress", "completed", "incomplete"]
+
+
+class OutputMessage(BaseModel):
+    """What the model says."""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    status: Status
+    content: list[OutputText]
+
+
+class OutputCall(BaseModel):
+    """A call of a tool; arguments: JSON, unless the call is malformed."""
+
+    id: str
+    type: Literal["function_call"] = "function_call"
+    status: Status
+    call_id: str
+    name: str
+    arguments: str
+
+
+class SummaryText(BaseModel):
+    """Reasoning, where a summary is asked for."""
+
+    type: Literal["summary_text"] = "summary_text"
+    text: str
+
+
+class ReasoningText(BaseModel):
+    """Reasoning."""
+
+    type: Literal["reasoning_text"] = "reasoning_text"
+    text: str
+
+
+class OutputReasoning(BaseModel):
+    """What the model thought."""
+
+    id: str
+    type: Literal["reasoning"] = "reasoning"
+    status: Status
+    summary: list[SummaryText]
+    content: list[ReasoningText]
+    encrypted_content: str | None = None
+    """If it is asked for, all of the reasoning, so that a client can give it back: in base64, which is no secret."""
+
+
+class InputDetails(BaseModel):
+    """Of the prompt's tokens."""
+
+    cached_tokens: int
+    cache_write_tokens: int = 0
+
+
+class OutputDetails(BaseModel):
+    """Of the answer's tokens."""
+
+    reasoning_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens."""
+
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+
+class Response(BaseModel):
+    """An answer, with what was asked."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    completed_at: int | None = None
+    error: dict[str, Any] | None = None
+    incomplete_details: dict[str, Any] | None = None
+    model: str
+    output: list[Annotated[OutputMessage | OutputCall | OutputReasoning, Field(discriminator="type")]]
+    usage: Usage | None = None
+    instructions: str | None
+    tools: list[FunctionTool]
+    tool_choice: ToolChoice
+    parallel_tool_calls: bool
+    text: TextConfig
+    reasoning: ReasoningConfig
+    max_output_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    top_logprobs: int
+    metadata: dict[str, Any]
+    background: Literal[False] = False
+    previous_response_id: None = None
+    store: Literal[False] = False
+    truncation: Literal["disabled"] = "disabled"

@@ -1,0 +1,31 @@
+"""Tools that a client offers, in OpenAI's form: functions alone."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import RequestError
+
+_log = logging.getLogger("afmoe_mlx.server")
+
+
+def function_tool(name: str, description: str | None, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    """A tool as chat templates show it: the same, whatever marks and order a client gives it."""
+    described = {} if description is None else {"description": description}
+    return {"type": "function", "function": {"name": name, **described, "parameters": parameters or {}}}
+
+
+def log_left_out(kinds: Iterable[str], request: str) -> None:
+    """Tell the log of tools that are no functions, which nobody here could run. request: its id."""
+    if others := sorted({ascii(kind[:40]) for kind in kinds}):
+        _log.warning("%s: left out tools that are no functions: %s", request, ", ".join(others))
+
+
+def check_form(form: Any, tools: Any, field: str) -> None:
+    """RequestError where an answer is to be held to a form, and may call tools: it could not be both."""
+    if form is not None and tools:
+        raise RequestError(
+            400,
+            f"an answer that is held to {field} cannot call tools: ask with one of them, or with tool_choice 'none'",
+            param=field,
+        )

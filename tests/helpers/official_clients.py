@@ -1,0 +1,55 @@
+"""Endpoints as the official packages' clients meet them, by HTTP's words without a connection."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from afmoe_mlx.server.endpoint import Endpoint, EventStream
+from afmoe_mlx.server.errors import RequestError
+from afmoe_mlx.server.question import Call, Service
+
+
+def http_client(service: Service, endpoints: Sequence[Endpoint]) -> Any:
+    """What `openai.AsyncOpenAI` and `anthropic.AsyncAnthropic` take as their `http_client`."""
+    import httpx2
+
+    async def answer(request: Any) -> Any:
+        (endpoint,) = [endpoint for endpoint in endpoints if endpoint.path == request.url.path]
+        try:
+            found = await ask(service, endpoint, json.loads(request.content))
+        except RequestError as error:
+            return httpx2.Response(error.status, json=endpoint.error(error))
+        if isinstance(found, dict):
+            return httpx2.Response(200, json=found)
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=_bytes(found))
+
+    return httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+
+
+async def ask(service: Service, endpoint: Endpoint, fields: dict[str, Any]) -> Any:
+    """What an endpoint makes of a request."""
+    return await endpoint.handle(service, endpoint.body.model_validate(fields), Call("1", endpoint.path))
+
+
+async def events(stream: EventStream, *, alive_after: int | None = None) -> list[dict[str, Any]]:
+    """The data of a stream's events; alive_after: how many pieces come before a sign of life is asked for."""
+    texts = []
+    async for text in stream.events:
+        if len(texts) == alive_after:
+            texts.append(stream.alive())
+        texts.append(text)
+    found = [dict(_field(line) for line in text.splitlines()) for text in "".join(texts).split("\n\n") if text]
+    told = [json.loads(fields["data"]) for fields in found if "data" in fields]
+    assert [fields["event"] for fields in found if "data" in fields] == [data["type"] for data in told]
+    return told
+
+
+def _field(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(": ")
+    return name, value
+
+
+async def _bytes(stream: EventStream) -> AsyncIterator[bytes]:
+    async for event in stream.events:
+        yield event.encode()
+        yield stream.alive().encode()
