@@ -87,7 +87,7 @@ class Chunks(ABC):
 
 
 def usage_of(finishes: Mapping[int, Finish], answers: int) -> Usage:
-    """Of the answers by number, of which so many are to each prompt."""
+    """Of answers by their numbers, of which so many are to each prompt."""
     first: dict[int, Finish] = {}
     for index in sorted(finishes):
         first.setdefault(index // answers, finishes[index])
