@@ -10,6 +10,7 @@ from ...messages import ContentDelta, Delta
 from .. import sse
 from ..collected import Collected, collect
 from ..endpoint import Endpoint, EventStream, Handled
+from ..fields import Flag, Whole
 from ..question import Call, Question, Service, Update
 from . import logprobs
 from .body import MOST_ANSWERS, AnswerBody
@@ -18,7 +19,7 @@ from .stream import Chunks, usage_body, usage_of
 
 MOST_LOGPROBS = 20
 
-Ids = Annotated[list[StrictInt], Field(min_length=1)]
+Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
 Prompts = str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
 
 
@@ -27,9 +28,9 @@ class CompletionBody(AnswerBody):
 
     prompt: Prompts
     """A text or the ids of its tokens, or several."""
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    best_of: int | None = None
-    echo: bool | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    best_of: Whole | None = None
+    echo: Flag | None = None
     suffix: str | None = None
 
     @model_validator(mode="after")
