@@ -84,7 +84,7 @@ def test_calls_come_with_ids_of_their_own_beside_content_and_reasoning() -> None
     (choice,) = ask(CHAT, service(TWO_CALLS), **CALLED)["choices"]
     message = choice["message"]
     assert told(message, choice["finish_reason"]) == {
-        "content": "X\n Y",
+        "content": "X Y",
         "reasoning": "\nHm.\n",
         "calls": [["f", '{"a": "é"}'], ["g", "{}"]],
         "reason": "tool_calls",

@@ -81,7 +81,7 @@ def test_a_whole_answer_is_what_the_package_says_it_is(run: Any) -> None:
     found = run(client.chat.completions.create(**HELLO, tools=TOOLS, n=2, logprobs=True))
     strict = ChatCompletion.model_validate(found.to_dict(), strict=True)
     message = strict.choices[1].message
-    assert message.content == "X\u2028Y\n"
+    assert message.content == "X\u2028Y"
     calls: Any = message.tool_calls
     assert [json.loads(call.function.arguments) for call in calls] == [{"a": "é"}, {}]
     assert strict.usage is not None
@@ -103,7 +103,7 @@ def test_a_stream_is_put_together_by_the_package(run: Any) -> None:
         ChatCompletionChunk.model_validate(chunk.to_dict(), strict=True)
     (choice,) = final.choices
     assert choice.finish_reason == "tool_calls"
-    assert choice.message.content == "X\u2028Y\n"
+    assert choice.message.content == "X\u2028Y"
     assert choice.message.reasoning_content == "\nHm.\n"
     assert [json.loads(call.function.arguments) for call in choice.message.tool_calls] == [{"a": "é"}, {}]
     assert final.usage.prompt_tokens_details.cached_tokens == 2
