@@ -75,9 +75,9 @@ XtcThreshold = Annotated[float | None, typer.Option(help="How likely a top choic
 RepetitionPenalty = Annotated[float | None, typer.Option(help="Divide the logits of recent tokens by this.")]
 RepetitionContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
 PresencePenalty = Annotated[float | None, typer.Option(help="Take this from the logits of recent tokens.")]
-PresenceContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
+PresenceContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on, 20; 0: all; -1: the answer.")]
 FrequencyPenalty = Annotated[float | None, typer.Option(help="Take this as often as each of them occurs.")]
-FrequencyContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on; 0: all; 20 if not given.")]
+FrequencyContextSize = Annotated[int | None, typer.Option(help="Tokens it looks back on, 20; 0: all; -1: the answer.")]
 NoRepeatNgramSize = Annotated[int | None, typer.Option(help="Never write so many tokens in a row twice; 0 is off.")]
 LogitBias = Annotated[
     list[str] | None, typer.Option(metavar="ID=VALUE", help="Add this to a token's logit; repeatable.")

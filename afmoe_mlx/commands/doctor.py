@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import device
 from ..command_line.requests.machine import DoctorRequest
+from ..command_line.requests.serving import KEYS, PORT, keys_of_environment
 from ..errors import AfmoeError, SelfTestError
 from ..terminal import size, write, write_json
 
@@ -71,7 +72,7 @@ def examine() -> Findings:
     except (ImportError, RuntimeError) as error:
         findings.sections["device"] = None
         findings.problems.append(f"MLX cannot be used ({_one_line(error)}): on Linux, pip install 'afmoe-mlx[cpu]'")
-    for section, look in (("hub", _examine_hub), ("models", _examine_cache)):
+    for section, look in (("hub", _examine_hub), ("models", _examine_cache), ("server", _examine_server)):
         try:
             look(findings)
         except Exception as error:  # a package that is broken, a folder that cannot be one, whatever else
@@ -163,6 +164,22 @@ def _examine_cache(findings: Findings) -> None:
     findings.sections["models"] = found | {"count": len(cached), "bytes": sum(model.bytes for model in cached)}
 
 
+def _examine_server(findings: Findings) -> None:
+    """Whether something answers where `serve` would listen, and the keys that it would ask for."""
+    from ..server.probe import probe
+    from ..server.settings import Settings
+
+    keys = keys_of_environment()
+    is_taken, status = probe(PORT)
+    findings.sections["server"] = {"port": PORT, "is_taken": is_taken, "status": status, "keys": len(keys)}
+    if status == "dead":
+        findings.problems.append(f"the server on port {PORT} runs and answers nothing: start it anew")
+    try:
+        Settings(keys=keys)
+    except AfmoeError as error:
+        findings.problems.append(f"{KEYS}: {error}")
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -195,7 +212,15 @@ def _describe(sections: dict[str, Any]) -> list[tuple[str, str]]:
         *lines,
         ("Hub", "unknown" if hub is None else f"{hub['endpoint']}, {state[hub['is_reachable']]}"),
         ("Models", "unknown" if models is None else _models(models)),
+        ("Server", "unknown" if sections["server"] is None else _server(sections["server"])),
     ]
+
+
+def _server(found: dict[str, Any]) -> str:
+    ours = f"afmoe-mlx serve answers there ({found['status']})"
+    state = "free" if not found["is_taken"] else "taken by another program" if found["status"] is None else ours
+    keys = f"{found['keys']} in {KEYS}" if found["keys"] else f"{KEYS} is not set"
+    return f"port {found['port']}: {state}; keys: {keys}"
 
 
 def _memory(found: dict[str, Any]) -> str:

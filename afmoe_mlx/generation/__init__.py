@@ -7,7 +7,7 @@ from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
 from .grammar import RULES, ConstraintOptions, is_constrained
 from .loop import decode, prefill
-from .options import NO_LIMIT, SamplingOptions, StoppingOptions, unused_keys
+from .options import NO_LIMIT, THE_ANSWER, SamplingOptions, StoppingOptions, unused_keys
 from .processors import make_logits_processors
 from .prompt import encode_prompt
 from .requests import Chosen, Event, Request, RowSampler, greedy_rows
@@ -19,6 +19,7 @@ __all__ = [
     "MAX_ROWS",
     "NO_LIMIT",
     "RULES",
+    "THE_ANSWER",
     "BatchAnswer",
     "BatchAnswers",
     "BatchEngine",

@@ -92,6 +92,8 @@ def unused_keys(config: Mapping[str, Any]) -> list[str]:
 
 # As max_tokens: no end but the context's.
 NO_LIMIT = -1
+# As presence_context_size and frequency_context_size: the tokens of the answer, and none of the prompt.
+THE_ANSWER = -1
 
 
 class _Rule(NamedTuple):
@@ -104,6 +106,7 @@ class _Rule(NamedTuple):
 _MOST = 1e30
 _PENALTY = _Rule(Real, lambda x: abs(x) <= _MOST, f"a number from -{_MOST:g} to {_MOST:g}")
 _CONTEXT_SIZE = _Rule(Integral, lambda x: x >= 0, "an integer >= 0")
+_CONTEXT_OR_ANSWER = _Rule(Integral, lambda x: x >= THE_ANSWER, f"an integer >= 0, or {THE_ANSWER} for the answer")
 _RULES = {
     "temperature": _Rule(Real, lambda x: x >= 0, "a finite number >= 0"),
     "top_p": _Rule(Real, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
@@ -115,9 +118,9 @@ _RULES = {
     "repetition_penalty": _Rule(Real, lambda x: x > 0, "a finite number > 0"),
     "repetition_context_size": _CONTEXT_SIZE,
     "presence_penalty": _PENALTY,
-    "presence_context_size": _CONTEXT_SIZE,
+    "presence_context_size": _CONTEXT_OR_ANSWER,
     "frequency_penalty": _PENALTY,
-    "frequency_context_size": _CONTEXT_SIZE,
+    "frequency_context_size": _CONTEXT_OR_ANSWER,
     "no_repeat_ngram_size": _Rule(Integral, lambda x: x >= 0, "an integer >= 0"),
     "seed": _Rule(Integral, lambda x: 0 <= x < 2**64, "an integer from 0 to 2**64 - 1"),
 }
@@ -143,7 +146,8 @@ class SamplingOptions:
 
     `top_p` 0 or 1, `top_k` 0, `min_p` 0, `xtc_probability` 0, `repetition_penalty` 1, `presence_penalty` 0,
     `frequency_penalty` 0 and `no_repeat_ngram_size` 0 each switch a step off. A penalty sees the last tokens, those of
-    the prompt too: so many as its `…_context_size` says, 0 for all. `logit_bias` is added to the logits of tokens, by
+    the prompt too: so many as its `…_context_size` says, 0 for all; THE_ANSWER, of presence and frequency, for those of
+    the answer alone, as OpenAI and vLLM count them. `logit_bias` is added to the logits of tokens, by
     their ids (also as text, which is how JSON has them); -inf forbids one. `seed` None draws one from the operating
     system. Raises InputError for a value that makes no sense.
     """

@@ -49,9 +49,13 @@ class Plan:
         sampler: Sampler | None = None,
         logits_processors: Sequence[LogitsProcessor] | None = None,
         skip_special_tokens: bool = False,
+        seen: Sequence[int] = (),
         **options: Any,
     ) -> "Plan":
-        """By the options of `stream_generate`; InputError and TokenizerError for those that make no sense."""
+        """By the options of `stream_generate`; InputError and TokenizerError for those that make no sense.
+
+        seen: the tokens before the prompt.
+        """
         config, vocab_size = tokenizer.generation_config, model.config.vocab_size
         sampling, stopping = ({name: options.get(name) for name in names} for names in (SAMPLING, STOPPING))
         chosen = SamplingOptions.from_generation_config(config, **sampling)
@@ -62,11 +66,12 @@ class Plan:
             tokenizer.check_length(prompt, model.config.max_position_embeddings)
         unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
         known = sorted(token for token in unspoken if 0 <= token < vocab_size)  # a config may name others
+        tokens = encode_prompt(tokenizer, prompt)
         return cls(
             tokenizer,
-            encode_prompt(tokenizer, prompt),
+            tokens,
             sampler or make_sampler(chosen, xtc_special_tokens=known),
-            make_logits_processors(chosen) if logits_processors is None else logits_processors,
+            make_logits_processors(chosen, len(seen) + len(tokens)) if logits_processors is None else logits_processors,
             ending,
             ConstraintOptions.of(options),
             skip_special_tokens,

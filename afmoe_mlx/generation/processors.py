@@ -11,22 +11,25 @@ from typing import ClassVar
 import mlx.core as mx
 
 from ..errors import InputError
-from .options import SamplingOptions
+from .options import THE_ANSWER, SamplingOptions
 
 LogitsProcessor = Callable[[mx.array, mx.array], mx.array]
 
 
-def make_logits_processors(options: SamplingOptions) -> list[LogitsProcessor]:
-    """Functions from the tokens so far (n,) and logits (B, V) to new logits, to apply in order before sampling."""
+def make_logits_processors(options: SamplingOptions, begun: int = 0) -> list[LogitsProcessor]:
+    """Functions from the tokens so far (n,) and logits (B, V) to new logits, to apply in order before sampling.
+
+    begun: how many of the tokens are not the answer's.
+    """
     found: list[LogitsProcessor] = []
     if options.logit_bias:
         found.append(LogitBias(options.logit_bias))
     if options.repetition_penalty != 1:
         found.append(RepetitionPenalty(options.repetition_penalty, options.repetition_context_size))
     if options.presence_penalty != 0:
-        found.append(PresencePenalty(options.presence_penalty, options.presence_context_size))
+        found.append(PresencePenalty(options.presence_penalty, options.presence_context_size, begun))
     if options.frequency_penalty != 0:
-        found.append(FrequencyPenalty(options.frequency_penalty, options.frequency_context_size))
+        found.append(FrequencyPenalty(options.frequency_penalty, options.frequency_context_size, begun))
     if options.no_repeat_ngram_size:
         found.append(NoRepeatNGram(options.no_repeat_ngram_size))
     return found
@@ -64,17 +67,24 @@ class LogitBias(PureProcessor):
 
 @dataclass(frozen=True)
 class RecentPenalty(PureProcessor):
-    """Moves the logits of the last `context_size` tokens, or of all if that is 0."""
+    """Moves the logits of the last `context_size` tokens: of all if that is 0, if THE_ANSWER of all but `begun`."""
 
     penalty: float
     context_size: int
+    begun: int = 0
 
     NEUTRAL: ClassVar[float] = 0.0
     """The penalty that changes nothing."""
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        recent, logits = tokens[-self.context_size :], logits.astype(mx.float32)
+        recent, logits = tokens[tokens.size - self.window(tokens.size) :], logits.astype(mx.float32)
         return self.penalized(logits, recent[None], self.penalty) if recent.size else logits
+
+    def window(self, count: int) -> int:
+        """How many of so many tokens it looks at, the last."""
+        if self.context_size == THE_ANSWER:
+            return max(count - self.begun, 0)
+        return min(self.context_size or count, count)
 
     @staticmethod
     @abstractmethod

@@ -40,16 +40,26 @@ class RowProcessors:
         self._own = [row[len(known) :] for row, known in zip(processors, shared, strict=True)]
         self._penalties = [(kind, *found) for kind in PENALTIES if (found := _penalties(shared, kind)) is not None]
         self._biases = _biases(shared, vocab_size)
-        reaches = [EVERYTHING if own else _reach(known) for own, known in zip(self._own, shared, strict=True)]
-        self._reach = max(reaches, default=0)
-        recent = [row[max(len(row) - self._reach, 0) :] for row in tokens]
-        self._lengths = [len(row) for row in recent]
+        self._counts = [len(row) for row in tokens]
+        recent = [
+            (p, len(row))
+            for known, row in zip(shared, tokens, strict=True)
+            for p in known
+            if isinstance(p, RecentPenalty)
+        ]
+        reach = max((max(p.context_size, p.window(count), 1) for p, count in recent), default=0)
+        self._reach = EVERYTHING if any(self._own) else reach
+        self._grows = any(p.context_size <= 0 for p, _ in recent)  # by a token a step
+        history = [row[max(len(row) - self._reach, 0) :] for row in tokens]
+        self._lengths = [len(row) for row in history]
         width = max(self._lengths, default=0)
-        self._history = mx.array([[NOTHING] * (width - len(row)) + list(row) for row in recent], mx.int32)
+        self._history = mx.array([[NOTHING] * (width - len(row)) + list(row) for row in history], mx.int32)
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Learn the next token of each row."""
+        self._counts = [count + 1 for count in self._counts]
         if self._reach:
+            self._reach += self._grows
             history = mx.concatenate([self._history, mx.array([[token] for token in tokens], mx.int32)], axis=1)
             self._lengths = [min(length + 1, self._reach) for length in self._lengths]
             self._history = history[:, history.shape[1] - max(self._lengths) :]
@@ -61,7 +71,8 @@ class RowProcessors:
             logits = logits.at[places].add(values)
         if self._penalties:
             age = mx.arange(self._history.shape[1], 0, -1)  # of the last token: 1
-        for kind, penalty, window in self._penalties:
+        for kind, penalty, rows in self._penalties:
+            window = mx.array([[row.window(count)] for row, count in zip(rows, self._counts, strict=True)])
             counted = (self._history != NOTHING) & (age <= window)
             logits = kind.penalized(logits, self._history, penalty, counted)
         for i, processors in enumerate(self._own):
@@ -82,21 +93,15 @@ def _shared(processors: Sequence[LogitsProcessor]) -> list[LogitsProcessor]:
     return list(takewhile(lambda processor: type(processor) in kinds, processors))
 
 
-def _reach(shared: Sequence[LogitsProcessor]) -> int:
-    """How many of the last tokens they look at."""
-    return max((p.context_size or EVERYTHING for p in shared if isinstance(p, RecentPenalty)), default=0)
-
-
 def _penalties(
     shared: Sequence[Sequence[LogitsProcessor]], kind: type[RecentPenalty]
-) -> tuple[mx.array, mx.array] | None:
-    """Each row's penalty of a kind, neutral where it has none, and its window, as (B, 1); None if no row has one."""
+) -> tuple[mx.array, list[RecentPenalty]] | None:
+    """Each row's penalty of a kind, neutral where it has none, as (B, 1) too; None if no row has one."""
     none = kind(kind.NEUTRAL, 1)
     found = [next((p for p in row if isinstance(p, kind)), none) for row in shared]
     if all(penalty is none for penalty in found):
         return None
-    windows = [[min(p.context_size or EVERYTHING, EVERYTHING)] for p in found]
-    return mx.array([[float(p.penalty)] for p in found]), mx.array(windows, mx.int32)
+    return mx.array([[float(p.penalty)] for p in found]), found
 
 
 def _biases(

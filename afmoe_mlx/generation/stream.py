@@ -129,6 +129,7 @@ def stream_generate(
         num_draft_tokens=num_draft_tokens,
         **sampling,
     )
+    seen = as_token_ids(seen, "seen is not")
     plan = Plan.of(
         model,
         tokenizer,
@@ -136,11 +137,12 @@ def stream_generate(
         sampler=sampler,
         logits_processors=logits_processors,
         skip_special_tokens=skip_special_tokens,
+        seen=seen,
         **stopping,
         **constraints,
         **sampling,
     )
-    tokens, seen = plan.prompt, as_token_ids(seen, "seen is not")
+    tokens = plan.prompt
     kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
     cache, cached = _begin(model, tokens, seen, cache, store, kept)
     room = room_after(model, tokens[cached:], cache.offset)

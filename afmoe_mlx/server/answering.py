@@ -8,8 +8,8 @@ from typing import Self
 
 from ..messages import CallEnd, ContentDelta, Delta, ReasoningDelta
 from ..tokenizer import Tokenizer
-from .engine import Job, Piece
 from .errors import RequestError
+from .jobs import Job, Piece
 from .question import Call, Finish, TokenLogprob, Update
 from .rendering import Rendered
 
@@ -18,14 +18,22 @@ class Answers:
     """The `question.Answering` of a job. For the event loop's thread."""
 
     def __init__(
-        self, questions: Sequence[Rendered], tokenizer: Tokenizer, call: Call, *, cancel: Callable[[Job], None]
+        self,
+        questions: Sequence[Rendered],
+        tokenizer: Tokenizer,
+        call: Call,
+        *,
+        rows: int,
+        needed: int,
+        cancel: Callable[[Job], None],
     ) -> None:
+        """rows, needed: the job's. cancel: ends it before its time."""
         self._call, self._cancel = call, cancel
         self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
         self._readings = [_Reading(i, question, tokenizer) for i, question in enumerate(questions)]
         self._open = len(questions)
         self.prompt_tokens, self.cached_tokens = len(questions[0].prompt), 0
-        self.job = Job(questions, call.owner, self._told.put_nowait)
+        self.job = Job(questions, call.owner, rows, needed, self._told.put_nowait)
         call.prompt_tokens = sum(len(prompt) for prompt in {id(q.prompt): q.prompt for q in questions}.values())
 
     async def __aenter__(self) -> Self:
@@ -119,6 +127,7 @@ class _ContentLogprobs:
         self._pending: deque[tuple[int, TokenLogprob]] = deque()  # with the ends of their bytes
         self._written = 0  # bytes of all tokens
         self._read = 0  # bytes of the text that became final
+        self._known = 0  # of these, those of which is known what they belong to
 
     def told(self, piece: Piece, deltas: Sequence[Delta], held: str) -> list[TokenLogprob]:
         """The tokens of the content in `deltas` that were not told; held: the end of the text that is in none yet."""
@@ -126,13 +135,16 @@ class _ContentLogprobs:
         self._written += len(piece.logprob.text)
         self._pending.append((self._written, piece.logprob))
         self._read += len(piece.text.encode())
+        before, self._known = self._known, self._read - len(held.encode())
         content = sum(len(delta.text.encode()) for delta in deltas if isinstance(delta, ContentDelta))
         if not deltas:
             return []
-        end = self._read - len(held.encode())
+        # what comes before content, such as the end of the reasoning, or after it is in no delta
+        is_last = isinstance(deltas[-1], ContentDelta)
+        first, last = (self._known - content, self._known) if is_last else (before, before + content)
         found = []
-        while self._pending and self._pending[0][0] - len(self._pending[0][1].text) < end:
-            token_end, logprob = self._pending.popleft()
-            if token_end > end - content:
+        while self._pending and self._pending[0][0] - len(self._pending[0][1].text) < self._known:
+            end, logprob = self._pending.popleft()
+            if content and end > first and end - len(logprob.text) < last:
                 found.append(logprob)
         return found

@@ -1,58 +1,29 @@
-"""`Engine`: the thread that has the model to itself and writes the answers to all requests at once."""
+"""`Engine`: the thread that has the model to itself and answers all requests at once."""
 
+import gc
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 import mlx.core as mx
-import numpy as np
 
 from .. import device
-from ..cache import PrefixStore
-from ..generation import BatchAnswer, BatchAnswers, GenerationChunk
-from ..models import CausalLM
-from ..tokenizer import Tokenizer
+from .admission import Held, Memory, Queue
 from .errors import RequestError
 from .failures import failure, unavailable
-from .question import TokenLogprob
-from .rendering import Rendered
+from .jobs import Delivery, Job
+from .writer import Writer
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Piece:
-    """A token of one of a job's answers."""
-
-    index: int
-    token: int
-    text: str
-    """What became final with it; may be empty."""
-    prompt_tokens: int
-    cached_tokens: int
-    generation_tokens: int
-    finish_reason: str | None = None
-    stop: str | None = None
-    violation: str | None = None
-    logprob: TokenLogprob | None = None
-
-
-@dataclass(eq=False)
-class Job:
-    """A request on its way through the engine; its answers are numbered as its questions are."""
-
-    questions: Sequence[Rendered]
-    owner: str
-    tell: Callable[[Piece | RequestError], None]
-    """Called in the event loop's thread."""
-    open: int = 0
-    """Answers that are not over."""
-    is_over: bool = False
+# Seconds without a step after which it is not believed to get on.
+STALLED = 120.0
+# Steps between two looks at what caches hold, where no row comes or goes.
+COUNT_EVERY = 32
 
 
 @dataclass(frozen=True)
@@ -77,35 +48,34 @@ class EngineState:
     """How often it was built anew."""
 
 
-# Seconds without a step after which it is not believed to get on.
-STALLED = 120.0
-
-Delivery = list[tuple[Job, Piece | RequestError]]
-
-
 class Engine:
-    """Answers jobs in a thread of its own. All methods but those with an underscore are for any thread."""
+    """Answers jobs in a thread of its own. `start`, `submit`, `cancel`, `stop`, `join` and `state` are for any thread.
+
+    Where the model itself fails, all jobs that have been begun fail with it, it is built anew from the loaded weights,
+    and goes on with those that wait.
+    """
 
     def __init__(
         self,
-        model: CausalLM,
-        tokenizer: Tokenizer,
+        build: Callable[[], Writer],
         *,
         deliver: Callable[[Delivery], None],
+        memory: Memory,
         max_rows: int,
-        make_store: Callable[[CausalLM], PrefixStore | None],
+        max_queue: int,
+        idle_unload: float | None = None,
+        unload: Callable[[], None] = lambda: None,
     ) -> None:
-        """deliver: called in this thread with what came of a step."""
-        self._model, self._tokenizer, self._deliver = model, tokenizer, deliver
-        self._max_rows, self._make_store = max_rows, make_store
+        """build: makes what writes answers; called in the thread, again after `unload`, once `idle_unload` seconds have
+        passed without a job. deliver: called there with what came of a step. max_rows: answers that are written at
+        once. max_queue: requests of an owner that may wait.
+        """
+        self._build, self._unload, self._idle_unload = build, unload, idle_unload
+        self._deliver, self._memory, self._max_rows = deliver, memory, max_rows
+        self._queue = Queue(max_waiting=max_queue)
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._waiting: list[Job] = []
-        self._rows: dict[BatchAnswer, tuple[Job, int]] = {}
-        self._told: Delivery = []
-        self._store: PrefixStore | None = None
-        self._answers: BatchAnswers | None = None
-        self._failures = 0
-        self._bytes = (0, 0)
+        self._writer: Writer | None = None
+        self._failures = self._turns = self._counted = 0
         self._stepped: float | None = None
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -114,12 +84,16 @@ class Engine:
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Answer a job, when its turn comes."""
-        self._commands.put(lambda: self._waiting.append(job))
+        """Answer a job when its turn comes; RequestError if too many wait."""
+        self._queue.put(job)
+        self._commands.put(lambda: None)
 
     def cancel(self, job: Job) -> None:
         """End a job before its time: what it holds is free within a step."""
-        self._commands.put(lambda: self._end(job))
+        if self._queue.take(job):
+            job.is_over = True
+        else:
+            self._commands.put(lambda: self._end(job))
 
     def stop(self) -> None:
         """End all jobs and the thread."""
@@ -131,120 +105,142 @@ class Engine:
             self._thread.join(seconds)
 
     def state(self) -> EngineState:
-        stepped = self._stepped
+        """What it is doing, now."""
+        stepped, held, writer = self._stepped, self._memory.held, self._writer
         since = 0.0 if stepped is None else time.perf_counter() - stepped
         return EngineState(
             is_alive=self._thread.is_alive() and since < STALLED,
-            is_loaded=True,
+            is_loaded=writer is not None,
             seconds_since_step=since,
-            running=len(self._rows),
-            waiting=len(self._waiting),
-            cache_bytes=self._bytes[0],
-            store_bytes=self._bytes[1],
+            running=0 if writer is None else writer.rows,
+            waiting=len(self._queue),
+            cache_bytes=held.rows,
+            store_bytes=held.store,
             failures=self._failures,
         )
 
     def _run(self) -> None:
-        self._build()
-        while not self._is_stopping:
-            self._obey(wait=True)
-            with device.resident():
-                while (self._waiting or self._rows) and not self._is_stopping:
-                    self._stepped = time.perf_counter()
-                    self._turn()
-                    self._obey(wait=False)
-            self._stepped = None
+        """All that the thread does."""
+        try:
+            self._load()
+            while not self._is_stopping:
+                self._rest()
+                with device.resident():
+                    while self._has_work:
+                        self._stepped = time.perf_counter()
+                        self._turn()
+                        self._obey()
+                self._stepped = None
+        except BaseException:
+            _log.exception("the engine's thread has ended")
+        finally:
+            self._fail(unavailable("the engine is not running"), *self._jobs, *self._queue.clear())
+            if self._writer is not None:
+                self._writer.flush()
+            self._writer = None
 
-    def _build(self) -> None:
-        self._store = self._make_store(self._model)
-        self._answers = BatchAnswers(self._model, self._tokenizer, max_rows=self._max_rows, store=self._store)
+    @property
+    def _has_work(self) -> bool:
+        is_writing = self._writer is not None and self._writer.rows > 0
+        return not self._is_stopping and (is_writing or len(self._queue) > 0)
 
-    def _turn(self) -> None:
-        assert self._answers is not None
-        while self._waiting:
-            self._begin(self._waiting.pop(0))
-        for answer, made in self._answers.step():
-            job, index = self._rows[answer]
-            if isinstance(made, Exception):
-                self._fail(job, failure(made))
-                continue
-            if made.finish_reason:
-                del self._rows[answer]
-                job.open -= 1
-                job.is_over = not job.open
-            self._told.append((job, self._piece(index, made, job.questions[index].top_logprobs)))
-        self._hand_over()
+    @property
+    def _jobs(self) -> list[Job]:
+        """Those that have been begun."""
+        return [] if self._writer is None else self._writer.jobs
 
-    def _begin(self, job: Job) -> None:
-        assert self._answers is not None
-        for index, question in enumerate(job.questions):
+    def _rest(self) -> None:
+        """Wait until there is something to do; let go of the weights if that takes long."""
+        mx.clear_cache()
+        while not self._has_work and not self._is_stopping:
             try:
-                answer = self._answers.add(question.prompt, **question.options)
-            except Exception as error:
-                self._fail(job, failure(error))
-                return
-            self._rows[answer] = job, index
-        job.open = len(job.questions)
+                self._commands.get(timeout=None if self._writer is None else self._idle_unload)()
+            except Empty:
+                self._let_go()
 
-    def _piece(self, index: int, chunk: GenerationChunk, top: int | None) -> Piece:
-        return Piece(
-            index,
-            chunk.token,
-            chunk.text,
-            prompt_tokens=chunk.prompt_tokens,
-            cached_tokens=chunk.cached_tokens,
-            generation_tokens=chunk.generation_tokens,
-            finish_reason=chunk.finish_reason,
-            stop=chunk.stop,
-            violation=chunk.violation,
-            logprob=None if top is None else self._logprob(chunk, top),
-        )
-
-    def _logprob(self, chunk: GenerationChunk, top: int) -> TokenLogprob:
-        """A token's log-probability and those of the likeliest in its place."""
-        values, told = chunk.logprobs, list[TokenLogprob]()
-        if top:
-            likeliest = mx.argpartition(-values, kth=min(top, values.size) - 1)[:top]
-            tokens, logprobs = np.array(likeliest), np.array(values[likeliest])
-            order = np.argsort(-logprobs, kind="stable")
-            pairs = zip(tokens[order].tolist(), logprobs[order].tolist(), strict=True)
-            told = [self._told_of(token, logprob) for token, logprob in pairs if logprob > -math.inf]
-        return self._told_of(chunk.token, float(np.array(values[chunk.token])), told)
-
-    def _told_of(self, token: int, logprob: float, top: Sequence[TokenLogprob] = ()) -> TokenLogprob:
-        return TokenLogprob(token, self._tokenizer.token_bytes(token), logprob, top)
-
-    def _fail(self, job: Job, error: RequestError) -> None:
-        if not job.is_over:
-            self._told.append((job, error))
-        self._end(job)
-
-    def _end(self, job: Job) -> None:
-        """Let go of what a job holds."""
-        job.is_over = True
-        if job in self._waiting:
-            self._waiting.remove(job)
-        rows = [answer for answer, (owner, _) in self._rows.items() if owner is job]
-        for answer in rows:
-            del self._rows[answer]
-        if rows and self._answers is not None:
-            self._answers.remove(*rows)
-
-    def _stop(self) -> None:
-        self._is_stopping = True
-        for job in {*self._waiting, *(job for job, _ in self._rows.values())}:
-            self._fail(job, unavailable("the server is shutting down"))
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        told, self._told = self._told, []
-        if told:
-            self._deliver(told)
-
-    def _obey(self, *, wait: bool) -> None:
-        """Do what other threads want; wait: for something, if there is nothing."""
-        if wait:
-            self._commands.get()()
+    def _obey(self) -> None:
+        """Do what other threads want."""
         with suppress(Empty):
             while True:
                 self._commands.get_nowait()()
+
+    def _turn(self) -> None:
+        """Begin what there is room for, and make a step."""
+        if self._writer is None and not self._load():
+            self._fail(unavailable("the model could not be loaded"), *self._queue.clear())
+            return
+        try:
+            assert self._writer is not None
+            self._admit(self._writer)
+            if self._writer.rows:
+                self._deliver(self._writer.step())
+            self._count(self._writer)
+            return
+        except Exception:
+            _log.exception("the model failed: the engine is built anew")
+        self._failures += 1
+        self._fail(unavailable("the model failed: ask again"), *self._jobs)
+        self._let_go(weights=False)
+        self._load()
+
+    def _admit(self, writer: Writer) -> None:
+        """Begin jobs in their turn, as long as there is room for the next."""
+        if len(self._queue):
+            self._memory.held = writer.held
+        while (job := self._queue.next(running := writer.jobs)) is not None:
+            fits = self._memory.has_room(job.needed, beside=sum(other.needed for other in running))
+            if running and (writer.rows + job.rows > self._max_rows or not fits):
+                return
+            if not self._queue.take(job):  # it was cancelled
+                continue
+            if not fits:
+                self._fail(unavailable("other programs have taken the memory that this request needs"), job)
+                continue
+            try:
+                writer.begin(job)
+            except Exception as error:
+                self._fail(failure(error), job)
+
+    def _count(self, writer: Writer) -> None:
+        """Tell others what is held, now and then."""
+        self._turns += 1
+        if writer.rows != self._counted or self._turns % COUNT_EVERY == 0:
+            self._counted, self._memory.held = writer.rows, writer.held
+
+    def _load(self) -> bool:
+        """Make the writer; whether there is one."""
+        stepped, self._stepped = self._stepped, None  # this may take its time
+        try:
+            self._writer = self._build()
+        except Exception:
+            _log.exception("the model could not be loaded")
+            return False
+        self._stepped = stepped
+        self._memory.held = self._writer.held
+        return True
+
+    def _let_go(self, *, weights: bool = True) -> None:
+        """Of the writer with all that it holds, and of the weights."""
+        if self._writer is not None:
+            self._writer.flush()
+        self._writer, self._memory.held = None, Held()
+        if weights:
+            self._unload()
+        gc.collect()
+        mx.clear_cache()
+
+    def _end(self, job: Job) -> None:
+        job.is_over = True
+        if self._writer is not None:
+            self._writer.end(job)
+            self._count(self._writer)
+
+    def _fail(self, error: RequestError, *jobs: Job) -> None:
+        for job in jobs:
+            self._end(job)
+        if jobs:
+            self._deliver([(job, error) for job in jobs])
+
+    def _stop(self) -> None:
+        self._is_stopping = True
+        self._fail(unavailable("the server is shutting down"), *self._jobs, *self._queue.clear())

@@ -28,7 +28,8 @@ class Exchange:
         self.scope, self.receive, self.call = scope, receive, call
         self.headers = Headers(scope=scope)
         self.status: int | None = None
-        self._send, self._common = send, {**headers, "x-request-id": call.id}
+        self._send = send
+        self._common = {**headers, "x-request-id": call.id, "request-id": call.id}  # as OpenAI and Anthropic call it
 
     async def json(self, status: int, value: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Respond with an object."""

@@ -1,7 +1,11 @@
 """What a client is told of an error in its request, or in the server."""
 
+import logging
+
 from ..errors import ContextFullError, InputError, TokenizerError
 from .errors import RequestError
+
+_log = logging.getLogger(__name__)
 
 # Seconds after which to ask again, where nothing better is known.
 RETRY_AFTER = 5
@@ -15,6 +19,7 @@ def failure(error: BaseException) -> RequestError:
         return RequestError(400, str(error), code="context_length_exceeded")
     if isinstance(error, InputError | TokenizerError):
         return RequestError(400, str(error))
+    _log.error("a request failed", exc_info=error)
     return RequestError(500, "the answer failed: the server's log says why", code="internal_error")
 
 

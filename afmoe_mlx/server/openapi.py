@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -33,9 +33,10 @@ class ErrorAnswer(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether requests are answered."""
+    """Whether requests are answered: ok, unloaded until the next one, or dead."""
 
-    status: str
+    status: Literal["ok", "unloaded", "dead"]
+    server: Literal["afmoe-mlx"]
 
 
 def error_body(error: RequestError) -> dict[str, Any]:

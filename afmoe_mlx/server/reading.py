@@ -91,16 +91,19 @@ def _is_finite(value: Any) -> bool:
 def check(form: type[B], fields: Mapping[str, Any], *, ignore_unknown: bool) -> B:
     """A request's fields as its `Endpoint` takes them. RequestError 400 names the first that is wrong or unknown."""
     try:
-        body = form.model_validate(fields)
+        body = form.model_validate(fields, extra="ignore" if ignore_unknown else None)
     except ValidationError as error:
         raise _invalid(error, fields) from None
-    unknown = sorted((body.model_extra or {}).keys() - form.HINTS)
-    if unknown and not ignore_unknown:
-        names = ", ".join(name[:80] for name in unknown[:5])
-        raise RequestError(
-            400, f"unknown field: {names} (serve --ignore-unknown lets it pass)", code="unknown_field", param=unknown[0]
-        )
+    if unknown := sorted((body.model_extra or {}).keys() - form.HINTS):
+        raise _unknown(unknown)
     return body
+
+
+def _unknown(names: Sequence[str]) -> RequestError:
+    told = ", ".join(name[:80] for name in names[:5])
+    return RequestError(
+        400, f"unknown field: {told} (serve --ignore-unknown lets it pass)", code="unknown_field", param=names[0]
+    )
 
 
 def check_model(body: Body, name: str) -> None:
@@ -122,6 +125,8 @@ def _invalid(error: ValidationError, fields: Mapping[str, Any]) -> RequestError:
         key=lambda one: (len(one[0]), one[1]["type"] == _TAG),
     )
     named = ".".join(place)
+    if wrong["type"] == "extra_forbidden":
+        return _unknown([named])
     message = wrong["msg"].removeprefix("Value error, ")
     if wrong["type"] == _TAG:
         message = f"{str(wrong['ctx']['tag'])[:80]!r} is not supported: expected {wrong['ctx']['expected_tags']}"

@@ -1,11 +1,11 @@
 """Questions become prompts: by the chat template, within the context; and who reads their answers is made ready."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ContextFullError, InputError
-from ..generation import check_options, encode_prompt
+from ..generation import NO_LIMIT, check_options, encode_prompt, is_constrained
 from ..messages import AnswerReader, for_template
 from ..messages.reasoning import opened_by
 from ..messages.tool_formats import format_of
@@ -28,6 +28,11 @@ class Rendered:
     top_logprobs: int | None
     parallel_tool_calls: bool = True
 
+    @property
+    def most_tokens(self) -> int:
+        """Of the prompt and the answer."""
+        return len(self.prompt) + int(self.options["max_tokens"])
+
     def reader(self, tokenizer: Tokenizer) -> AnswerReader | None:
         """What takes the answer apart; None where it is taken as it is."""
         return None if self.beginning is None else AnswerReader(tokenizer, self.tools, beginning=self.beginning)
@@ -42,29 +47,51 @@ class Renderer:
         *,
         context: int,
         vocab_size: int,
+        limit: Callable[[int, int], int],
         max_tokens: int,
         template_variables: Mapping[str, Any],
     ) -> None:
-        """max_tokens, template_variables: of a question that says nothing of them."""
+        """limit: tokens that the answer to a prompt of so many may have, where so many are wanted. max_tokens,
+        template_variables: of a question that says nothing of them.
+        """
         self._tokenizer, self._context, self._vocab_size = tokenizer, context, vocab_size
-        self._max_tokens, self._variables = max_tokens, template_variables
+        self._limit, self._max_tokens, self._variables = limit, max_tokens, template_variables
 
-    def render(self, question: Question) -> Rendered:
-        """A question's prompt and what goes with it. Raises what makes a `RequestError`, where there can be none."""
+    def render(self, questions: Sequence[Question]) -> list[Rendered]:
+        """Each question's prompt and what goes with it. Raises what makes a `RequestError`, where there can be none."""
+        found: list[Rendered] = []
+        for i, question in enumerate(questions):
+            is_same = i > 0 and _asked(question) == _asked(questions[i - 1])
+            found.append(self._rendered(question, found[-1].prompt if is_same else None))
+        return found
+
+    def _rendered(self, question: Question, prompt: list[int] | None) -> Rendered:
+        """prompt: the question's, if it is known."""
         options = {name: value for name, value in question.options.items() if value is not None}
         options.setdefault("max_tokens", self._max_tokens)
         tools = None if options.get("tool_choice") == "none" else question.tools
         if options.get("tool_choice") is not None:
             options["tools"] = tools
         check_options(**options)
-        prompt = self._encoded(question, tools)
-        if len(prompt) >= self._context:
+        if prompt is None:
+            prompt = self._encoded(question, tools)
+        room = self._context - len(prompt)
+        if room <= 0:
             raise ContextLengthError(len(prompt), self._context - 1)
+        wanted = options["max_tokens"]
+        options["max_tokens"] = self._limit(len(prompt), room if wanted == NO_LIMIT else min(wanted, room))
         beginning = None
         if question.prompt is None:
             last = question.messages[-1]
             beginning = _text(last) if question.continues else opened_by(self._tokenizer, prompt)
         return Rendered(prompt, options, tools or (), beginning, question.top_logprobs, question.parallel_tool_calls)
+
+    def prepare(self, rendered: Sequence[Rendered]) -> None:
+        """Wait for what constraints need, which is made once: whoever writes answers is not to wait for it."""
+        for question in rendered:
+            if is_constrained(question.options):
+                ends = question.options.get("extra_eos_token") or ()
+                _ = self._tokenizer.with_extra_eos(ends).guidance(self._vocab_size).tokenizer
 
     def count(self, question: Question) -> int:
         """Tokens of a question's prompt."""
@@ -108,6 +135,13 @@ class Renderer:
             self._tokenizer.check_length(text, self._context)
         except ContextFullError:
             raise ContextLengthError(self._context + 1, self._context - 1) from None
+
+
+def _asked(question: Question) -> tuple[Any, ...]:
+    """All that a question's prompt is made of."""
+    is_called = question.options.get("tool_choice") != "none"
+    variables = question.template_variables
+    return question.messages, question.prompt, question.tools, variables, question.continues, is_called
 
 
 def _text(message: Mapping[str, Any]) -> str:

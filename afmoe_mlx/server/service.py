@@ -1,31 +1,46 @@
 """`ModelService`: the model that is served, asked from an event loop, answered by an `Engine`."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..cache import PrefixStore
-from ..generation import MAX_ROWS
+from ..errors import InputError
+from ..generation import MAX_ROWS, is_constrained
 from ..models import CausalLM
 from ..tokenizer import Tokenizer
+from .admission import Memory
 from .answering import Answers
-from .engine import Delivery, Engine, EngineState, Job
+from .engine import Engine, EngineState
 from .errors import RequestError
 from .failures import failure, unavailable
+from .jobs import Delivery, Job
 from .question import Call, Question
-from .rendering import Rendered, Renderer
+from .rendering import Renderer
+from .writer import Writer
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
-
 # Tokens of an answer, unless its question says how many it may have.
 MAX_TOKENS = 4096
+# Requests of each owner that may wait.
+MAX_QUEUE = 64
+# Seconds that answers may be delayed by prompts between two steps.
+PREFILL_SLICE = 0.25
+# Tokens of a block of the prefix store: what a second turn reads anew is less than one, and what is new.
+BLOCK_SIZE = 64
+# Seconds in which the engine's thread ends, once it is told to.
+STOPPING = 10.0
+
+
+def make_store(model: CausalLM, directory: str | Path | None = None) -> PrefixStore:
+    """The store of a served model's prefixes. directory: where they are kept on disk too."""
+    return PrefixStore(model, directory=directory, block_size=BLOCK_SIZE)
 
 
 class ModelService:
@@ -38,28 +53,55 @@ class ModelService:
         *,
         name: str,
         max_rows: int = MAX_ROWS,
+        max_queue: int = MAX_QUEUE,
         max_tokens: int = MAX_TOKENS,
+        prefill_slice: float = PREFILL_SLICE,
         template_variables: Mapping[str, Any] | None = None,
-        make_store: Callable[[CausalLM], PrefixStore | None] = PrefixStore,
+        make_store: Callable[[CausalLM], PrefixStore | None] = make_store,
+        idle_unload: float | None = None,
+        load: Callable[[], CausalLM] | None = None,
     ) -> None:
-        """max_rows: answers that are written at once. max_tokens, template_variables: of a question that says nothing
-        of them.
+        """max_rows: answers that are written at once. max_queue: requests that wait, of each owner. max_tokens,
+        template_variables: of a question that says nothing of them.
 
-        make_store: makes the store of prefixes that the model's prompts begin with, or none.
+        prefill_slice: seconds that answers may be delayed by prompts between two steps. make_store: makes the store of
+        prefixes that the model's prompts begin with, or none. idle_unload: seconds without a request after which the
+        weights are let go of, for which nobody else may hold the model; `load` then loads it again.
         """
+        if idle_unload is not None and load is None:
+            raise InputError("idle_unload needs load: what is to load the model again")
         self.name, self.created = name, int(time.time())
         self.context = model.config.max_position_embeddings
-        self._tokenizer = tokenizer
+        self._tokenizer, self._max_rows = tokenizer, max_rows
+        self._memory = Memory(model.config, model.dtype, model.kv_quantization)
         self._renderer = Renderer(
             tokenizer,
             context=self.context,
             vocab_size=model.config.vocab_size,
+            limit=self._memory.limit,
             max_tokens=max_tokens,
             template_variables=template_variables or {},
         )
-        self._engine = Engine(model, tokenizer, deliver=self._deliver, max_rows=max_rows, make_store=make_store)
+        self._weights: CausalLM | None = model
+
+        def build() -> Writer:
+            if self._weights is None:
+                assert load is not None
+                self._weights = load()
+            store = make_store(self._weights)
+            return Writer(self._weights, tokenizer, store, max_rows=max_rows, chunk_seconds=prefill_slice)
+
+        self._engine = Engine(
+            build,
+            deliver=self._deliver,
+            memory=self._memory,
+            max_rows=max_rows,
+            max_queue=max_queue,
+            idle_unload=idle_unload,
+            unload=self._unload,
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._workers = ThreadPoolExecutor(2, "render")
+        self._workers, self._waiters = ThreadPoolExecutor(2, "render"), ThreadPoolExecutor(max_rows, "prepare")
         self._jobs: set[Job] = set()
         self._is_closing = False
 
@@ -75,8 +117,9 @@ class ModelService:
         while self._jobs and time.perf_counter() < ends:
             await asyncio.sleep(0.02)
         self._engine.stop()
-        await asyncio.to_thread(self._engine.join, 10.0)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._engine.join, STOPPING)
+        for pool in (self._workers, self._waiters):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def state(self) -> EngineState:
         """What the engine is doing, now."""
@@ -96,26 +139,24 @@ class ModelService:
 
     async def _ask(self, questions: Sequence[Question], call: Call) -> Answers:
         self._check_open()
-        rendered = await self._work(partial(self._render, questions))
+        rendered = await self._work(partial(self._renderer.render, questions))
+        if any(is_constrained(question.options) for question in rendered):
+            await self._work(partial(self._renderer.prepare, rendered), self._waiters)
+        needed = sorted((self._memory.needed(question.most_tokens) for question in rendered), reverse=True)
+        rows = min(len(rendered), self._max_rows)
         self._check_open()
-        answers = Answers(rendered, self._tokenizer, call, cancel=self._cancel)
-        self._jobs.add(answers.job)
+        answers = Answers(rendered, self._tokenizer, call, rows=rows, needed=sum(needed[:rows]), cancel=self._cancel)
         self._engine.submit(answers.job)
+        self._jobs.add(answers.job)
         return answers
 
-    def _render(self, questions: Sequence[Question]) -> list[Rendered]:
-        return [self._renderer.render(question) for question in questions]
-
-    async def _work(self, work: Callable[[], T]) -> T:
+    async def _work(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         """Do something beside the event loop; RequestError for what it raises."""
         assert self._loop is not None
         try:
-            return await self._loop.run_in_executor(self._workers, work)
+            return await self._loop.run_in_executor(pool or self._workers, work)
         except Exception as error:
-            told = failure(error)
-            if told.status >= 500:
-                _log.exception("a request could not be read")
-            raise told from error
+            raise failure(error) from error
 
     def _check_open(self) -> None:
         if self._is_closing:
@@ -123,11 +164,15 @@ class ModelService:
         if not self.state().is_alive:
             raise unavailable("the engine is not running")
 
+    def _unload(self) -> None:
+        self._weights = None
+
     def _deliver(self, told: Delivery) -> None:
         """In the engine's thread: hand over what came of a step."""
         assert self._loop is not None
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._tell, told)
+        if told:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._tell, told)
 
     def _tell(self, told: Delivery) -> None:
         for job, what in told:

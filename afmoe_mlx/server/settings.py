@@ -15,7 +15,7 @@ class Settings:
     """Times are in seconds. InputError for what contradicts itself or would let strangers in."""
 
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: int = 0
     """0: one that is free."""
     keys: tuple[str, ...] = ()
     """Of which each client has to show one; none: nobody is asked for one."""

@@ -21,7 +21,7 @@ from afmoe_mlx.errors import HubError
 from helpers.blas import has_openblas
 from helpers.hub_server import FakeHub, use_hub
 
-LINES = ["afmoe-mlx", "System", "Device", "Memory", "Self-test", "MLX", "Packages", "Hub", "Models"]
+LINES = ["afmoe-mlx", "System", "Device", "Memory", "Self-test", "MLX", "Packages", "Hub", "Models", "Server"]
 
 
 find_blas = device.blas
@@ -227,3 +227,30 @@ def test_a_fast_blas_is_known_by_its_name(
     monkeypatch.setattr(device, "MAPS", maps)
     monkeypatch.setenv("LD_PRELOAD", "libopenblas.so.0")  # whatever pytest imported first
     assert find_blas() == Blas(library and Path(library), is_late=False)
+
+
+@pytest.mark.parametrize(
+    ("found", "words", "problem"),
+    [
+        ((False, None), "port 8080: free", None),
+        ((True, None), "port 8080: taken by another program", None),
+        ((True, "ok"), "port 8080: afmoe-mlx serve answers there (ok)", None),
+        ((True, "dead"), "port 8080: afmoe-mlx serve answers there (dead)", "start it anew"),
+    ],
+)
+def test_the_servers_port_is_asked(
+    found: Any, words: str, problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("afmoe_mlx.server.probe.probe", lambda port: found)
+    assert words in run()
+    assert [problem in line for line in problems()] == ([] if problem is None else [True])
+
+
+@pytest.mark.parametrize(("value", "count"), [(None, 0), ("hidden1", 1), ("hidden1, hidden2", 2), ("hidden1,", 2)])
+def test_keys_are_counted_and_never_shown(value: str | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AFMOE_MLX_API_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("AFMOE_MLX_API_KEY", value)
+    assert run("--json")["server"]["keys"] == count
+    assert "hidden" not in run()
+    assert len(problems()) == (value == "hidden1,")

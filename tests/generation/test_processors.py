@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import SamplingOptions, make_logits_processors
+from afmoe_mlx.generation import THE_ANSWER, SamplingOptions, make_logits_processors
 
 VOCABULARY = 13
 TEXTS = st.lists(st.integers(0, VOCABULARY - 1), max_size=24)
@@ -85,6 +85,25 @@ def test_what_generation_config_asks_for_is_what_transformers_does(
         scores = processor(torch.tensor([text]), scores)
     found = processed(SamplingOptions.from_generation_config(config), text, logits)
     assert np.allclose(found, scores[0].numpy(), rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(prompt=TEXTS, answer=TEXTS, logits=LOGITS, presence=PENALTIES, frequency=PENALTIES)
+def test_penalties_of_the_answer_alone_are_openais(
+    prompt: list[int], answer: list[int], logits: list[int], presence: float, frequency: float
+) -> None:
+    options = SamplingOptions(
+        presence_penalty=presence,
+        presence_context_size=THE_ANSWER,
+        frequency_penalty=frequency,
+        frequency_context_size=THE_ANSWER,
+    )
+    found = mx.array([logits], mx.float32)
+    for processor in make_logits_processors(options, len(prompt)):
+        found = processor(mx.array(prompt + answer, mx.int32), found)
+    counts = [answer.count(token) for token in range(VOCABULARY)]
+    expected = [m - c * frequency - (c > 0) * presence for m, c in zip(logits, counts, strict=True)]
+    assert np.allclose(np.array(found[0]), expected, rtol=1e-6)
 
 
 @settings(deadline=None, max_examples=40)

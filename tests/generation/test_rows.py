@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import SamplingOptions, make_logits_processors, make_sampler
+from afmoe_mlx.generation import THE_ANSWER, SamplingOptions, make_logits_processors, make_sampler
 from afmoe_mlx.generation.loop import Chooser
 from afmoe_mlx.generation.requests import Request
 from afmoe_mlx.generation.rows import Choice, RowChooser
@@ -22,6 +22,7 @@ VOCABULARY = 29
 SPECIAL = [0, 7, 10**6]
 
 WINDOWS = st.sampled_from([0, 1, 3, 20])
+WINDOWS_OR_ANSWER = WINDOWS | st.just(THE_ANSWER)
 PENALTIES = st.sampled_from([0.0, 0.0, -1.5, 0.7])
 OPTIONS = st.builds(
     SamplingOptions,
@@ -35,9 +36,9 @@ OPTIONS = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.3, 0.6]),
     repetition_context_size=WINDOWS,
     presence_penalty=PENALTIES,
-    presence_context_size=WINDOWS,
+    presence_context_size=WINDOWS_OR_ANSWER,
     frequency_penalty=PENALTIES,
-    frequency_context_size=WINDOWS,
+    frequency_context_size=WINDOWS_OR_ANSWER,
     no_repeat_ngram_size=st.sampled_from([0, 0, 0, 1, 2]),
     logit_bias=st.sampled_from([None, {3: 2.5, VOCABULARY - 1: -math.inf}, {11: -1.25}]),
     seed=st.integers(0, 2**64 - 1),
@@ -56,7 +57,7 @@ def own_sampler(logprobs: mx.array) -> mx.array:
 
 def parts(options: SamplingOptions, prompt: list[int], own: str = "") -> tuple[Any, Any, list[int]]:
     """What a row and a chooser take: the sampler, the processors, the tokens before."""
-    processors = make_logits_processors(options)
+    processors = make_logits_processors(options, len(prompt))
     if "processor" in own:
         processors.insert(0 if "first" in own else len(processors), own_processor)
     sampler = own_sampler if "sampler" in own else make_sampler(options, xtc_special_tokens=SPECIAL)

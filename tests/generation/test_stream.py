@@ -11,7 +11,7 @@ import pytest
 
 from afmoe_mlx import generate, load, stream_generate
 from afmoe_mlx.errors import CheckpointError, InputError
-from afmoe_mlx.generation import prefill
+from afmoe_mlx.generation import THE_ANSWER, prefill
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers.tiny import ARCHITECTURES, scripted, tiny_folder
@@ -166,6 +166,21 @@ def test_penalties_see_the_whole_text_wherever_it_is_cut_into_what_was_seen_and_
         assert tokens_of(loaded, ids[cut:], cache=cache, seen=ids[:cut], max_tokens=10, **PENALTIES) == expected
     went_on = [*ids, *expected[:4]]
     assert tokens_of(loaded, went_on, max_tokens=6, **PENALTIES) == expected[4:]
+
+
+def test_penalties_of_the_answer_alone_leave_out_the_prompt_and_what_was_seen(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    plain = tokens_of(loaded, max_tokens=1)
+    options = {"presence_penalty": 1e9, "presence_context_size": THE_ANSWER, "max_tokens": 8}
+    ids = [*plain, *tokenizer.encode("hello world")]
+    likeliest = tokens_of(loaded, ids, max_tokens=1)
+    cache = model.make_cache()
+    prefill(model, ids[:2], cache)
+    for answer in (tokens_of(loaded, ids, **options), tokens_of(loaded, ids[2:], cache=cache, seen=ids[:2], **options)):
+        assert answer[:1] == likeliest
+        assert len(set(answer)) == 8
+    ids += likeliest
+    assert tokens_of(loaded, ids, **options)[:1] == tokens_of(loaded, ids, max_tokens=1)
 
 
 def test_own_sampler_and_logits_processors_take_the_place_of_options(loaded: Loaded) -> None:

@@ -160,9 +160,15 @@ def test_allowed_origins_alone_are_answered_for() -> None:
 def test_health_is_the_engines() -> None:
     desk = Desk()
     app = make_app(desk)
-    assert (ask(app, "GET", "/health").status, ask(app, "GET", "/health").json) == (200, {"status": "ok"})
+    assert (ask(app, "GET", "/health").status, ask(app, "GET", "/health").json) == (
+        200,
+        {"status": "ok", "server": "afmoe-mlx"},
+    )
     desk.dies()
-    assert (ask(app, "GET", "/health").status, ask(app, "GET", "/health").json) == (503, {"status": "dead"})
+    assert (ask(app, "GET", "/health").status, ask(app, "GET", "/health").json) == (
+        503,
+        {"status": "dead", "server": "afmoe-mlx"},
+    )
 
 
 def test_metrics_count_what_was_asked_and_tell_the_engines_state() -> None:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from ...generation import THE_ANSWER
 from ..endpoint import Body
 from ..fields import Fields, Limit, StopTexts
 from ..question import Service
@@ -77,6 +78,9 @@ class AnswerBody(Body):
         found = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
         if "repetition_penalty" in found:
             found.setdefault("repetition_context_size", 0)
+        for name in ("presence", "frequency"):
+            if f"{name}_penalty" in found:
+                found[f"{name}_context_size"] = THE_ANSWER
         if self.limit is not None:
             found["max_tokens"] = service.context if self.limit == -1 else self.limit
         if self.seed is not None:

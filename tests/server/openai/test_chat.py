@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from afmoe_mlx.generation import THE_ANSWER
 from afmoe_mlx.server import sse
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.openai.chat import CHAT, ChatCompletion
@@ -214,6 +215,12 @@ def test_options_reach_the_engine_by_its_names() -> None:
     assert question(**plain, stop="end").options == plain | {"stop": ["end"]}
     assert question(stop=["a", "b"]).options == {"stop": ["a", "b"]}
     assert question(repetition_penalty=1.1).options == {"repetition_penalty": 1.1, "repetition_context_size": 0}
+    assert question(presence_penalty=1, frequency_penalty=2).options == {
+        "presence_penalty": 1,
+        "presence_context_size": THE_ANSWER,
+        "frequency_penalty": 2,
+        "frequency_context_size": THE_ANSWER,
+    }
     assert question(max_tokens=5, max_completion_tokens=9).options == {"max_tokens": 9}
     assert question(max_tokens=-1).options == {"max_tokens": 4096}
     assert question(reasoning_budget=0).options == {"reasoning_budget": 0}
