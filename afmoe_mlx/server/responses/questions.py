@@ -138,7 +138,8 @@ def _text(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
 
 
 def _reasoning(item: ReasoningItem) -> str:
-    told = _text(item.content) or "\n\n".join(part.text for part in item.summary or ())
+    told = "".join(part.text for part in item.content or ())
+    told = told or "\n\n".join(part.text for part in item.summary or ())
     return told or unsealed(item.encrypted_content or "")
 
 
