@@ -16,7 +16,7 @@ def http_client(service: Service, endpoints: Sequence[Endpoint]) -> Any:
     async def answer(request: Any) -> Any:
         (endpoint,) = [endpoint for endpoint in endpoints if endpoint.path == request.url.path]
         try:
-            found = await ask(service, endpoint, json.loads(request.content))
+            found = await ask(service, endpoint, json.loads(request.content or b"{}"))
         except RequestError as error:
             return httpx2.Response(error.status, json=endpoint.error(error))
         if isinstance(found, dict):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..client_lines import without_client_lines
-from ..fields import Limit
+from ..fields import Count, Flag, Limit, Whole
 from ..question import Question, Service
 from ..tools import check_form
 from .body import AnswerBody
@@ -24,17 +24,17 @@ class ChatBody(AnswerBody):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Limit | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    logprobs: Flag | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    reasoning_budget: Annotated[int, Field(ge=0)] | None = None
+    reasoning_budget: Count | None = None
     modalities: list[Literal["text"]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    continue_final_message: bool | None = None
+    continue_final_message: Flag | None = None
 
     @field_validator("chat_template_kwargs")
     @classmethod

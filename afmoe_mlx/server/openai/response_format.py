@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..fields import Fields
+from ..fields import Fields, Flag
 
 
 class JsonSchema(Fields):
@@ -13,7 +13,7 @@ class JsonSchema(Fields):
     name: str | None = None
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class ResponseFormat(Fields):
