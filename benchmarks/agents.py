@@ -21,8 +21,8 @@ class Agent:
     """"chat", "responses" or "messages"."""
     package: str
     """Where it comes from: npm's or PyPI's name."""
-    says: str
-    """What the model answers first, so that the file is written; then it says that it is done."""
+    says: Sequence[str]
+    """What the model answers, in turn: a call that writes the file, then that it is done."""
     command: Sequence[str]
     files: Mapping[str, str] = field(default_factory=dict)
     """By their paths in its home."""
@@ -33,9 +33,9 @@ class Agent:
         return self.command[0]
 
 
-def call(name: str, **arguments: str) -> str:
-    """A tool call as a model writes it."""
-    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+def calling(name: str, **arguments: str) -> list[str]:
+    """A tool call as a model writes it, and what it says thereafter."""
+    return [f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>", "Done."]
 
 
 def opencode(protocol: str, package: str) -> Agent:
@@ -50,7 +50,7 @@ def opencode(protocol: str, package: str) -> Agent:
         "opencode",
         protocol,
         "opencode-ai",
-        call("write", filePath="$folder/hello.txt", content="hi\n"),
+        calling("write", filePath="$folder/hello.txt", content="hi\n"),
         ["opencode", "run", "-m", "local/$model", "$task"],
         {".config/opencode/opencode.json": json.dumps(settings)},
         {"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
@@ -76,7 +76,7 @@ def codex() -> Agent:
         "codex",
         "responses",
         "@openai/codex",
-        call("exec_command", cmd="echo hi > hello.txt"),
+        calling("exec_command", cmd="echo hi > hello.txt"),
         ["codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "$task"],
         {".codex/config.toml": CODEX},
         {"LOCAL_API_KEY": "$key"},
@@ -88,7 +88,7 @@ def claude_code() -> Agent:
         "claude-code",
         "messages",
         "@anthropic-ai/claude-code",
-        call("Write", file_path="$folder/hello.txt", content="hi\n"),
+        calling("Write", file_path="$folder/hello.txt", content="hi\n"),
         ["claude", "-p", "$task", "--allowedTools", "Write", "Bash"],
         environment={
             "ANTHROPIC_BASE_URL": "$url",
@@ -105,7 +105,7 @@ def qwen_code(protocol: str, auth: str, environment: Mapping[str, str]) -> Agent
         "qwen-code",
         protocol,
         "@qwen-code/qwen-code",
-        call("write_file", file_path="$folder/hello.txt", content="hi\n"),
+        calling("write_file", file_path="$folder/hello.txt", content="hi\n"),
         ["qwen", "--auth-type", auth, "-y", "-p", "$task"],
         {".qwen/settings.json": json.dumps({"privacy": {"usageStatisticsEnabled": False}})},
         environment,
@@ -120,7 +120,7 @@ def cline(protocol: str, provider: str) -> Agent:
         "cline",
         protocol,
         "cline",
-        call("editor", path="$folder/hello.txt", new_text="hi\n"),
+        calling("editor", path="$folder/hello.txt", new_text="hi\n"),
         ["cline", "--json", "--auto-approve", "true", "$task"],
         {".cline/data/settings/providers.json": json.dumps(providers)},
         {"CLINE_NO_AUTO_UPDATE": "1", "CLINE_SESSION_BACKEND_MODE": "local"},  # else a daemon stays behind
@@ -147,7 +147,7 @@ def cn(protocol: str, provider: str) -> Agent:
         "cn",
         protocol,
         "@continuedev/cli",
-        call("Write", filepath="$folder/hello.txt", content="hi\n"),
+        calling("Write", filepath="$folder/hello.txt", content="hi\n"),
         ["cn", "--config", "$home/config.yaml", "--auto", "-p", "$task"],
         {"config.yaml": CONTINUE.replace("PROVIDER", provider)},
         {"CONTINUE_TELEMETRY_ENABLED": "0"},
@@ -158,6 +158,7 @@ LLM_MODELS = """\
 - model_id: $model
   model_name: $model
   api_base: $url/v1
+  api_key_name: local
   supports_tools: true
   supports_schema: true
 """
@@ -175,9 +176,9 @@ def llm() -> Agent:
         "llm",
         "chat",
         "llm",
-        call("write_file", path="hello.txt", content="hi\n"),
-        ["llm", "-m", "$model", "--key", "$key", "--functions", LLM_FUNCTION, "$task"],
-        {"llm/extra-openai-models.yaml": LLM_MODELS},
+        calling("write_file", path="hello.txt", content="hi\n"),
+        ["llm", "-m", "$model", "--functions", LLM_FUNCTION, "$task"],
+        {"llm/extra-openai-models.yaml": LLM_MODELS, "llm/keys.json": '{"local": "$key"}'},
         {"LLM_USER_PATH": "$home/llm"},
     )
 
@@ -189,7 +190,7 @@ def aider() -> Agent:
         "aider",
         "chat",
         "aider-chat",
-        "hello.txt\n```\nhi\n```\n",
+        ["hello.txt\n```\nhi\n```\n"],
         ["aider", "--model", "openai/$model", "--edit-format", "whole", *quiet, *alone, "--message", "$task", WRITTEN],
         environment={"OPENAI_API_BASE": "$url/v1", "OPENAI_API_KEY": "$key"},
     )

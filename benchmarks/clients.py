@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from helpers.scripted import scripted_folder  # noqa: E402
 from helpers.tiny_tokenizers import SPECIAL_TOKENS  # noqa: E402
 
-KEY, MODEL, DONE = "dummy", "scripted", "Done."
+KEY, MODEL = "dummy", "scripted"
 CONTEXT = 131072
 MAX_SECONDS = 120
 
@@ -81,9 +81,9 @@ def run(agent: Agent, tokenizer: Tokenizer, place: Path) -> Row:
     home, folder, log, told = (place / name for name in ("home", "work", "log", "told"))
     folder.mkdir(parents=True)
     values = {"home": str(home), "folder": str(folder), "key": KEY, "model": MODEL, "task": TASK}
-    said = filled(agent.says, values)
-    untooled = DONE if said.startswith("<tool_call>") else None  # what asks for a title offers no tools
-    scripted_folder(place / MODEL, [said, DONE], without_tools=untooled, tokenizer=tokenizer, context=CONTEXT)
+    said = [filled(text, values) for text in agent.says]
+    # what asks for a title offers no tools
+    scripted_folder(place / MODEL, said, without_tools=said[-1], tokenizer=tokenizer, context=CONTEXT)
     with ours(place / MODEL, "--api-key", KEY, "--log-json", log=log) as server:
         values["url"] = f"http://{HOST}:{server.port}"
         for name, text in agent.files.items():

@@ -26,6 +26,7 @@ class Told(NamedTuple):
 class Asked(NamedTuple):
     """What is asked in any of the protocols."""
 
+    model: str
     messages: Sequence[Mapping[str, str]]
     prompt: str
     """What the chat template makes of the messages."""
@@ -45,7 +46,7 @@ class Chat:
     path = "/v1/chat/completions"
 
     def body(self, asked: Asked) -> dict[str, Any]:
-        body = {"messages": asked.messages, "max_tokens": asked.max_tokens, "temperature": 0}
+        body = {"model": asked.model, "messages": asked.messages, "max_tokens": asked.max_tokens, "temperature": 0}
         if asked.tool:
             body |= {"tools": [{"type": "function", "function": asked.tool}], "tool_choice": "required"}
         if asked.schema:
@@ -95,7 +96,7 @@ class Completions(Chat):
     path = "/v1/completions"
 
     def body(self, asked: Asked) -> dict[str, Any]:
-        return {"prompt": asked.prompt, "max_tokens": asked.max_tokens, "temperature": 0}
+        return {"model": asked.model, "prompt": asked.prompt, "max_tokens": asked.max_tokens, "temperature": 0}
 
     def whole(self, answer: Any) -> Told:
         (choice,) = answer["choices"]
@@ -111,7 +112,12 @@ class Responses:
 
     def body(self, asked: Asked) -> dict[str, Any]:
         messages = [{"role": m["role"], "content": m["content"]} for m in asked.messages]
-        body: dict[str, Any] = {"input": messages, "max_output_tokens": asked.max_tokens, "temperature": 0}
+        body: dict[str, Any] = {
+            "model": asked.model,
+            "input": messages,
+            "max_output_tokens": asked.max_tokens,
+            "temperature": 0,
+        }
         if asked.tool:
             body |= {"tools": [{"type": "function", **asked.tool}], "tool_choice": "required"}
         if asked.schema:
@@ -150,7 +156,12 @@ class Messages:
     def body(self, asked: Asked) -> dict[str, Any]:
         system = [m["content"] for m in asked.messages if m["role"] == "system"]
         rest = [m for m in asked.messages if m["role"] != "system"]
-        body: dict[str, Any] = {"messages": rest, "max_tokens": asked.max_tokens, "temperature": 0}
+        body: dict[str, Any] = {
+            "model": asked.model,
+            "messages": rest,
+            "max_tokens": asked.max_tokens,
+            "temperature": 0,
+        }
         if system:
             body["system"] = system[0]
         if asked.tool:

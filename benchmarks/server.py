@@ -177,15 +177,20 @@ def starts(runs: int) -> Row:
     """From nothing to the last byte of a first answer, by the built-in model as it comes."""
     body = {"messages": [{"role": "user", "content": "What is AFMoE?"}], "max_tokens": 16}
 
-    def start(run: Any, folder: Path) -> float:
-        with run(folder) as server:
+    def start(run: Any, folder: Path, *arguments: str) -> float:
+        with run(folder, *arguments) as server:
             asyncio.run(answered(server.port, body))
             return time.perf_counter() - server.began
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = servers.endless_demo(Path(temporary) / "demo")
-        start(servers.ours, DEMO), start(servers.theirs, folder)  # compiled and in the disk's cache from here on
-        ours, theirs = alternated(runs, lambda: start(servers.ours, DEMO), lambda: start(servers.theirs, folder))
+        (
+            start(servers.ours, DEMO, "--any-model-name"),
+            start(servers.theirs, folder),
+        )  # compiled and in the disk's cache from here on
+        ours, theirs = alternated(
+            runs, lambda: start(servers.ours, DEMO, "--any-model-name"), lambda: start(servers.theirs, folder)
+        )
     figures = (f"{median(ours):.2f} s", f"{median(theirs):.2f} s", f"{paired_ratio(ours, theirs):.2f}")
     return Row("start to first answer", "demo", *figures, f"≤ {START_BAR} s", median(ours) <= START_BAR)
 
@@ -201,7 +206,7 @@ def rows(runs: int, only: Sequence[str]) -> Iterator[Row]:
             continue
         with ExitStack() as stack:
             folder = make(Path(stack.enter_context(tempfile.TemporaryDirectory())) / model)
-            port = stack.enter_context(servers.ours(folder)).port
+            port = stack.enter_context(servers.ours(folder, "--any-model-name")).port
             if "load" in only:
                 with servers.theirs(folder) as peer:
                     yield from loads(model, (port, peer.port), runs)

@@ -35,6 +35,7 @@ from http_client import HOST, Event, Response, read_head, request
 from protocols import PROTOCOLS, Asked, Chat, Completions, Told, check
 
 KEYS = ("first-key-of-the-soak", "second-key-of-the-soak")
+MODEL = "demo"
 MAX_BODY = 200_000
 PATIENCE = 90
 """Seconds after which a request counts as unanswered."""
@@ -107,7 +108,7 @@ def _known(model: Any, tokenizer: Any, chance: random.Random) -> Known:
             ties.append((len(text), len(text + chunk.text)))
         text += chunk.text
     shown = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return Known(Asked(messages, shown, limit), len(prompt), text, ties)
+    return Known(Asked(MODEL, messages, shown, limit), len(prompt), text, ties)
 
 
 class Soak:
@@ -161,7 +162,7 @@ class Soak:
         """Ask for what must be refused, in an error's form."""
         async with self.send(path, body, chance, **how) as response:
             content = await response.read()
-            check(response.status in statuses, "status", response.status, "for", body, content)
+            check(response.status in statuses, "status", response.status, "for", str(body)[-200:], content)
             error = json.loads(content)["error"]
             check(isinstance(error["message"], str) and error["message"], "no message", content)
             check("Traceback" not in error["message"] and "\n" not in error["message"], error["message"])
@@ -234,7 +235,9 @@ async def stops(soak: Soak, chance: random.Random) -> None:
 
 async def counts(soak: Soak, chance: random.Random) -> None:
     known = chance.choice(soak.known)
-    body = {name: value for name, value in PROTOCOLS[3].body(known.asked).items() if name in ("messages", "system")}
+    body = {
+        name: value for name, value in PROTOCOLS[3].body(known.asked).items() if name in ("model", "messages", "system")
+    }
     async with soak.send("/v1/messages/count_tokens", body, chance) as response:
         answer = await response.json()
     check(answer == {"input_tokens": known.prompt_tokens}, answer, "for", known.prompt_tokens)
@@ -272,7 +275,7 @@ async def leaves_in_a_prompt(soak: Soak, chance: random.Random) -> None:
 
 async def reads_slowly(soak: Soak, chance: random.Random) -> None:
     known, protocol, events = chance.choice(soak.known), chance.choice(PROTOCOLS), list[Event]()
-    async with soak.send(protocol.path, protocol.streamed_body(known.asked), chance, limit=256) as response:
+    async with soak.send(protocol.path, protocol.streamed_body(known.asked), chance, limit=2048) as response:
         async for event in response.events():
             events.append(event)
             await asyncio.sleep(chance.random() * 0.1)
@@ -359,7 +362,7 @@ async def is_invalid(soak: Soak, chance: random.Random) -> None:
         {"model": "../../etc/passwd"},
         {next(name for name in ("messages", "prompt", "input") if name in body): 5},
         {next(name for name in ("messages", "prompt", "input") if name in body): {}},
-        {"tools": [{"type": "function"}]} if "prompt" not in body else {"logit_bias": {"x": 1}},
+        {"tools": [{"name": 5}]} if "prompt" not in body else {"logit_bias": {"x": 1}},
         {"tool_choice": "nothing of the kind"} if "prompt" not in body else {"n": 0},
     )
     await soak.refused(protocol.path, body | chance.choice(wrong), chance, 400, 404)
@@ -454,10 +457,10 @@ async def figures(port: int) -> dict[str, float]:
 
 
 async def watch(server: servers.Server, found: list[tuple[int, float]]) -> None:
-    """Resident bytes and those of caches, every two seconds."""
+    """Resident bytes and those of prefixes, every two seconds."""
     while True:
         await asyncio.sleep(2)
-        found.append((server.resident_bytes, (await figures(server.port))["cache_bytes"]))
+        found.append((server.resident_bytes, (await figures(server.port))["store_bytes"]))
 
 
 def memory_faults(found: Sequence[tuple[int, float]]) -> list[str]:
@@ -466,7 +469,7 @@ def memory_faults(found: Sequence[tuple[int, float]]) -> list[str]:
         return []
     fifth = len(found) // 5
     told = []
-    for name, values in zip(("resident memory", "memory of caches"), zip(*found, strict=True), strict=True):
+    for name, values in zip(("resident memory", "memory of prefixes"), zip(*found, strict=True), strict=True):
         warm, last = (statistics.median(part) for part in (values[2 * fifth : 3 * fifth], values[-fifth:]))
         print(f"{name}: {warm / 1e6:.1f} MB after the warm-up, {last / 1e6:.1f} MB at the end")
         if last > GROWTH * warm + 4e6:
@@ -478,7 +481,7 @@ async def is_idle(port: int) -> str | None:
     """What is left running when all clients are gone."""
     for _ in range(50):
         told = await figures(port)
-        left = {name: told[name] for name in ("requests_running", "requests_waiting")}
+        left = {name: told[name] for name in ("batch_rows", "requests_waiting")}
         if not any(left.values()):
             return None
         await asyncio.sleep(0.1)
@@ -527,7 +530,7 @@ def main() -> None:
     limits = ["--max-rows", "8", "--max-queue", "6", "--max-body", str(MAX_BODY)]
     keys = [word for key in KEYS for word in ("--api-key", key)]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = servers.demo_with_tools(Path(temporary) / "demo")
+        folder = servers.demo_with_tools(Path(temporary) / MODEL)
         known = known_questions(folder, options.questions, random.Random(options.seed))
         with servers.ours(folder, *limits, *keys, log=options.log) as server:
             faults = asyncio.run(soak_for(server, known, options))

@@ -13,11 +13,14 @@ from typing import Any
 
 from http_client import request
 
+ANY = "default_model"
+"""What mlx-lm's server calls the one that it was started with."""
+
 
 async def answered(port: int, body: dict[str, Any]) -> dict[str, Any]:
     """When a streamed answer's pieces came, its text and its usage."""
     began, times, text, usage = time.perf_counter(), list[float](), "", {}
-    body = {"temperature": 0, "stream": True, "stream_options": {"include_usage": True}} | body
+    body = {"model": ANY, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}} | body
     async with request(port, "/v1/chat/completions", body) as response:
         if response.status != 200:
             raise SystemExit(f"{response.status}: {(await response.read()).decode()}")

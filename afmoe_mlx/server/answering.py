@@ -127,6 +127,7 @@ class _ContentLogprobs:
         self._pending: deque[tuple[int, TokenLogprob]] = deque()  # with the ends of their bytes
         self._written = 0  # bytes of all tokens
         self._read = 0  # bytes of the text that became final
+        self._known = 0  # of these, those of which is known what they belong to
 
     def told(self, piece: Piece, deltas: Sequence[Delta], held: str) -> list[TokenLogprob]:
         """The tokens of the content in `deltas` that were not told; held: the end of the text that is in none yet."""
@@ -134,13 +135,16 @@ class _ContentLogprobs:
         self._written += len(piece.logprob.text)
         self._pending.append((self._written, piece.logprob))
         self._read += len(piece.text.encode())
+        before, self._known = self._known, self._read - len(held.encode())
         content = sum(len(delta.text.encode()) for delta in deltas if isinstance(delta, ContentDelta))
         if not deltas:
             return []
-        end = self._read - len(held.encode())
+        # what comes before content, such as the end of the reasoning, or after it is in no delta
+        is_last = isinstance(deltas[-1], ContentDelta)
+        first, last = (self._known - content, self._known) if is_last else (before, before + content)
         found = []
-        while self._pending and self._pending[0][0] - len(self._pending[0][1].text) < end:
-            token_end, logprob = self._pending.popleft()
-            if token_end > end - content:
+        while self._pending and self._pending[0][0] - len(self._pending[0][1].text) < self._known:
+            end, logprob = self._pending.popleft()
+            if content and end > first and end - len(logprob.text) < last:
                 found.append(logprob)
         return found

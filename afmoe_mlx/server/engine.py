@@ -75,7 +75,7 @@ class Engine:
         self._queue = Queue(max_waiting=max_queue)
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._writer: Writer | None = None
-        self._failures = self._running = self._turns = 0
+        self._failures = self._turns = self._counted = 0
         self._stepped: float | None = None
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -106,13 +106,13 @@ class Engine:
 
     def state(self) -> EngineState:
         """What it is doing, now."""
-        stepped, held = self._stepped, self._memory.held
+        stepped, held, writer = self._stepped, self._memory.held, self._writer
         since = 0.0 if stepped is None else time.perf_counter() - stepped
         return EngineState(
             is_alive=self._thread.is_alive() and since < STALLED,
-            is_loaded=self._writer is not None,
+            is_loaded=writer is not None,
             seconds_since_step=since,
-            running=self._running,
+            running=0 if writer is None else writer.rows,
             waiting=len(self._queue),
             cache_bytes=held.rows,
             store_bytes=held.store,
@@ -141,7 +141,8 @@ class Engine:
 
     @property
     def _has_work(self) -> bool:
-        return not self._is_stopping and bool(self._running or len(self._queue))
+        is_writing = self._writer is not None and self._writer.rows > 0
+        return not self._is_stopping and (is_writing or len(self._queue) > 0)
 
     @property
     def _jobs(self) -> list[Job]:
@@ -203,8 +204,8 @@ class Engine:
     def _count(self, writer: Writer) -> None:
         """Tell others what is held, now and then."""
         self._turns += 1
-        if writer.rows != self._running or self._turns % COUNT_EVERY == 0:
-            self._running, self._memory.held = writer.rows, writer.held
+        if writer.rows != self._counted or self._turns % COUNT_EVERY == 0:
+            self._counted, self._memory.held = writer.rows, writer.held
 
     def _load(self) -> bool:
         """Make the writer; whether there is one."""
@@ -222,7 +223,7 @@ class Engine:
         """Of the writer with all that it holds, and of the weights."""
         if self._writer is not None:
             self._writer.flush()
-        self._writer, self._running, self._memory.held = None, 0, Held()
+        self._writer, self._memory.held = None, Held()
         if weights:
             self._unload()
         gc.collect()

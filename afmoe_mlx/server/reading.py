@@ -89,16 +89,19 @@ def _is_finite(value: Any) -> bool:
 def check(form: type[B], fields: Mapping[str, Any], *, ignore_unknown: bool) -> B:
     """A request's fields as its `Endpoint` takes them. RequestError 400 names the first that is wrong or unknown."""
     try:
-        body = form.model_validate(fields)
+        body = form.model_validate(fields, extra="ignore" if ignore_unknown else None)
     except ValidationError as error:
         raise _invalid(error, fields) from None
-    unknown = sorted((body.model_extra or {}).keys() - form.HINTS)
-    if unknown and not ignore_unknown:
-        names = ", ".join(name[:80] for name in unknown[:5])
-        raise RequestError(
-            400, f"unknown field: {names} (serve --ignore-unknown lets it pass)", code="unknown_field", param=unknown[0]
-        )
+    if unknown := sorted((body.model_extra or {}).keys() - form.HINTS):
+        raise _unknown(unknown)
     return body
+
+
+def _unknown(names: Sequence[str]) -> RequestError:
+    told = ", ".join(name[:80] for name in names[:5])
+    return RequestError(
+        400, f"unknown field: {told} (serve --ignore-unknown lets it pass)", code="unknown_field", param=names[0]
+    )
 
 
 def check_model(body: Body, name: str) -> None:
@@ -115,11 +118,13 @@ def _invalid(error: ValidationError, fields: Mapping[str, Any]) -> RequestError:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     places = [_place(one["loc"], fields, is_missing=one["type"] == "missing") for one in found]
     first = places[0][:1]
-    place, message = max(
-        ((place, one["msg"]) for place, one in zip(places, found, strict=True) if place[:1] == first),
+    place, kind, message = max(
+        ((place, one["type"], one["msg"]) for place, one in zip(places, found, strict=True) if place[:1] == first),
         key=lambda one: len(one[0]),
     )
     named = ".".join(place)
+    if kind == "extra_forbidden":
+        return _unknown([named])
     message = message.removeprefix("Value error, ")[:_LONGEST]
     return RequestError(400, f"{named}: {message}" if named else message, code="invalid_value", param=named or None)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from afmoe_mlx.server.endpoint import Body
 from afmoe_mlx.server.errors import RequestError
+from afmoe_mlx.server.fields import Fields
 from afmoe_mlx.server.reading import check, parse
 
 VALUES = st.recursive(
@@ -117,6 +118,20 @@ def test_the_field_that_is_wrong_is_named_by_its_place(fields: dict[str, Any], p
         check(Request, fields, ignore_unknown=False)
     assert (caught.value.status, caught.value.param) == (400, place)
     assert caught.value.message.startswith(f"{place}: ")
+
+
+def test_an_unknown_field_within_another_is_refused_by_its_place_unless_it_may_pass() -> None:
+    class Closed(Fields):
+        known: int
+
+    class Holder(Body):
+        inner: list[Closed]
+
+    fields = {"inner": [{"known": 1}, {"known": 2, "odd": 3}]}
+    assert check(Holder, fields, ignore_unknown=True).inner[1].known == 2
+    with pytest.raises(RequestError, match=r"unknown field: inner\.1\.odd") as caught:
+        check(Holder, fields, ignore_unknown=False)
+    assert (caught.value.code, caught.value.param) == ("unknown_field", "inner.1.odd")
 
 
 @given(st.dictionaries(st.text(max_size=8), st.none(), max_size=3))

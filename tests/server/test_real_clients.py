@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
 
+from helpers.chat_templates import CHATML
 from helpers.scripted import scripted_folder
 
 KEY = "the-key-of-a-test"
@@ -26,8 +27,8 @@ QUESTION: Any = {"role": "user", "content": "How warm is it in Ulm?"}
 
 
 class Weather(BaseModel):
-    city: str
-    degrees: int
+    city: Literal["Ulm"]
+    degrees: Literal[7]
 
 
 FOUND = Weather(city="Ulm", degrees=7)
@@ -35,11 +36,11 @@ FOUND = Weather(city="Ulm", degrees=7)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server whose model calls a tool and then reports, and has an object to say where there are no tools."""
+    """A server whose model calls a tool and then reports."""
     folder = scripted_folder(
         tmp_path_factory.mktemp("served") / "scripted",
         [f"{SAID}\n{CALL}", REPORT],
-        without_tools=json.dumps(FOUND.model_dump()),
+        template=CHATML.replace("think>", "note>"),  # to have no thoughts
         context=CONTEXT,
     )
     command = [sys.executable, "-m", "afmoe_mlx", "serve", "--model", str(folder), "--port", "0"]
@@ -165,6 +166,7 @@ def test_the_tool_runner_of_anthropic(claude: Any) -> None:
 
 
 def test_answers_as_objects(gpt: Any, claude: Any) -> None:
+    """Which the model, that knows nothing of them, writes because nothing else is allowed."""
     chat = gpt.chat.completions.parse(model="scripted", messages=[QUESTION], response_format=Weather)
     assert chat.choices[0].message.parsed == FOUND
     response = gpt.responses.parse(model="scripted", input=[QUESTION], text_format=Weather)

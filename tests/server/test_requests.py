@@ -1,7 +1,7 @@
-"""What clients of other makers send, as recorded and then trimmed, is answered in a form that their protocol accepts."""
+"""What clients of other makers send, recorded and trimmed, is answered in a form that their protocol accepts."""
 
-import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from afmoe_mlx import load
-from afmoe_mlx.server.endpoint import EventStream
 from afmoe_mlx.server.protocols import ENDPOINTS
-from afmoe_mlx.server.question import Call
 from afmoe_mlx.tokenizer import Tokenizer
+from helpers import tiny_tokenizers
+from helpers.chat_templates import CHATML, SPECIAL_TOKENS
+from helpers.endpoints import data, events
 from helpers.fake_service import FakeService
 
-REQUESTS = sorted((Path(__file__).parent / "requests").glob("*.json"))
+TOKENIZER = Tokenizer(tiny_tokenizers.byte_level(), special_tokens=SPECIAL_TOKENS, chat_templates={"default": CHATML})
+RECORDED = {path.stem: json.loads(path.read_text("utf-8")) for path in Path(__file__).parent.glob("requests/*.json")}
 EVENTS: dict[str, TypeAdapter[Any]] = {
     "/v1/chat/completions": TypeAdapter(ChatCompletionChunk),
     "/v1/messages": TypeAdapter(RawMessageStreamEvent),
@@ -26,39 +27,93 @@ EVENTS: dict[str, TypeAdapter[Any]] = {
 }
 
 
-def streamed(tokenizer: Tokenizer, path: str, body: dict[str, Any]) -> list[Any]:
-    """The events of an answer to a request, each parsed by its protocol's own package."""
+@dataclass
+class Read:
+    """What a client has read once a stream is over."""
+
+    text: str = ""
+    calls: tuple[tuple[str, Any], ...] = ()
+    end: Any = None
+    usage: Any = None
+
+
+def read(name: str, text: str) -> Read:
+    """The answer `text` to a recorded request, each event of it parsed by its protocol's own package."""
+    path = RECORDED[name]["path"].partition("?")[0]
     endpoint = next(endpoint for endpoint in ENDPOINTS if endpoint.path == path)
-
-    async def events() -> list[str]:
-        service = FakeService(tokenizer, texts=("Done.",), name="scripted", context=131072)
-        handled = await endpoint.handle(service, endpoint.body.model_validate(body), Call("1", path))
-        assert isinstance(handled, EventStream)
-        return [event async for event in handled.events]
-
-    datas = [line.removeprefix("data: ") for event in asyncio.run(events()) for line in event.splitlines()]
-    return [EVENTS[path].validate_json(data, strict=True) for data in datas if data.startswith("{")]
+    service = FakeService(TOKENIZER, texts=(text,), name="scripted", context=131072)
+    found = [value for value in data(events(endpoint, service, **RECORDED[name]["body"])) if value != "[DONE]"]
+    parsed = [EVENTS[path].validate_python(value, strict=True) for value in found]
+    return {"/v1/chat/completions": _chat, "/v1/messages": _messages, "/v1/responses": _responses}[path](parsed)
 
 
-@pytest.mark.parametrize("recorded", REQUESTS, ids=lambda path: path.stem)
-def test_every_clients_request_is_streamed_to_the_end_that_it_waits_for(recorded: Path, tokenizer: Tokenizer) -> None:
-    request = json.loads(recorded.read_text(encoding="utf-8"))
-    path = request["path"].partition("?")[0]
-    *_, last = events = streamed(tokenizer, path, request["body"])
-    if path == "/v1/chat/completions":
-        assert [choice.finish_reason for event in events for choice in event.choices if choice.finish_reason] == [
-            "stop"
-        ]
-        assert "".join(choice.delta.content or "" for event in events for choice in event.choices) == "Done."
-        assert last.usage or "stream_options" not in request["body"]
-    elif path == "/v1/messages":
-        assert [event.type for event in (events[0], *events[-2:])] == ["message_start", "message_delta", "message_stop"]
-        assert events[-2].delta.stop_reason == "end_turn" and events[-2].usage.output_tokens
-    else:
-        assert last.type == "response.completed" and last.response.usage.input_tokens
-        assert last.response.output_text == "Done."
+def _chat(chunks: list[Any]) -> Read:
+    result, calls = Read(), dict[int, list[str]]()
+    for chunk in chunks:
+        result.usage = chunk.usage or result.usage
+        for choice in chunk.choices:
+            result.text += choice.delta.content or ""
+            result.end = choice.finish_reason or result.end
+            for call in choice.delta.tool_calls or []:
+                if call.index not in calls:
+                    assert (bool(call.id), call.type) == (True, "function")
+                    calls[call.index] = [call.function.name, ""]
+                calls[call.index][1] += call.function.arguments or ""
+    result.calls = tuple((name, json.loads(arguments)) for name, arguments in calls.values())
+    return result
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model: str) -> Tokenizer:
-    return load(model)[1]
+def _messages(found: list[Any]) -> Read:
+    result, blocks = Read(), dict[int, list[Any]]()
+    for event in found:
+        if event.type == "content_block_start":
+            blocks[event.index] = [event.content_block, ""]
+        elif event.type == "content_block_delta":
+            blocks[event.index][1] += getattr(event.delta, "text", None) or getattr(event.delta, "partial_json", "")
+        elif event.type == "message_delta":
+            result.end, result.usage = event.delta.stop_reason, event.usage
+    assert (found[0].type, found[-1].type) == ("message_start", "message_stop")
+    result.text = "".join(text for block, text in blocks.values() if block.type == "text")
+    calls = [(block, text) for block, text in blocks.values() if block.type == "tool_use"]
+    assert all(block.id for block, _ in calls)
+    result.calls = tuple((block.name, json.loads(text)) for block, text in calls)
+    return result
+
+
+def _responses(found: list[Any]) -> Read:
+    assert (found[0].type, found[-1].type) == ("response.created", "response.completed")
+    response = found[-1].response
+    done = [event.item for event in found if event.type == "response.output_item.done"]
+    assert done == response.output
+    calls = tuple((item.name, json.loads(item.arguments)) for item in done if item.type == "function_call")
+    return Read(response.output_text, calls, response.status, response.usage)
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_every_clients_request_is_streamed_to_the_end_that_it_waits_for(name: str) -> None:
+    found = read(name, "Done.")
+    assert (found.text.strip(), found.calls) == ("Done.", ())
+    assert found.end in ("stop", "end_turn", "completed")
+    assert found.usage or name == "aider-chat"  # which asks for none
+
+
+WRITING = {
+    "claude": "Write",
+    "cline": "editor",
+    "cn": "Write",
+    "codex": "exec_command",
+    "llm": "write_file",
+    "opencode": "write",
+    "qwen": "write_file",
+}
+"""The tool that writes files, by the first word of a client's name."""
+
+
+@pytest.mark.parametrize("name", sorted(name for name in RECORDED if RECORDED[name]["body"].get("tools")))
+def test_every_client_reads_the_call_of_a_tool_that_it_offers(name: str) -> None:
+    tool, arguments = WRITING[name.partition("-")[0]], {"content": 'a "quoted"\nline', "path": "é"}
+    call = json.dumps({"name": tool, "arguments": arguments})
+    found = read(name, f"Well.\n<tool_call>\n{call}\n</tool_call>")
+    assert (found.text.strip(), found.calls) == ("Well.", ((tool, arguments),))
+    assert found.end in ("tool_calls", "tool_use", "completed")
+    assert found.usage

@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ..errors import RequestError
+from ..client_lines import without_client_lines
 from ..fields import Limit
 from ..question import Question, Service
+from ..tools import check_form
 from .body import AnswerBody
 from .conversation import Message
 from .response_format import ResponseFormat
@@ -57,10 +58,12 @@ class ChatBody(AnswerBody):
         functions = functions_of(self.tools or (), request)
         added = choice_options(self.tool_choice, functions)
         offered = functions if self.tool_choice != "none" else []
-        added |= self._form(offered)
+        form = {} if self.response_format is None else self.response_format.options
+        check_form(form or None, offered, "response_format")
+        added |= form
         if self.reasoning_budget is not None:
             added["reasoning_budget"] = self.reasoning_budget
-        messages = [message.as_sent() for message in self.messages]
+        messages = without_client_lines([message.as_sent() for message in self.messages])
         return [
             Question(
                 messages=messages,
@@ -73,18 +76,6 @@ class ChatBody(AnswerBody):
             )
             for choice in range(self.answers)
         ]
-
-    def _form(self, offered: list[dict[str, Any]]) -> dict[str, Any]:
-        """What the answer is held to; RequestError where it could not be both that and calls."""
-        form = {} if self.response_format is None else self.response_format.options
-        if form and offered:
-            raise RequestError(
-                400,
-                "an answer that is held to response_format cannot call tools: ask with one of them, or with tool_choice"
-                " 'none'",
-                param="response_format",
-            )
-        return form
 
     def _variables(self) -> dict[str, Any]:
         """Of the chat template. Thinking is switched off by the two lowest efforts, and on by all others."""

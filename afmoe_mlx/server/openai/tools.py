@@ -1,6 +1,5 @@
 """Tools that a request offers, and which of them are to be called."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -8,8 +7,7 @@ from ...errors import InputError
 from ...messages.tools import check_tools
 from ..errors import RequestError
 from ..fields import Fields
-
-_log = logging.getLogger("afmoe_mlx.server")
+from ..tools import log_left_out
 
 
 class FunctionName(Fields):
@@ -34,8 +32,7 @@ def functions_of(tools: Sequence[dict[str, Any]], request: str) -> list[dict[str
     request: its id, for the log.
     """
     kinds = {tool.get("type", "function") for tool in tools if isinstance(tool.get("type", "function"), str)}
-    if others := sorted(kinds - {"function"}):
-        _log.warning("%s: left out tools that are no functions: %s", request, ", ".join(map(_name, others)))
+    log_left_out(kinds - {"function"}, request)
     try:
         return check_tools([tool for tool in tools if tool.get("type", "function") == "function"])
     except InputError as error:
@@ -48,8 +45,3 @@ def choice_options(choice: ToolChoice | None, functions: Sequence[dict[str, Any]
         return {}
     named = choice if isinstance(choice, str) else {"type": "function", "function": {"name": choice.function.name}}
     return {"tools": list(functions), "tool_choice": named}
-
-
-def _name(kind: str) -> str:
-    """A word of a client's, for a line of the log."""
-    return ascii(kind[:40])
