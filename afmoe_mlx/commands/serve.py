@@ -1,12 +1,10 @@
 """`afmoe-mlx serve`: one model over HTTP; its address on stdout once it answers, all else on stderr."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..api import load
-from ..cache import PrefixStore
 from ..command_line.generation_config import tell_unused_keys
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.prompt_cache import disk_directory
@@ -20,6 +18,9 @@ from ..server.address import bind, url
 from ..server.settings import Settings
 from ..terminal import write
 from ..tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ..server.service import ModelService
 
 # Options that go by the same name there; where the command line says nothing, their defaults stand.
 SETTINGS = (
@@ -36,7 +37,7 @@ SETTINGS = (
     "ignore_unknown",
     "any_model_name",
 )
-LIMITS = ("max_rows", "max_tokens")
+LIMITS = ("max_rows", "max_queue", "max_tokens", "idle_unload")
 
 
 def run(request: ServeRequest) -> int:
@@ -44,27 +45,15 @@ def run(request: ServeRequest) -> int:
     settings = _settings(request)
     listening = bind(settings)
     name = or_demo(request.model)
-    template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
-    loading = begun(partial(_load, name, request))
+    loading = begun(partial(_load, request, name))
     from ..server.app import App  # meanwhile
     from ..server.listener import listen
     from ..server.log import log_to_stderr
     from ..server.protocols import ENDPOINTS
-    from ..server.service import ModelService
 
-    model, tokenizer = loading.result()
-    tell_kv_bits(model)
-    tell_unused_keys(tokenizer)
-    suggest_self_test(name)
+    service = _service(request, name, *loading.result())
+    del loading  # with it the weights, that the service may let go of
     log_to_stderr()
-    service = ModelService(
-        model,
-        tokenizer if template is None else tokenizer.with_chat_template(template),
-        name=served_name(name),
-        template_variables=variables,
-        make_store=_make_store(request),
-        **_given(request, LIMITS),
-    )
     app = App(service, ENDPOINTS, settings)
     listen(app, service, listening, settings, ready=lambda: write(f"{url(listening)}\n"))
     return 0
@@ -74,7 +63,7 @@ def _settings(request: ServeRequest) -> Settings:
     return Settings(cors_origins=tuple(request.cors_origin or ()), **_given(request, SETTINGS))
 
 
-def _load(name: str, request: ServeRequest) -> tuple[CausalLM, Tokenizer]:
+def _load(request: ServeRequest, name: str) -> tuple[CausalLM, Tokenizer]:
     return load(
         name,
         revision=request.revision,
@@ -84,9 +73,26 @@ def _load(name: str, request: ServeRequest) -> tuple[CausalLM, Tokenizer]:
     )
 
 
-def _make_store(request: ServeRequest) -> Callable[[CausalLM], PrefixStore]:
+def _service(request: ServeRequest, name: str, model: CausalLM, tokenizer: Tokenizer) -> "ModelService":
+    from ..server.service import ModelService, make_store
+
+    template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
+    tell_kv_bits(model)
+    tell_unused_keys(tokenizer)
+    suggest_self_test(name)
+    given = _given(request, LIMITS)
+    if request.prefill_slice_ms is not None:
+        given["prefill_slice"] = request.prefill_slice_ms / 1000
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
-    return lambda model: PrefixStore(model, directory=directory)
+    return ModelService(
+        model,
+        tokenizer if template is None else tokenizer.with_chat_template(template),
+        name=served_name(name),
+        template_variables=variables,
+        make_store=partial(make_store, directory=directory),
+        load=lambda: _load(request, name)[0],
+        **given,
+    )
 
 
 def served_name(model: str) -> str:

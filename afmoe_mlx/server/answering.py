@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Self
 
-from ..messages import AnswerReader, ContentDelta, Delta, ReasoningDelta
+from ..messages import CallEnd, ContentDelta, Delta, ReasoningDelta
 from ..tokenizer import Tokenizer
 from .errors import RequestError
 from .jobs import Job, Piece
@@ -30,9 +30,9 @@ class Answers:
         """rows, needed: the job's. cancel: ends it before its time."""
         self._call, self._cancel = call, cancel
         self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
-        self._readings = [_Reading(i, question.reader(tokenizer)) for i, question in enumerate(questions)]
+        self._readings = [_Reading(i, question, tokenizer) for i, question in enumerate(questions)]
         self._open = len(questions)
-        self.prompt_tokens = len(questions[0].prompt)
+        self.prompt_tokens, self.cached_tokens = len(questions[0].prompt), 0
         self.job = Job(questions, call.owner, rows, needed, self._told.put_nowait)
         call.prompt_tokens = sum(len(prompt) for prompt in {id(q.prompt): q.prompt for q in questions}.values())
 
@@ -40,8 +40,9 @@ class Answers:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._open:
+        if self._open or any(reading.is_cut for reading in self._readings):
             self._cancel(self.job)
+        if self._open:
             self._call.reason = self._call.reason or "removed"
         self._call.seconds = time.perf_counter() - self._call.began
 
@@ -51,6 +52,10 @@ class Answers:
             if isinstance(told, RequestError):
                 self._open, self._call.reason = 0, told.code or str(told.status)
                 raise told
+            if self._readings[told.index].is_cut:
+                continue
+            if told.index == 0:
+                self.cached_tokens = told.cached_tokens
             update = self._readings[told.index].update(told)
             self._count(told, update.finish)
             if update.deltas or update.logprobs or update.finish:
@@ -69,8 +74,11 @@ class Answers:
 class _Reading:
     """One answer as it is read."""
 
-    def __init__(self, index: int, reader: AnswerReader | None) -> None:
-        self._index, self._reader = index, reader
+    def __init__(self, index: int, question: Rendered, tokenizer: Tokenizer) -> None:
+        self._index, self._reader = index, question.reader(tokenizer)
+        self._is_one_call = not question.parallel_tool_calls
+        self.is_cut = False
+        """Whether it was over with the end of its first call, whatever else is written."""
         self._logprobs = _ContentLogprobs()
         self._reasoning_tokens = 0
 
@@ -79,6 +87,8 @@ class _Reading:
         reader, is_last = self._reader, piece.finish_reason is not None
         was_reasoning = reader is not None and reader.is_reasoning
         deltas = self._deltas(piece.text, is_last=is_last)
+        if self._is_one_call and (end := _first_end(deltas)):
+            deltas, self.is_cut, is_last = deltas[:end], True, True
         self._reasoning_tokens += was_reasoning or any(isinstance(delta, ReasoningDelta) for delta in deltas)
         logprobs: Sequence[TokenLogprob] = ()
         if piece.logprob is not None:
@@ -92,10 +102,10 @@ class _Reading:
         return [*deltas, *self._reader.finish()] if is_last else deltas
 
     def _finish(self, piece: Piece) -> Finish:
-        assert piece.finish_reason is not None
+        reason = piece.finish_reason or "stop"
         has_calls = self._reader is not None and bool(self._reader.answer.tool_calls)
         return Finish(
-            "tool_calls" if has_calls and piece.finish_reason == "stop" else piece.finish_reason,
+            "tool_calls" if self.is_cut or (has_calls and reason == "stop") else reason,
             prompt_tokens=piece.prompt_tokens,
             cached_tokens=piece.cached_tokens,
             completion_tokens=piece.generation_tokens,
@@ -103,6 +113,11 @@ class _Reading:
             stop_sequence=piece.stop,
             violation=piece.violation,
         )
+
+
+def _first_end(deltas: Sequence[Delta]) -> int:
+    """How many deltas there are up to the first end of a call, 0 if none ends."""
+    return next((count for count, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)), 0)
 
 
 class _ContentLogprobs:

@@ -26,6 +26,7 @@ class Rendered:
     beginning: str | None
     """What of the answer the prompt holds already; None: the answer is a text, and read as nothing else."""
     top_logprobs: int | None
+    parallel_tool_calls: bool = True
 
     @property
     def most_tokens(self) -> int:
@@ -83,7 +84,7 @@ class Renderer:
         if question.prompt is None:
             last = question.messages[-1]
             beginning = _text(last) if question.continues else opened_by(self._tokenizer, prompt)
-        return Rendered(prompt, options, tools or (), beginning, question.top_logprobs)
+        return Rendered(prompt, options, tools or (), beginning, question.top_logprobs, question.parallel_tool_calls)
 
     def prepare(self, rendered: Sequence[Rendered]) -> None:
         """Wait for what constraints need, which is made once: whoever writes answers is not to wait for it."""

@@ -18,7 +18,6 @@ from ..options import (
     KVStart,
     Model,
     NoDiskCache,
-    PrefillStepSize,
     Preset,
     PromptCacheDir,
     Revision,
@@ -92,7 +91,7 @@ class ServeRequest:
         int | None, typer.Option(min=1, metavar="N", help="Answers written at once; 16 if not given.")
     ] = None
     max_queue: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Requests that may wait; 256 if not given.")
+        int | None, typer.Option(min=0, metavar="N", help="Requests of a key that may wait; 64 if not given.")
     ] = None
     max_body: Annotated[
         Any | None, typer.Option(parser=byte_size, metavar="SIZE", help="A request's most; 32MiB if not given.")
@@ -115,7 +114,6 @@ class ServeRequest:
     log_json: Annotated[bool, typer.Option("--log-json", help="Log a JSON object for each request.")] = False
     chat_template: ChatTemplate = None
     chat_template_config: ChatTemplateConfig = None
-    prefill_step_size: PrefillStepSize = None
     kv_bits: KVBits = None
     kv_group_size: KVGroupSize = None
     quantized_kv_start: KVStart = None
