@@ -28,7 +28,8 @@ TAIL = 16
 class ConstraintOptions:
     """What an answer is held to: JSON that satisfies a schema, a regular expression, a grammar, or calls of tools.
 
-    One of them at most. InputError for what cannot be enforced or satisfied, by name.
+    One of them at most, but for a schema and "auto" tools: the answer then is either the JSON or calls. InputError for
+    what cannot be enforced or satisfied, by name.
     """
 
     json_schema: Mapping[str, Any] | str | None = None
@@ -41,7 +42,7 @@ class ConstraintOptions:
     """In OpenAI's form; they constrain nothing by themselves."""
     tool_choice: Mapping[str, Any] | str | None = None
     """"required": one call or more; {"type": "function", "function": {"name": …}}: one of this tool; "auto" and "none",
-    which is a matter of the prompt, constrain nothing."""
+    which is a matter of the prompt, constrain nothing; "auto" leaves a schema the choice of calls."""
 
     def __post_init__(self) -> None:
         given = [name for name in RULES if getattr(self, name) is not None]
@@ -57,7 +58,7 @@ class ConstraintOptions:
             raise InputError("regex: it ends in a backslash that escapes nothing: expected \\\\ for one itself")
         if self.json_schema is not None:
             object.__setattr__(self, "json_schema", schemas.parse_schema(self.json_schema))
-        for name, schema in self._called.items():
+        for name, schema in (self._called or self._callable).items():
             _validated(f"tools: {name}: ", {"json_schema": arguments_schema(schema)}, schema)
         if self.is_given:
             _ = self.is_checked_afterwards
@@ -90,7 +91,7 @@ class ConstraintOptions:
         It holds from the end of the reasoning on, which the prompt has opened, or which the model may begin with where
         its template knows of it; at once if it is told that the reasoning is over.
         """
-        if self._called and format_of(tokenizer) is None:
+        if (self._called or self._callable) and format_of(tokenizer) is None:
             raise InputError("tool_choice: this model's chat template knows no tools: expected one that does")
         guidance = tokenizer.guidance(vocab_size)
         opened = bool(opened_by(tokenizer, prompt))
@@ -121,18 +122,24 @@ class ConstraintOptions:
 
     def _rules_for(self, tokenizer: Tokenizer, guidance: Guidance) -> list[dict[str, Any]]:
         """The grammars of the answer proper, of which the first uses the others."""
-        if not self._called:
+        if not (schemas_of := self._called or self._callable):
             return [self._rules]
-        form, many = format_of(tokenizer), self.tool_choice == "required"
+        form, many = format_of(tokenizer), self.tool_choice in ("required", "auto")
         assert form is not None  # `begin` has looked
-        return tool_grammars(form, self._called, lambda tag: _tag(tag, tokenizer, guidance), many=many)
+        calls, *values = tool_grammars(form, schemas_of, lambda tag: _tag(tag, tokenizer, guidance), many=many)
+        if self._called:
+            return [calls, *values]
+        either = {"lark_grammar": "start: @calls | @json\n"}
+        return [either, {"name": "calls", **calls}, {"name": "json", **self._rules}, *values]
 
     def violation(self, text: str, *, is_complete: bool) -> str | None:
         """What is wrong with an answer, its reasoning included, in a line; is_complete: as its constraint says."""
         if not is_complete:
             return "it ends before it is complete"
-        if self.is_checked_afterwards and isinstance(self.json_schema, dict):
-            return schemas.violation(self.json_schema, split_thinking(text)[1])
+        answer = split_thinking(text)[1]
+        is_calls = bool(self._callable) and answer.startswith("<")  # no JSON does
+        if self.is_checked_afterwards and isinstance(self.json_schema, dict) and not is_calls:
+            return schemas.violation(self.json_schema, answer)
         return None
 
     @cached_property
@@ -164,6 +171,12 @@ class ConstraintOptions:
             expected = f"auto, none, required or a function by the name of a tool ({there})"
             raise InputError(f"tool_choice is {reprlib.repr(found)}: expected {expected}")
         return {name: offered[name]}
+
+    @cached_property
+    def _callable(self) -> dict[str, Mapping[str, Any]]:
+        """The tools that may be called in place of the JSON, with the schemas of their arguments."""
+        may_call = self.json_schema is not None and self.tool_choice == "auto"
+        return argument_schemas(self.tools or []) if may_call else {}
 
 
 # Those that say by themselves what the answer is.

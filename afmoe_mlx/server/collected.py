@@ -1,32 +1,31 @@
 """`collect`: answers that are told once they are whole."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ..messages import Answer
+from ..messages import Delta
 from .question import Answering, Finish, TokenLogprob
 
 
-@dataclass
+@dataclass(frozen=True)
 class Collected:
     """All that has come of one answer."""
 
-    finish: Finish
-    answer: Answer = field(default_factory=Answer)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    deltas: Sequence[Delta]
+    logprobs: Sequence[TokenLogprob]
     """Of the tokens of its content."""
+    finish: Finish
 
 
 async def collect(answering: Answering) -> list[Collected]:
     """Whole answers, in the order of their questions. RequestError ends all of them."""
-    answers: dict[int, Answer] = {}
+    deltas: dict[int, list[Delta]] = {}
     logprobs: dict[int, list[TokenLogprob]] = {}
     finishes: dict[int, Finish] = {}
     async with answering:
         async for update in answering:
-            answer = answers.setdefault(update.index, Answer())
-            for delta in update.deltas:
-                answer.add(delta)
+            deltas.setdefault(update.index, []).extend(update.deltas)
             logprobs.setdefault(update.index, []).extend(update.logprobs)
             if update.finish is not None:
                 finishes[update.index] = update.finish
-    return [Collected(finishes[index], answers[index], logprobs[index]) for index in sorted(finishes)]
+    return [Collected(deltas[index], logprobs[index], finishes[index]) for index in sorted(finishes)]

@@ -1,13 +1,26 @@
 """Kinds of fields that requests of several protocols have."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
-StopTexts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# JSON's own kinds, not texts that look like them.
+Flag = Annotated[bool, Strict()]
+Number = Annotated[float, Strict()]
+Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
+"""An integer, which JSON may write as 5.0."""
+Count = Annotated[Whole, Field(ge=0)]
+
+Text = Annotated[str, Field(min_length=1)]
+StopTexts = Annotated[list[Text] | Text, AfterValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Texts that end an answer; one may stand alone."""
 
-Limit = Annotated[int, Field(ge=1)] | Literal[-1]
+Limit = Annotated[Whole, Field(ge=1)] | Literal[-1]
 """Tokens of an answer; -1: as many as there is room for."""
 
 

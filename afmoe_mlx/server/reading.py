@@ -17,6 +17,8 @@ B = TypeVar("B", bound=Body)
 
 # Numbers that may be too large for a float, which JSON allows.
 _LARGE = re.compile(rb"[eE]\+?\d{3}")
+# pydantic's name for what is of none of several kinds.
+_TAG = "union_tag_invalid"
 # The longest message of an error, in characters.
 _LONGEST = 500
 
@@ -35,6 +37,8 @@ async def read_json(headers: Mapping[str, str], receive: Receive, *, max_body: i
         raise RequestError(
             415, f"content-type is {kind[:80]!r}: expected application/json", code="unsupported_media_type"
         )
+    if (coding := headers.get("content-encoding", "identity")) != "identity":
+        raise RequestError(415, f"content-encoding is {coding[:80]!r}: expected none", code="unsupported_media_type")
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_body:
         raise _too_large(max_body)
@@ -115,17 +119,20 @@ def check_model(body: Body, name: str) -> None:
 
 def _invalid(error: ValidationError, fields: Mapping[str, Any]) -> RequestError:
     """The first of several errors; where a field may be of several forms, the one that came furthest."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
+    found = error.errors(include_url=False, include_input=False)
     places = [_place(one["loc"], fields, is_missing=one["type"] == "missing") for one in found]
     first = places[0][:1]
-    place, kind, message = max(
-        ((place, one["type"], one["msg"]) for place, one in zip(places, found, strict=True) if place[:1] == first),
-        key=lambda one: len(one[0]),
+    place, wrong = max(
+        ((place, one) for place, one in zip(places, found, strict=True) if place[:1] == first),
+        key=lambda one: (len(one[0]), one[1]["type"] == _TAG),
     )
     named = ".".join(place)
-    if kind == "extra_forbidden":
+    if wrong["type"] == "extra_forbidden":
         return _unknown([named])
-    message = message.removeprefix("Value error, ")[:_LONGEST]
+    message = wrong["msg"].removeprefix("Value error, ")
+    if wrong["type"] == _TAG:
+        message = f"{str(wrong['ctx']['tag'])[:80]!r} is not supported: expected {wrong['ctx']['expected_tags']}"
+    message = message[:_LONGEST]
     return RequestError(400, f"{named}: {message}" if named else message, code="invalid_value", param=named or None)
 
 

@@ -90,6 +90,32 @@ def test_what_is_drawn_is_read_as_calls_that_satisfy_the_schemas(tokenizer: Toke
         assert [call.name for call in answer.tool_calls] == ["get.weather"]
 
 
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 999))
+def test_where_a_schema_and_tools_are_offered_the_answer_is_one_or_the_other(tokenizer: Tokenizer, seed: int) -> None:
+    schema = {"oneOf": [{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}, {"const": []}]}
+    options = {"json_schema": schema, "tool_choice": "auto"}
+    text = written(tokenizer, options, random.Random(seed))
+    answer = read_answer(text, tokenizer, TOOLS)
+    assert ConstraintOptions(tools=TOOLS, **options).violation(text, is_complete=True) is None
+    if not answer.tool_calls:
+        Draft202012Validator(schema).validate(json.loads(answer.content))
+        return
+    assert answer.content == ""
+    for call in answer.tool_calls:
+        Draft202012Validator(PARAMETERS[call.name]).validate(json.loads(call.arguments))
+
+
+def test_a_schema_or_calls_may_be_written_and_nothing_else(tokenizer: Tokenizer) -> None:
+    form = format_of(tokenizer)
+    assert form is not None
+    rules = ConstraintOptions(tools=TOOLS, json_schema={"type": "array"}, tool_choice="auto")
+    calls = form.write([("nothing", {}), ("all_optional", {"y": True})])
+    for text, is_taken in (("[1, null]", True), (calls, True), ("{}", False), ("x" + calls, False)):
+        held = rules.begin(tokenizer, 300, [])()
+        assert (all(map(held.accepts, tokenizer.encode(text))) and held.is_complete) == is_taken
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_text_is_an_argument_of_any_format(name: str) -> None:
     tokenizer = tokenizer_of(name)

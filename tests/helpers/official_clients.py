@@ -16,7 +16,7 @@ def http_client(service: Service, endpoints: Sequence[Endpoint]) -> Any:
     async def answer(request: Any) -> Any:
         (endpoint,) = [endpoint for endpoint in endpoints if endpoint.path == request.url.path]
         try:
-            found = await ask(service, endpoint, json.loads(request.content))
+            found = await ask(service, endpoint, json.loads(request.content or b"{}"))
         except RequestError as error:
             return httpx2.Response(error.status, json=endpoint.error(error))
         if isinstance(found, dict):
@@ -35,9 +35,9 @@ async def events(stream: EventStream, *, alive_after: int | None = None) -> list
     """The data of a stream's events; alive_after: how many pieces come before a sign of life is asked for."""
     texts = []
     async for text in stream.events:
+        texts.append(text)
         if len(texts) == alive_after:
             texts.append(stream.alive())
-        texts.append(text)
     found = [dict(_field(line) for line in text.splitlines()) for text in "".join(texts).split("\n\n") if text]
     told = [json.loads(fields["data"]) for fields in found if "data" in fields]
     assert [fields["event"] for fields in found if "data" in fields] == [data["type"] for data in told]
@@ -50,6 +50,9 @@ def _field(line: str) -> tuple[str, str]:
 
 
 async def _bytes(stream: EventStream) -> AsyncIterator[bytes]:
+    count = 0
     async for event in stream.events:
         yield event.encode()
-        yield stream.alive().encode()
+        count += 1
+        if count == 2:
+            yield stream.alive().encode()

@@ -6,13 +6,18 @@ from pydantic import Field
 
 from ...generation import THE_ANSWER
 from ..endpoint import Body
-from ..fields import Fields, Limit, StopTexts
+from ..fields import Count, Fields, Flag, Limit, Number, StopTexts, Whole
 from ..question import Service
 from .hints import HINTS
 
 MOST_ANSWERS = 128
 """To one request."""
 _STRIDE = 0x9E3779B97F4A7C15  # of seeds: far apart, and different for as many answers as there are
+
+Share = Annotated[Number, Field(ge=0, le=1)]
+Penalty = Annotated[Number, Field(ge=-2, le=2)]
+Bias = Annotated[Number, Field(ge=-100, le=100)]
+TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 
 # Passed on as they are: what the request does not say is left to the model's generation_config.json.
 _SAMPLING = (
@@ -32,8 +37,8 @@ _SAMPLING = (
 class StreamOptions(Fields):
     """What else a stream tells. Padding against listeners, `include_obfuscation`, is not among it."""
 
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
+    include_usage: Flag | None = None
+    include_obfuscation: Flag | None = None
 
 
 class AnswerBody(Body):
@@ -42,20 +47,20 @@ class AnswerBody(Body):
     HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
 
     model: str | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
-    stream: bool | None = None
+    n: Annotated[Whole, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    stream: Flag | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Limit | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    repetition_context_size: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    temperature: Annotated[Number, Field(ge=0)] | None = None
+    top_p: Share | None = None
+    top_k: Count | None = None
+    min_p: Share | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
+    repetition_context_size: Count | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: dict[TokenId, Bias] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64)] | None = None
     stop: StopTexts | None = None
 
     @property

@@ -2,15 +2,16 @@
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from ...messages import ArgumentsDelta, CallEnd, CallStart, ContentDelta, Delta, ReasoningDelta, ToolCall
+from ...messages import Delta
 from .. import sse
 from ..collected import Collected, collect
 from ..endpoint import Endpoint, EventStream, Handled
+from ..parts import Begin, More, Part, Parts
 from ..question import Call, Service, Update
 from . import logprobs
 from .chat_body import ChatBody
@@ -72,30 +73,27 @@ async def handle(service: Service, body: ChatBody, call: Call) -> Handled:
     if body.stream:
         chunks = ChatChunks(
             {"object": "chat.completion.chunk", **head},
-            prompts=1,
             answers=body.answers,
             includes_usage=body.includes_usage,
         )
         return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)
     answers = await collect(answering)
-    finishes = {index: one.finish for index, one in enumerate(answers)}
     return {
         "object": "chat.completion",
         **head,
         "choices": [_choice(index, one, with_logprobs=bool(body.logprobs)) for index, one in enumerate(answers)],
-        "usage": usage_body(usage_of(finishes, body.answers)),
+        "usage": usage_body(usage_of({i: one.finish for i, one in enumerate(answers)}, body.answers)),
     }
 
 
 def _choice(index: int, one: Collected, *, with_logprobs: bool) -> dict[str, Any]:
-    answer = one.answer
-    calls = [_call(call) for call in answer.tool_calls]
-    message: dict[str, Any] = {
-        "role": "assistant",
-        "content": answer.content if answer.content or not calls else None,
-        "refusal": None,
-    }
-    message |= {"reasoning_content": answer.reasoning} if answer.reasoning else {}
+    parts = Parts()
+    for _ in parts.take(one.deltas):
+        pass
+    text, reasoning = ("".join(p.text for p in parts.parts if p.kind == kind) for kind in ("text", "reasoning"))
+    calls = [_call(part.name, part.text) for part in parts.parts if part.kind == "call"]
+    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    message |= {"reasoning_content": reasoning} if reasoning else {}
     message |= {"tool_calls": calls} if calls else {}
     return {
         "index": index,
@@ -106,11 +104,7 @@ def _choice(index: int, one: Collected, *, with_logprobs: bool) -> dict[str, Any
     }
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
-    return _started(call.name, call.arguments)
-
-
-def _started(name: str, arguments: str = "") -> dict[str, Any]:
+def _call(name: str, arguments: str = "") -> dict[str, Any]:
     """A call with an id of its own, which the client gives back with the result."""
     identifier = f"call_{secrets.token_hex(12)}"
     return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -119,17 +113,20 @@ def _started(name: str, arguments: str = "") -> dict[str, Any]:
 class ChatChunks(Chunks):
     """Chunks of a chat completion."""
 
+    def __init__(self, head: Mapping[str, Any], *, answers: int, includes_usage: bool) -> None:
+        super().__init__(head, prompts=1, answers=answers, includes_usage=includes_usage)
+        self._deltas = [_Deltas() for _ in range(answers)]
+
     def begin(self, index: int) -> Iterator[dict[str, Any]]:
         yield self._with(index, {"role": "assistant", "content": ""})
 
     def choices(self, update: Update) -> Iterator[dict[str, Any]]:
         told = {"logprobs": logprobs.of_chat(update.logprobs)} if update.logprobs else {}
-        for delta in update.deltas:
-            if (form := _delta(delta)) is not None:
-                # with the first of the content that they are of
-                goes_along = told if isinstance(delta, ContentDelta) else {}
-                yield self._with(update.index, form) | goes_along
-                told = {} if goes_along else told
+        for delta in self._deltas[update.index].take(update.deltas):
+            # with the first of the content that they are of
+            goes_along = told if "content" in delta else {}
+            yield self._with(update.index, delta) | goes_along
+            told = {} if goes_along else told
         if told:
             yield self._with(update.index, {}) | told
 
@@ -140,18 +137,26 @@ class ChatChunks(Chunks):
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
-def _delta(delta: Delta) -> dict[str, Any] | None:
-    match delta:
-        case ContentDelta(text):
-            return {"content": text}
-        case ReasoningDelta(text):
-            return {"reasoning_content": text}
-        case CallStart(index, name):
-            return {"tool_calls": [{"index": index, **_started(name)}]}
-        case ArgumentsDelta(index, text):
-            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
-        case CallEnd():
-            return None
+class _Deltas:
+    """One answer as deltas in OpenAI's form."""
+
+    def __init__(self) -> None:
+        self._parts = Parts()
+        self._calls = 0
+
+    def take(self, deltas: Sequence[Delta]) -> Iterator[dict[str, Any]]:
+        """What the next of the model's deltas make."""
+        for step in self._parts.take(deltas):
+            match step:
+                case Begin(Part(kind="call", name=name)):
+                    yield {"tool_calls": [{"index": self._calls, **_call(name)}]}
+                    self._calls += 1
+                case More(Part(kind="call"), text):
+                    yield {"tool_calls": [{"index": self._calls - 1, "function": {"arguments": text}}]}
+                case More(Part(kind="reasoning"), text):
+                    yield {"reasoning_content": text}
+                case More(_, text):
+                    yield {"content": text}
 
 
 CHAT = Endpoint("/v1/chat/completions", ChatBody, ChatCompletion, handle, error_body)

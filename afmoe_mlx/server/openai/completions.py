@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, StrictInt, model_validator
 
-from ...messages import ContentDelta
+from ...messages import ContentDelta, Delta
 from .. import sse
 from ..collected import Collected, collect
 from ..endpoint import Endpoint, EventStream, Handled
+from ..fields import Flag, Whole
 from ..question import Call, Question, Service, Update
 from . import logprobs
 from .body import MOST_ANSWERS, AnswerBody
@@ -18,7 +19,7 @@ from .stream import Chunks, usage_body, usage_of
 
 MOST_LOGPROBS = 20
 
-Ids = Annotated[list[StrictInt], Field(min_length=1)]
+Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
 Prompts = str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
 
 
@@ -27,9 +28,9 @@ class CompletionBody(AnswerBody):
 
     prompt: Prompts
     """A text or the ids of its tokens, or several."""
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    best_of: int | None = None
-    echo: bool | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    best_of: Whole | None = None
+    echo: Flag | None = None
     suffix: str | None = None
 
     @model_validator(mode="after")
@@ -93,21 +94,24 @@ async def handle(service: Service, body: CompletionBody, call: Call) -> Handled:
         chunks = TextChunks(head, prompts=len(body.prompts), answers=body.answers, includes_usage=body.includes_usage)
         return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)
     answers = await collect(answering)
-    finishes = {index: one.finish for index, one in enumerate(answers)}
     return {
         **head,
         "choices": [_choice(index, one, with_logprobs=body.logprobs is not None) for index, one in enumerate(answers)],
-        "usage": usage_body(usage_of(finishes, body.answers)),
+        "usage": usage_body(usage_of({i: one.finish for i, one in enumerate(answers)}, body.answers)),
     }
 
 
 def _choice(index: int, one: Collected, *, with_logprobs: bool) -> dict[str, Any]:
     return {
         "index": index,
-        "text": one.answer.content,
+        "text": _text_of(one.deltas),
         "logprobs": logprobs.of_text(one.logprobs, 0) if with_logprobs else None,
         "finish_reason": one.finish.reason,
     }
+
+
+def _text_of(deltas: Sequence[Delta]) -> str:
+    return "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
 
 
 class TextChunks(Chunks):
@@ -121,7 +125,7 @@ class TextChunks(Chunks):
         yield self.choice(index)
 
     def choices(self, update: Update) -> Iterator[dict[str, Any]]:
-        text = "".join(delta.text for delta in update.deltas if isinstance(delta, ContentDelta))
+        text = _text_of(update.deltas)
         if not text and not update.logprobs:
             return
         told = None

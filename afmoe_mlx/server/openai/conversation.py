@@ -17,7 +17,7 @@ class Part(BaseModel):
     @model_validator(mode="after")
     def _is_text(self) -> Self:
         if self.text is None and self.refusal is None:
-            raise ValueError(f"{self.type[:80]!r} is not supported: the model sees text alone")
+            raise ValueError(f"a part of type {self.type[:80]!r} has no text: the model sees nothing else")
         return self
 
     @property

@@ -53,7 +53,9 @@ class Chunks(ABC):
             for index in self._open:  # clients wait for it, and an answer that broke off is not whole
                 yield self._event([self.choice(index, "length")])
         if self._includes_usage:
-            yield self._event([], usage_body(usage_of(self._finishes, self._answers)))
+            known = Usage(answering.prompt_tokens, answering.cached_tokens)  # where no answer came to its end
+            usage = usage_of(self._finishes, self._answers) if self._finishes else known
+            yield self._event([], usage_body(usage))
         yield sse.event(DONE)
 
     @abstractmethod
@@ -87,7 +89,7 @@ class Chunks(ABC):
 
 
 def usage_of(finishes: Mapping[int, Finish], answers: int) -> Usage:
-    """Of the answers by number, of which so many are to each prompt."""
+    """Of answers by their numbers, of which so many are to each prompt."""
     first: dict[int, Finish] = {}
     for index in sorted(finishes):
         first.setdefault(index // answers, finishes[index])

@@ -6,7 +6,7 @@ the request, or of what configures it, is refused by name unless it is among the
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from ..endpoint import Body
 from ..fields import Fields
@@ -26,7 +26,14 @@ HINTS = OPENAI_HINTS | {
 class TextPart(BaseModel):
     """Text."""
 
-    type: Literal["input_text", "output_text", "text", "summary_text", "reasoning_text"]
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+
+
+class ReasoningPart(BaseModel):
+    """Text of reasoning."""
+
+    type: Literal["reasoning_text", "summary_text"]
     text: str
 
 
@@ -69,22 +76,22 @@ class ReasoningItem(BaseModel):
     """Reasoning, by the first of these fields that has a text."""
 
     type: Literal["reasoning"] = "reasoning"
-    content: list[TextPart] | None = None
-    summary: list[TextPart] | None = None
+    content: list[ReasoningPart] | None = None
+    summary: list[ReasoningPart] | None = None
     encrypted_content: str | None = None
 
 
-def _item_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "message" if kind is None else str(kind)
+def _typed(value: Any) -> Any:
+    """An item; one that says nothing of its type is a message."""
+    return {**value, "type": "message"} if isinstance(value, dict) and value.get("type") is None else value
 
 
 Item = Annotated[
-    Annotated[MessageItem, Tag("message")]
-    | Annotated[FunctionCallItem, Tag("function_call")]
-    | Annotated[FunctionCallOutputItem, Tag("function_call_output")]
-    | Annotated[ReasoningItem, Tag("reasoning")],
-    Discriminator(_item_tag),
+    Annotated[
+        MessageItem | FunctionCallItem | FunctionCallOutputItem | ReasoningItem,
+        Field(discriminator="type"),
+    ],
+    BeforeValidator(_typed),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..conversation import Conversation
 from ..errors import RequestError
 from ..question import Question
-from ..tools import check_form, function_tool, log_left_out
+from ..tools import choice_beside, function_tool, log_left_out
 from .forms import (
     AllowedTools,
     FunctionCallItem,
@@ -29,19 +29,15 @@ _NO_EFFORTS = ("none", "minimal")
 _SEAL = "afmoe-mlx:"
 
 
-def question_of(body: ResponsesBody, *, context: int, request: str) -> Question:
-    """What a request asks for; context: tokens that the model takes. RequestError for what is not supported.
-
-    request: its id, for the log.
-    """
+def question_of(body: ResponsesBody, request: str) -> Question:
+    """What a request asks for; RequestError for what is not supported. request: its id, for the log."""
     _check_supported(body)
     log_left_out((tool.type for tool in body.tools or () if not isinstance(tool, FunctionTool)), request)
     tools, form = offered_tools(body), _form(body)
-    check_form(form, tools, "text.format")
     options = {
-        "tool_choice": _chosen(body),
+        "tool_choice": choice_beside(form, _chosen(body), tools, "text.format"),
         "json_schema": form,
-        "max_tokens": None if body.max_output_tokens is None else min(body.max_output_tokens, context),
+        "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
     }
@@ -138,7 +134,8 @@ def _text(content: str | Sequence[TextPart | RefusalPart] | None) -> str:
 
 
 def _reasoning(item: ReasoningItem) -> str:
-    told = _text(item.content) or "\n\n".join(part.text for part in item.summary or ())
+    told = "".join(part.text for part in item.content or ())
+    told = told or "\n\n".join(part.text for part in item.summary or ())
     return told or unsealed(item.encrypted_content or "")
 
 

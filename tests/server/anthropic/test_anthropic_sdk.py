@@ -12,6 +12,7 @@ import pytest
 from afmoe_mlx.server.anthropic import ENDPOINTS
 from afmoe_mlx.server.anthropic.errors import error_body
 from afmoe_mlx.server.errors import ContextLengthError, RequestError
+from afmoe_mlx.server.openai.models import model
 from helpers.fake_engine import FakeTokenizer
 from helpers.fake_service import FakeService
 from helpers.official_clients import ask, events, http_client
@@ -183,3 +184,10 @@ def test_a_failure_in_the_middle_is_raised_by_the_package_and_the_stream_ends_al
     ]
     assert told[-2]["delta"]["stop_reason"] == "max_tokens"
     assert json.dumps(error_body(failing.failure)) == json.dumps(told[3])  # type: ignore[arg-type]
+
+
+def test_the_model_that_is_served_is_told_as_the_package_says() -> None:
+    from anthropic.types import ModelInfo
+
+    found = model(service())
+    assert ModelInfo.model_validate(found).max_input_tokens == found["max_model_len"] - 1

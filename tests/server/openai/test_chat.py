@@ -85,7 +85,7 @@ def test_calls_come_with_ids_of_their_own_beside_content_and_reasoning() -> None
     (choice,) = ask(CHAT, service(TWO_CALLS), **CALLED)["choices"]
     message = choice["message"]
     assert told(message, choice["finish_reason"]) == {
-        "content": "X\n Y",
+        "content": "X Y",
         "reasoning": "\nHm.\n",
         "calls": [["f", '{"a": "é"}'], ["g", "{}"]],
         "reason": "tool_calls",
@@ -131,7 +131,7 @@ def test_a_stream_that_fails_tells_it_and_still_ends(after: int, is_known: bool,
     found = service("abcdef", failure=error, fails_after=after)
     told = data(events(CHAT, found, **HELLO, n=n, stream_options={"include_usage": True}))
     assert told.pop() == "[DONE]"
-    assert "total_tokens" in told.pop()["usage"]
+    assert told.pop()["usage"]["prompt_tokens"] == 7
     failures = [event for event in told if "error" in event]
     answers = added_up([event for event in told if "error" not in event])
     if found.fails_after < 3 * n:
@@ -222,6 +222,7 @@ def test_options_reach_the_engine_by_its_names() -> None:
         "frequency_context_size": THE_ANSWER,
     }
     assert question(max_tokens=5, max_completion_tokens=9).options == {"max_tokens": 9}
+    assert question(max_tokens=5.0, temperature=1).options == {"max_tokens": 5, "temperature": 1.0}
     assert question(max_tokens=-1).options == {"max_tokens": 4096}
     assert question(reasoning_budget=0).options == {"reasoning_budget": 0}
 
@@ -262,13 +263,13 @@ def test_messages_are_taken_in_every_form_that_clients_send() -> None:
     ("choice", "offered", "added"),
     [
         (None, TOOLS, {}),
-        ("auto", TOOLS, {}),
-        ("none", None, {}),
-        ("required", TOOLS, {"tools": TOOLS, "tool_choice": "required"}),
+        ("auto", TOOLS, {"tool_choice": "auto"}),
+        ("none", None, {"tool_choice": "none"}),
+        ("required", TOOLS, {"tool_choice": "required"}),
         (
             {"type": "function", "function": {"name": "g"}},
             TOOLS,
-            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            {"tool_choice": {"type": "function", "function": {"name": "g"}}},
         ),
     ],
 )
@@ -303,6 +304,13 @@ def test_a_response_format_holds_the_answer(form: dict[str, Any], options: dict[
     assert question(response_format=form).options == options
 
 
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_a_response_format_leaves_the_choice_of_tools_that_may_be_called(choice: str | None) -> None:
+    asked = question(tools=TOOLS, tool_choice=choice, response_format={"type": "json_object"})
+    assert asked.tools == TOOLS
+    assert asked.options == {"json_schema": {"type": "object"}, "tool_choice": "auto"}
+
+
 @pytest.mark.parametrize(("effort", "thinks"), [("none", False), ("minimal", False), ("low", True), ("max", True)])
 def test_reasoning_effort_is_a_variable_of_the_template(effort: str, thinks: bool) -> None:
     expected = {"reasoning_effort": effort, "enable_thinking": thinks}
@@ -318,6 +326,15 @@ def test_reasoning_effort_is_a_variable_of_the_template(effort: str, thinks: boo
         ({"messages": [{"content": [{"type": "image_url", "image_url": {}}]}]}, "image_url"),
         ({"messages": [{"role": "function", "name": "f", "content": "1"}]}, "role"),
         ({"n": 0}, "n"),
+        ({"n": "2"}, "n"),
+        ({"stream": 1}, "stream"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"stop": ["a", ""]}, "stop"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
@@ -343,7 +360,7 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], named:
     ("fields", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
 def test_a_request_that_contradicts_itself_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
