@@ -81,8 +81,7 @@ class ModelService:
         self._memory = Memory(model.config, model.dtype, model.kv_quantization, workspace=workspace)
         self._renderer = Renderer(
             tokenizer,
-            context=self.context,
-            vocab_size=model.config.vocab_size,
+            config=model.config,
             limit=self._memory.limit,
             max_tokens=max_tokens,
             template_variables=template_variables or {},
@@ -151,6 +150,7 @@ class ModelService:
         rows = min(len(rendered), self._max_rows)
         self._check_open()
         answers = Answers(rendered, self._tokenizer, call, rows=rows, needed=sum(needed[:rows]), cancel=self._cancel)
+        self._memory.check(answers.job)
         self._engine.submit(answers.job)
         self._jobs.add(answers.job)
         return answers
