@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from .client_lines import without_client_lines
-
 
 class Conversation:
     """Messages for a chat template: neighbours of one role become one message, as templates expect turns.
@@ -12,13 +10,9 @@ class Conversation:
     """
 
     def __init__(self) -> None:
-        self._messages: list[dict[str, Any]] = []
-        self._tools: dict[str, str] = {}  # by the ids of their calls
-
-    @property
-    def messages(self) -> list[Any]:
+        self.messages: list[dict[str, Any]] = []
         """As `Question.messages`."""
-        return without_client_lines(self._messages)
+        self._tools: dict[str, str] = {}  # by the ids of their calls
 
     def text(self, role: str, text: str) -> None:
         """role: system, user or assistant."""
@@ -42,10 +36,10 @@ class Conversation:
     def result(self, call_id: str, text: str) -> None:
         """What a call came to."""
         name = {"name": self._tools[call_id]} if call_id in self._tools else {}
-        self._messages.append({"role": "tool", "tool_call_id": call_id, **name, "content": text})
+        self.messages.append({"role": "tool", "tool_call_id": call_id, **name, "content": text})
 
     def _message(self, role: str) -> dict[str, Any]:
         """The last message, if it is of this role, else a new one."""
-        if not self._messages or self._messages[-1]["role"] != role:
-            self._messages.append({"role": role, "content": ""})
-        return self._messages[-1]
+        if not self.messages or self.messages[-1]["role"] != role:
+            self.messages.append({"role": role, "content": ""})
+        return self.messages[-1]

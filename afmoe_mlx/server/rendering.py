@@ -10,6 +10,7 @@ from ..messages import AnswerReader, for_template
 from ..messages.reasoning import opened_by
 from ..messages.tool_formats import format_of
 from ..tokenizer import Tokenizer
+from .client_lines import without_client_lines
 from .errors import ContextLengthError, RequestError
 from .question import Question
 
@@ -109,7 +110,7 @@ class Renderer:
         return self._tokenizer.encode(text, add_special_tokens=False)  # a template writes its own special tokens
 
     def _text_of(self, question: Question, tools: Sequence[Mapping[str, Any]] | None) -> str:
-        messages = list(question.messages)
+        messages = without_client_lines(question.messages)
         if not messages:
             raise InputError("there are no messages: expected one at least")
         if tools and format_of(self._tokenizer) is None:

@@ -96,10 +96,12 @@ def test_the_second_prompt_extends_the_first_and_its_answer(protocol: str, answe
     endpoint, request, tool = PROTOCOLS[protocol]
     tokenizer = Tokenizer(byte_level(), special_tokens=SPECIAL_TOKENS, chat_templates={"default": template})
     service = FakeService(tokenizer, [written])
-    renderer = Renderer(tokenizer, context=10**5, vocab_size=300, max_tokens=9, template_variables={})
+    renderer = Renderer(
+        tokenizer, context=10**5, vocab_size=300, limit=lambda _, wanted: wanted, max_tokens=9, template_variables={}
+    )
 
     def prompt(question: Question) -> str:
-        return tokenizer.decode(renderer.render(question).prompt)
+        return tokenizer.decode(renderer.render([question])[0].prompt)
 
     async def converse() -> None:
         fields = {"model": "tiny", "tools": [tool]}

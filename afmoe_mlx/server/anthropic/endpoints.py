@@ -12,14 +12,14 @@ from .questions import question_of
 
 
 async def _messages(service: Service, body: MessagesBody, call: Call) -> Handled:
-    question = question_of(body, context=service.context, request=call.id)
+    question = question_of(body, call.id)
     shown = getattr(body.thinking, "display", None) != "omitted"
     writer = MessageWriter(await service.ask([question], call), service.name, shows_thinking=shown)
     return EventStream(await sse.begun(writer.events()), writer.alive) if body.stream else await writer.whole()
 
 
 async def _count_tokens(service: Service, body: CountTokensBody, call: Call) -> dict[str, Any]:
-    question = question_of(body, context=service.context, request=call.id)
+    question = question_of(body, call.id)
     return TokenCount(input_tokens=await service.count_tokens(question)).model_dump()
 
 

@@ -34,18 +34,15 @@ INVALID = "INVALID_JSON"
 """In an input that is to be an object, the key of arguments that are none: what Anthropic tells clients to send."""
 
 
-def question_of(body: Prompted, *, context: int, request: str) -> Question:
-    """What a request asks for; context: tokens that the model takes. RequestError for what is not supported.
-
-    request: its id, for the log.
-    """
+def question_of(body: Prompted, request: str) -> Question:
+    """What a request asks for; RequestError for what is not supported. request: its id, for the log."""
     _check_supported(body)
     log_left_out((tool.type for tool in body.tools or () if isinstance(tool, OtherTool)), request)
     tools = _tools(body)
     options: dict[str, Any] = {"tool_choice": _chosen(body.tool_choice)}
     if isinstance(body, MessagesBody):
         options |= {
-            "max_tokens": min(body.max_tokens, context),
+            "max_tokens": body.max_tokens,
             "temperature": body.temperature,
             "top_p": body.top_p,
             "top_k": body.top_k,

@@ -10,7 +10,7 @@ from .questions import question_of
 
 
 async def _responses(service: Service, body: ResponsesBody, call: Call) -> Handled:
-    question = question_of(body, context=service.context, request=call.id)
+    question = question_of(body, call.id)
     writer = ResponseWriter(await service.ask([question], call), body, service.name)
     return EventStream(await sse.begun(writer.events()), writer.alive) if body.stream else await writer.whole()
 

@@ -28,11 +28,8 @@ from .forms import (
 _SEAL = "afmoe-mlx:"
 
 
-def question_of(body: ResponsesBody, *, context: int, request: str) -> Question:
-    """What a request asks for; context: tokens that the model takes. RequestError for what is not supported.
-
-    request: its id, for the log.
-    """
+def question_of(body: ResponsesBody, request: str) -> Question:
+    """What a request asks for; RequestError for what is not supported. request: its id, for the log."""
     _check_supported(body)
     log_left_out((tool.type for tool in body.tools or () if not isinstance(tool, FunctionTool)), request)
     tools, form = offered_tools(body), _form(body)
@@ -41,7 +38,7 @@ def question_of(body: ResponsesBody, *, context: int, request: str) -> Question:
         "reasoning_budget": reasoning_budget(effort),
         "tool_choice": choice_beside(form, _chosen(body), tools, "text.format"),
         "json_schema": form,
-        "max_tokens": None if body.max_output_tokens is None else min(body.max_output_tokens, context),
+        "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
     }

@@ -28,7 +28,7 @@ CALL = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
 
 def question(**fields: Any) -> Question:
     body = check(MessagesBody, HELLO | fields, ignore_unknown=False)
-    return question_of(body, context=4096, request="1")
+    return question_of(body, "1")
 
 
 def user(*blocks: Any) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def text(text: str, **more: Any) -> dict[str, Any]:
 
 def test_a_conversation_of_blocks_is_one_of_messages() -> None:
     asked = question(
-        system=[text("x-anthropic-billing-header: cch=1;"), text("Be brief.", cache_control={"type": "ephemeral"})],
+        system=[text("Be brief.", cache_control={"type": "ephemeral"}), text("Be kind.")],
         messages=[
             {"role": "system", "content": "Now."},
             user(text("One.", citations=None), text("Two.")),
@@ -69,7 +69,7 @@ def test_a_conversation_of_blocks_is_one_of_messages() -> None:
         {"id": "2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
     ]
     assert asked.messages == [
-        {"role": "system", "content": "Be brief.\n\nNow."},
+        {"role": "system", "content": "Be brief.\nBe kind.\n\nNow."},
         {"role": "user", "content": "One.\nTwo."},
         {"role": "assistant", "content": "I look.\n", "reasoning_content": "Hm.", "tool_calls": calls},
         {"role": "tool", "tool_call_id": "1", "name": "f", "content": "a\nb"},
@@ -90,7 +90,6 @@ def test_an_answer_that_has_begun_is_gone_on_with() -> None:
 @pytest.mark.parametrize(
     ("fields", "options", "variables"),
     [
-        ({"max_tokens": 128_000}, {"max_tokens": 4096}, {}),
         (
             {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "stop_sequences": ["x"]},
             {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "stop": ["x"]},

@@ -28,7 +28,7 @@ SCHEMA = {"type": "json_schema", "name": "n", "schema": {"type": "array"}, "stri
 
 def question(**fields: Any) -> Question:
     body = check(ResponsesBody, HELLO | fields, ignore_unknown=False)
-    return question_of(body, context=4096, request="1")
+    return question_of(body, "1")
 
 
 def test_items_are_a_conversation_of_messages() -> None:
@@ -77,7 +77,7 @@ def test_items_are_a_conversation_of_messages() -> None:
 @pytest.mark.parametrize(
     ("fields", "options", "variables"),
     [
-        ({"max_output_tokens": 10**6, "temperature": 0.5, "top_p": 0.9}, {"max_tokens": 4096}, {}),
+        ({"max_output_tokens": 10**6, "temperature": 0.5, "top_p": 0.9}, {"max_tokens": 10**6}, {}),
         ({"max_output_tokens": 1, "reasoning": {}, "text": {}, "tools": []}, {"max_tokens": 1}, {}),
         (
             {"reasoning": {"effort": "high", "summary": "auto"}},
