@@ -7,7 +7,7 @@ from typing import Any
 from ..conversation import Conversation
 from ..errors import RequestError
 from ..question import Question
-from ..tools import check_form, function_tool, log_left_out
+from ..tools import check_form, checked, function_tool, log_left_out
 from .forms import (
     AllowedTools,
     FunctionCallItem,
@@ -49,7 +49,7 @@ def question_of(body: ResponsesBody, request: str) -> Question:
             options["reasoning_budget"] = 0  # for a model that would think whatever its template is told
     return Question(
         messages=_messages(body),
-        tools=[function_tool(tool.name, tool.description, tool.parameters) for tool in tools] or None,
+        tools=checked([function_tool(tool.name, tool.description, tool.parameters) for tool in tools]),
         options={name: value for name, value in options.items() if value is not None},
         template_variables=variables,
         parallel_tool_calls=body.parallel_tool_calls is not False,

@@ -149,6 +149,7 @@ def test_tools_that_are_not_allowed_are_not_shown() -> None:
             "'x'",
         ),
         ({"tools": [TOOL], "text": {"format": SCHEMA}}, "text.format"),
+        ({"tools": [TOOL, TOOL]}, "'f'"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"top_logprobs": 21}, "top_logprobs"),
     ],
