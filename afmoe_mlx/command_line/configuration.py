@@ -20,6 +20,8 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "a number"),
     "str": ((str,), "text"),
     "guesses": ((int, bool), "a number of tokens, or true"),
+    "byte_size": ((int, str), 'bytes, or such as "32MB"'),
+    "duration": ((int, float, str), 'seconds, or such as "10m"'),
 }
 # What `stream_generate` calls an option that is short here.
 SPELLED_OUT = {"temp": "temperature"}

@@ -25,13 +25,12 @@ class Answers:
         *,
         rows: int,
         needed: int,
-        cancel: Callable[[Job], None],
+        cancel: Callable[[Job, int | None], None],
     ) -> None:
-        """rows, needed: the job's. cancel: ends it before its time."""
+        """rows, needed: the job's. cancel: ends it before its time, or one of its answers."""
         self._call, self._cancel = call, cancel
         self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
-        self._readings = [_Reading(i, question, tokenizer) for i, question in enumerate(questions)]
-        self._open = len(questions)
+        self._readings = {i: _Reading(i, question, tokenizer) for i, question in enumerate(questions)}
         self.prompt_tokens, self.cached_tokens = len(questions[0].prompt), 0
         self.job = Job(questions, call.owner, rows, needed, self._told.put_nowait)
         call.prompt_tokens = sum(len(prompt) for prompt in {id(q.prompt): q.prompt for q in questions}.values())
@@ -40,24 +39,25 @@ class Answers:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        if self._open or any(reading.is_cut for reading in self._readings):
-            self._cancel(self.job)
-        if self._open:
+        if self._readings:
+            self._cancel(self.job, None)
             self._call.reason = self._call.reason or "removed"
         self._call.seconds = time.perf_counter() - self._call.began
 
     async def __aiter__(self) -> AsyncIterator[Update]:
-        while self._open:
+        while self._readings:
             told = await self._told.get()
             if isinstance(told, RequestError):
-                self._open, self._call.reason = 0, told.code or str(told.status)
+                self._readings, self._call.reason = {}, told.code or str(told.status)
                 raise told
-            if self._readings[told.index].is_cut:
+            if (reading := self._readings.get(told.index)) is None:  # it has been ended, and this was under way
                 continue
-            if told.index == 0:
-                self.cached_tokens = told.cached_tokens
-            update = self._readings[told.index].update(told)
+            update = reading.update(told)
             self._count(told, update.finish)
+            if update.finish is not None:
+                del self._readings[told.index]
+                if told.finish_reason is None:
+                    self._cancel(self.job, told.index)
             if update.deltas or update.logprobs or update.finish:
                 yield update
 
@@ -66,8 +66,9 @@ class Answers:
         call.completion_tokens += 1
         if call.first_token is None:
             call.first_token = time.perf_counter() - call.began
+        if piece.index == 0:
+            self.cached_tokens = piece.cached_tokens
         if finish is not None:
-            self._open -= 1
             call.reason, call.cached_tokens = finish.reason, call.cached_tokens + piece.cached_tokens
 
 
@@ -75,25 +76,23 @@ class _Reading:
     """One answer as it is read."""
 
     def __init__(self, index: int, question: Rendered, tokenizer: Tokenizer) -> None:
-        self._index, self._reader = index, question.reader(tokenizer)
-        self._is_one_call = not question.parallel_tool_calls
-        self.is_cut = False
-        """Whether it was over with the end of its first call, whatever else is written."""
+        self._index, self._reader, self._takes_all = index, question.reader(tokenizer), question.parallel_tool_calls
         self._logprobs = _ContentLogprobs()
         self._reasoning_tokens = 0
 
     def update(self, piece: Piece) -> Update:
         """What comes of its next token."""
-        reader, is_last = self._reader, piece.finish_reason is not None
+        reader, reason, is_last = self._reader, piece.finish_reason, piece.finish_reason is not None
         was_reasoning = reader is not None and reader.is_reasoning
         deltas = self._deltas(piece.text, is_last=is_last)
-        if self._is_one_call and (end := _first_end(deltas)):
-            deltas, self.is_cut, is_last = deltas[:end], True, True
         self._reasoning_tokens += was_reasoning or any(isinstance(delta, ReasoningDelta) for delta in deltas)
         logprobs: Sequence[TokenLogprob] = ()
         if piece.logprob is not None:
             logprobs = self._logprobs.told(piece, deltas, "" if reader is None or is_last else reader.held)
-        return Update(self._index, deltas, logprobs, self._finish(piece) if is_last else None)
+        ends = [i for i, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)]
+        if ends and not self._takes_all:
+            deltas, reason = deltas[: ends[0]], "stop"
+        return Update(self._index, deltas, logprobs, self._finish(piece, reason) if reason else None)
 
     def _deltas(self, text: str, *, is_last: bool) -> list[Delta]:
         if self._reader is None:
@@ -101,11 +100,10 @@ class _Reading:
         deltas = self._reader.feed(text) if text else []
         return [*deltas, *self._reader.finish()] if is_last else deltas
 
-    def _finish(self, piece: Piece) -> Finish:
-        reason = piece.finish_reason or "stop"
+    def _finish(self, piece: Piece, reason: str) -> Finish:
         has_calls = self._reader is not None and bool(self._reader.answer.tool_calls)
         return Finish(
-            "tool_calls" if self.is_cut or (has_calls and reason == "stop") else reason,
+            "tool_calls" if has_calls and reason == "stop" else reason,
             prompt_tokens=piece.prompt_tokens,
             cached_tokens=piece.cached_tokens,
             completion_tokens=piece.generation_tokens,
@@ -113,11 +111,6 @@ class _Reading:
             stop_sequence=piece.stop,
             violation=piece.violation,
         )
-
-
-def _first_end(deltas: Sequence[Delta]) -> int:
-    """How many deltas there are up to the first end of a call, 0 if none ends."""
-    return next((count for count, delta in enumerate(deltas, 1) if isinstance(delta, CallEnd)), 0)
 
 
 class _ContentLogprobs:

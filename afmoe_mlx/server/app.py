@@ -1,5 +1,6 @@
 """`App`: the ASGI app in front of a `Service`, from the checks of a request to its line in the log."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -67,6 +68,9 @@ class App:
             await self._admit(exchange)
         except ClientGoneError:
             code = call.reason = "removed"
+        except asyncio.CancelledError:
+            code = call.reason = "stopped"
+            raise
         except RequestError as error:
             code = call.reason = error.code or str(error.status)
             await self._refuse(exchange, error)
@@ -150,7 +154,7 @@ class _Handler:
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    raise RequestError(404, f"there is nothing at {scope['path'][:200]}", code="not_found")
+    raise RequestError(404, f"there is nothing at {scope['path'][:200]}: see /openapi.json", code="not_found")
 
 
 async def _unused(message: Any) -> None:

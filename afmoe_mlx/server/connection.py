@@ -1,11 +1,13 @@
-"""`Connection`: uvicorn's, with an end to clients that send or read too slowly."""
+"""`Connection`: uvicorn's, with an end to clients that send or read too slowly, and errors in JSON."""
 
 import asyncio
+import json
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+from .errors import RequestError
+from .openapi import error_body
 
 
 class Connection(H11Protocol):
@@ -20,19 +22,20 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._reading = self.loop.call_later(self.read_timeout, self._too_slow)
+        self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop(self._reading, self._writing)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        was_answered, cycle = self.conn.our_state is h11.DONE, self.cycle
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._stop(self._reading)
             self._reading = None
-        elif self._reading is None:
-            self._reading = self.loop.call_later(self.read_timeout, self._too_slow)
+        elif self._reading is None or (was_answered and (self.conn.their_state is h11.IDLE or self.cycle is not cycle)):
+            self._await_request()  # the next one
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -42,12 +45,24 @@ class Connection(H11Protocol):
         super().resume_writing()
         self._stop(self._writing)
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(RequestError(400, msg, code="invalid_http"))
+
+    def _await_request(self) -> None:
+        self._stop(self._reading)
+        self._reading = self.loop.call_later(self.read_timeout, self._too_slow)
+
     def _too_slow(self) -> None:
         if self.conn.their_state is h11.IDLE:
-            self.transport.write(SLOW)
-            self.transport.close()
+            self._refuse(RequestError(408, "no request came in time", code="request_timeout"))
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()  # what is left of a request that was answered without it
+
+    def _refuse(self, error: RequestError) -> None:
+        body = json.dumps(error_body(error)).encode()
+        head = f"HTTP/1.1 {error.status} {STATUS_PHRASES[error.status].decode()}\r\ncontent-type: application/json\r\n"
+        self.transport.write(f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body)
+        self.transport.close()
 
     @staticmethod
     def _stop(*timers: asyncio.TimerHandle | None) -> None:

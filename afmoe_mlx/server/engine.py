@@ -77,7 +77,7 @@ class Engine:
         self._writer: Writer | None = None
         self._failures = self._turns = self._counted = 0
         self._stepped: float | None = None
-        self._is_stopping = False
+        self._is_stopping = self._is_over = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -87,13 +87,15 @@ class Engine:
         """Answer a job when its turn comes; RequestError if too many wait."""
         self._queue.put(job)
         self._commands.put(lambda: None)
+        if self._is_over and self._queue.take(job):
+            raise unavailable("the engine is not running")
 
-    def cancel(self, job: Job) -> None:
-        """End a job before its time: what it holds is free within a step."""
-        if self._queue.take(job):
+    def cancel(self, job: Job, index: int | None = None) -> None:
+        """End a job before its time, or one of its answers: what it holds is free within a step."""
+        if index is None and self._queue.take(job):
             job.is_over = True
         else:
-            self._commands.put(lambda: self._end(job))
+            self._commands.put(lambda: self._end(job, index))
 
     def stop(self) -> None:
         """End all jobs and the thread."""
@@ -134,6 +136,7 @@ class Engine:
         except BaseException:
             _log.exception("the engine's thread has ended")
         finally:
+            self._is_over = True
             self._fail(unavailable("the engine is not running"), *self._jobs, *self._queue.clear())
             if self._writer is not None:
                 self._writer.flush()
@@ -229,10 +232,10 @@ class Engine:
         gc.collect()
         mx.clear_cache()
 
-    def _end(self, job: Job) -> None:
-        job.is_over = True
+    def _end(self, job: Job, index: int | None = None) -> None:
+        job.is_over = job.is_over or index is None
         if self._writer is not None:
-            self._writer.end(job)
+            self._writer.end(job, index)
             self._count(self._writer)
 
     def _fail(self, error: RequestError, *jobs: Job) -> None:

@@ -76,7 +76,7 @@ def error_headers(error: RequestError) -> dict[str, str]:
     match error.status:
         case 401:
             found["www-authenticate"] = "Bearer"
-        case 408 | 413:
+        case 408:  # whereas of a request that is too large the rest is read, so that its client sees why
             found["connection"] = "close"
         case 426:
             found |= {"upgrade": "HTTP/1.1", "connection": "upgrade"}

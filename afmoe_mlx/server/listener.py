@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -13,6 +14,8 @@ from starlette.types import ASGIApp
 from .address import taken
 from .connection import Connection
 from .settings import Settings
+
+_log = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 # Seconds in which answers that were ended are told to be.
@@ -64,6 +67,11 @@ def listen(
     _Listener(config, service, ready=ready, grace=settings.grace).run([listening])
 
 
+def _log_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """In place of asyncio's, which prints a traceback: no file descriptors left, for instance."""
+    _log.error(context["message"], exc_info=context.get("exception"))
+
+
 class _Listener(uvicorn.Server):
     """uvicorn's, which begins and ends the service, and whose second signal is obeyed by the system."""
 
@@ -72,6 +80,7 @@ class _Listener(uvicorn.Server):
         self._service, self._ready, self._grace = service, ready, grace
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(_log_trouble)
         self._service.start()
         await super().startup(sockets)
         self._ready()

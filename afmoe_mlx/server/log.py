@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from .question import Call
 
 def log_request(call: Call, status: int, *, as_json: bool) -> None:
     """Write a finished request's line to stderr."""
-    note(json.dumps(_fields(call, status)) if as_json else _words(call, status))
+    _write(json.dumps(_fields(call, status)) if as_json else _words(call, status))
 
 
 class StderrHandler(logging.Handler):
@@ -22,7 +23,7 @@ class StderrHandler(logging.Handler):
         """Write a line."""
         words = f"{record.levelname.lower()}: {record.getMessage()}"
         error = record.exc_info[1] if record.exc_info else None
-        note(words if error is None else f"{words}: {type(error).__name__}{_place(error)}")
+        _write(words if error is None else f"{words}: {type(error).__name__}{_place(error)}")
 
 
 def log_to_stderr() -> None:
@@ -30,6 +31,11 @@ def log_to_stderr() -> None:
     logger = logging.getLogger(__package__.partition(".")[0])
     logger.propagate = False
     logger.handlers = [StderrHandler()]
+
+
+def _write(line: str) -> None:
+    with suppress(OSError, ValueError):  # nobody reads the log: that ends no request
+        note(line)
 
 
 def _place(error: BaseException) -> str:

@@ -37,6 +37,8 @@ async def read_json(headers: Mapping[str, str], receive: Receive, *, max_body: i
         raise RequestError(
             415, f"content-type is {kind[:80]!r}: expected application/json", code="unsupported_media_type"
         )
+    if (coding := headers.get("content-encoding", "identity")) != "identity":
+        raise RequestError(415, f"content-encoding is {coding[:80]!r}: expected none", code="unsupported_media_type")
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > max_body:
         raise _too_large(max_body)

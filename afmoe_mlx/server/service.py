@@ -180,6 +180,7 @@ class ModelService:
             if job.is_over:
                 self._jobs.discard(job)
 
-    def _cancel(self, job: Job) -> None:
-        self._jobs.discard(job)
-        self._engine.cancel(job)
+    def _cancel(self, job: Job, index: int | None) -> None:
+        if index is None:
+            self._jobs.discard(job)
+        self._engine.cancel(job, index)

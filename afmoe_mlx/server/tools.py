@@ -31,11 +31,15 @@ def log_left_out(kinds: Iterable[str], request: str) -> None:
         _log.warning("%s: left out tools that are no functions: %s", request, ", ".join(others))
 
 
-def check_form(form: Any, tools: Any, field: str) -> None:
-    """RequestError where an answer is to be held to a form, and may call tools: it could not be both."""
-    if form is not None and tools:
+def choice_beside(form: Any, choice: Any, tools: Any, field: str) -> Any:
+    """The `tool_choice` of an answer that may be held to a form: "auto" leaves it the choice of that and calls.
+
+    RequestError where a call is to be made in any case: it could not be both. field: the form's.
+    """
+    if form is None or not tools:
+        return choice
+    if choice not in (None, "auto", "none"):
         raise RequestError(
-            400,
-            f"an answer that is held to {field} cannot call tools: ask with one of them, or with tool_choice 'none'",
-            param=field,
+            400, f"an answer that has to call a tool cannot be held to {field}: ask with one of them", param=field
         )
+    return choice or "auto"

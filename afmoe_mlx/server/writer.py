@@ -65,12 +65,14 @@ class Writer:
         self._rows |= {answer: (job, index) for index, answer in enumerate(begun)}
         job.open = len(begun)
 
-    def end(self, job: Job) -> None:
-        """Let go of what a job holds."""
-        answers = [answer for answer, (owner, _) in self._rows.items() if owner is job]
-        for answer in answers:
+    def end(self, job: Job, index: int | None = None) -> None:
+        """Let go of what a job holds, or one of its answers."""
+        rows = [answer for answer, row in self._rows.items() if row[0] is job and index in (None, row[1])]
+        for answer in rows:
             del self._rows[answer]
-        self._answers.remove(*answers)
+        job.open -= len(rows)
+        job.is_over = not job.open
+        self._answers.remove(*rows)
 
     def step(self) -> Delivery:
         """What comes next of all answers; an error ends its job. EngineError if it was not one answer's fault."""
@@ -96,7 +98,6 @@ class Writer:
         job, index = self._rows[answer]
         if isinstance(what, Exception):
             self.end(job)
-            job.is_over = True
             return job, failure(what)
         if what.finish_reason:
             del self._rows[answer]

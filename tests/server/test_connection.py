@@ -1,6 +1,7 @@
 """Clients that send or read too slowly are left, and their answers ended; the others are not waited for."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ POST = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\n\r\n"
 
 
 class Hasty(Connection):
-    read_timeout = write_timeout = 0.05
+    read_timeout = write_timeout = 0.1
 
 
 class Torrent:
@@ -96,7 +97,7 @@ def test_a_connection_is_kept_between_whole_requests_and_each_has_its_time() -> 
         for _ in range(2):
             writer.write(POST + b"body")
             assert (await reader.readuntil(b"0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.15)
         writer.write(POST[:20])
         assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
 
@@ -111,6 +112,29 @@ def test_the_rest_of_a_request_that_is_answered_already_is_not_waited_for() -> N
         assert b"done" in answer
 
     with_client(lambda: Torrent(reads=False), half)
+
+
+def test_the_rest_of_a_request_that_is_answered_already_is_read_and_the_next_is_answered() -> None:
+    async def late(app: Torrent, reader: Any, writer: Any) -> None:
+        now = asyncio.get_running_loop().time
+        ends = now() + 2 * Hasty.read_timeout
+        while now() < ends:
+            writer.write(POST)
+            assert b"done" in await reader.readuntil(b"0\r\n\r\n")
+            await asyncio.sleep(Hasty.read_timeout / 10)
+            writer.write(b"body")
+
+    with_client(lambda: Torrent(reads=False), late)
+
+
+def test_what_is_no_http_is_refused_in_json() -> None:
+    async def mumble(app: Torrent, reader: Any, writer: Any) -> None:
+        writer.write(b"\x16\x03\x01 hello?\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["error"]["code"] == "invalid_http"
+
+    with_client(Torrent, mumble)
 
 
 def test_a_client_that_does_not_read_is_left() -> None:

@@ -1,4 +1,4 @@
-"""The server as a process: its address, slow clients, signals."""
+"""The server as a process: its address, its errors of one line, signals."""
 
 import http.client
 import json
@@ -47,36 +47,20 @@ def begin_stream(server: Served) -> http.client.HTTPResponse:
 
 
 def test_a_server_from_its_address_to_its_end(endless: str) -> None:
-    options = ("--read-timeout", "0.3", "--write-timeout", "0.5", "--grace", "0.5")
-    with serve(endless, *options, environment={"AFMOE_MLX_API_KEY": f"other,{SECRET}"}) as server:
+    with serve(endless, "--grace", "0.2", environment={"AFMOE_MLX_API_KEY": f"other,{SECRET}"}) as server:
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server.url)
-        slow = connect(server)
-        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n")
-        silent, idle = connect(server), connect(server)
         taken = run("serve", "--model", endless, "--port", str(server.port))
         assert (taken.code, taken.out, taken.err.count("\n")) == (1, "", 1)
         assert "address already in use" in taken.err
-        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
-        assert silent.recv(100).startswith(b"HTTP/1.1 408 ")
-        idle.close()
-        unread = connect(server)
-        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        body = json.dumps(ASKED).encode()
-        head = (
-            f"host: localhost\r\ncontent-type: application/json\r\nx-api-key: {SECRET}\r\ncontent-length: {len(body)}"
-        )
-        unread.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n\r\n".encode() + body)
-        running = begin_stream(server)  # while another does not read
+        running = begin_stream(server)
         server.process.send_signal(signal.SIGTERM)
         rest = running.read()
         assert rest.rstrip().endswith(b"data: [DONE]")  # cut short by the grace, and whole as a stream
         code, out, err = server.end()
-    print(err)
     assert (code, out) == (0, "")
-    assert "Traceback" not in err
+    assert err.count("/v1/chat/completions 200") == err.count("\n") == 1
     assert SECRET not in err
     assert "hello" not in err
-    assert err.count("/v1/chat/completions 200") == 2
 
 
 def test_answers_are_finished_after_a_signal_and_a_second_one_is_not_waited_for(endless: str) -> None:

@@ -86,6 +86,24 @@ def test_calls_reasoning_and_content_are_told_apart(scripted: tuple[CausalLM, To
     assert 0 < thought.told.reasoning_tokens < thought.told.completion_tokens == len(THOUGHT[::4]) + 1
 
 
+TWICE = CALLED[CALLED.index("<") :] + "\n" + CALLED[CALLED.index("<") :] + " and more, much more than that."
+
+
+@pytest.mark.parametrize(("is_parallel", "calls"), [(True, 2), (False, 1)])
+def test_where_calls_come_one_by_one_an_answer_ends_with_its_first(
+    tmp_path: Path, is_parallel: bool, calls: int
+) -> None:
+    async def calling(service: ModelService) -> list[Heard]:
+        asked = user("?", tools=TOOLS, parallel_tool_calls=is_parallel)
+        found = await heard(service, asked, asked)
+        await until(lambda: service.state().running == 0)
+        return found
+
+    for one in run(service(load(scripted_folder(tmp_path / "m", [TWICE]))), calling):
+        assert (len(one.answer.tool_calls), one.told.reason) == (calls, "tool_calls")
+        assert ("more" in one.answer.content) == is_parallel
+
+
 def test_a_stop_text_that_ended_an_answer_is_told(scripted: tuple[CausalLM, Tokenizer]) -> None:
     question = user("?", options={"stop": ["never", "me s"]})
     (one,) = asked(scripted, question)

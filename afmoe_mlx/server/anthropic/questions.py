@@ -8,7 +8,7 @@ from ...messages.reasoning import CLOSE, OPEN
 from ..conversation import Conversation
 from ..errors import RequestError
 from ..question import Question
-from ..tools import check_form, checked, function_tool, log_left_out
+from ..tools import checked, choice_beside, function_tool, log_left_out
 from .forms import (
     AnyChoice,
     AssistantMessage,
@@ -60,7 +60,8 @@ def question_of(body: Prompted, request: str) -> Question:
             variables["reasoning_effort"] = body.output_config.effort
         if body.output_config.format is not None:
             options["json_schema"] = body.output_config.format.schema_
-            check_form(body.output_config.format, tools, "output_config.format")
+            field = "output_config.format"
+            options["tool_choice"] = choice_beside(body.output_config.format, options["tool_choice"], tools, field)
     return Question(
         messages=_messages(body),
         tools=tools,

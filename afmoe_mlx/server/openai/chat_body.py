@@ -7,11 +7,11 @@ from pydantic import Field, field_validator, model_validator
 from ..client_lines import without_client_lines
 from ..fields import Count, Flag, Limit, Whole
 from ..question import Question, Service
-from ..tools import check_form
+from ..tools import choice_beside
 from .body import AnswerBody
 from .conversation import Message
 from .response_format import ResponseFormat
-from .tools import ToolChoice, choice_options, functions_of
+from .tools import ToolChoice, chosen, functions_of
 
 MOST_LOGPROBS = 20
 
@@ -56,19 +56,19 @@ class ChatBody(AnswerBody):
     def questions(self, service: Service, request: str) -> list[Question]:
         """One for each answer. request: its id, for the log."""
         functions = functions_of(self.tools or (), request)
-        added = choice_options(self.tool_choice, functions)
         offered = functions if self.tool_choice != "none" else []
-        form = {} if self.response_format is None else self.response_format.options
-        check_form(form or None, offered, "response_format")
-        added |= form
-        if self.reasoning_budget is not None:
-            added["reasoning_budget"] = self.reasoning_budget
+        form = None if self.response_format is None else self.response_format.schema_of_all
+        added = {
+            "json_schema": form,
+            "tool_choice": choice_beside(form, chosen(self.tool_choice), offered, "response_format"),
+            "reasoning_budget": self.reasoning_budget,
+        }
         messages = without_client_lines([message.as_sent() for message in self.messages])
         return [
             Question(
                 messages=messages,
                 tools=offered or None,
-                options=self.options(service, choice) | added,
+                options=self.options(service, choice) | {k: v for k, v in added.items() if v is not None},
                 template_variables=self._variables(),
                 continues=bool(self.continue_final_message),
                 parallel_tool_calls=self.parallel_tool_calls is not False,

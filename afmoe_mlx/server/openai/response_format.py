@@ -29,8 +29,8 @@ class ResponseFormat(Fields):
         return self
 
     @property
-    def options(self) -> dict[str, Any]:
-        """What it adds to the options of an answer."""
+    def schema_of_all(self) -> dict[str, Any] | None:
+        """The schema that the whole answer is held to, if it is held to one."""
         if self.json_schema is not None:
-            return {"json_schema": self.json_schema.schema_}
-        return {"json_schema": {"type": "object"}} if self.type == "json_object" else {}
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None

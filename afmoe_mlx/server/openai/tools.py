@@ -39,9 +39,6 @@ def functions_of(tools: Sequence[dict[str, Any]], request: str) -> list[dict[str
         raise RequestError(400, str(error), param="tools") from error
 
 
-def choice_options(choice: ToolChoice | None, functions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a choice adds to the options of an answer."""
-    if choice is None or choice in ("none", "auto"):
-        return {}
-    named = choice if isinstance(choice, str) else {"type": "function", "function": {"name": choice.function.name}}
-    return {"tools": list(functions), "tool_choice": named}
+def chosen(choice: ToolChoice | None) -> Any:
+    """A choice as `ConstraintOptions` has it."""
+    return choice.model_dump() if isinstance(choice, NamedTool) else choice

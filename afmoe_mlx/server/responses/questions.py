@@ -7,7 +7,7 @@ from typing import Any
 from ..conversation import Conversation
 from ..errors import RequestError
 from ..question import Question
-from ..tools import check_form, checked, function_tool, log_left_out
+from ..tools import checked, choice_beside, function_tool, log_left_out
 from .forms import (
     AllowedTools,
     FunctionCallItem,
@@ -34,9 +34,8 @@ def question_of(body: ResponsesBody, request: str) -> Question:
     _check_supported(body)
     log_left_out((tool.type for tool in body.tools or () if not isinstance(tool, FunctionTool)), request)
     tools, form = offered_tools(body), _form(body)
-    check_form(form, tools, "text.format")
     options = {
-        "tool_choice": _chosen(body),
+        "tool_choice": choice_beside(form, _chosen(body), tools, "text.format"),
         "json_schema": form,
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,

@@ -169,7 +169,11 @@ def image(role: str) -> Any:
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         (
-            {"tools": [TOOL], "output_config": {"format": {"type": "json_schema", "schema": {}}}},
+            {
+                "tools": [TOOL],
+                "tool_choice": {"type": "any"},
+                "output_config": {"format": {"type": "json_schema", "schema": {}}},
+            },
             "output_config.format",
         ),
         (

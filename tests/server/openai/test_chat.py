@@ -263,13 +263,13 @@ def test_messages_are_taken_in_every_form_that_clients_send() -> None:
     ("choice", "offered", "added"),
     [
         (None, TOOLS, {}),
-        ("auto", TOOLS, {}),
-        ("none", None, {}),
-        ("required", TOOLS, {"tools": TOOLS, "tool_choice": "required"}),
+        ("auto", TOOLS, {"tool_choice": "auto"}),
+        ("none", None, {"tool_choice": "none"}),
+        ("required", TOOLS, {"tool_choice": "required"}),
         (
             {"type": "function", "function": {"name": "g"}},
             TOOLS,
-            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "g"}}},
+            {"tool_choice": {"type": "function", "function": {"name": "g"}}},
         ),
     ],
 )
@@ -302,6 +302,13 @@ def test_tools_that_are_no_functions_are_left_out_and_told_in_the_log(caplog: py
 )
 def test_a_response_format_holds_the_answer(form: dict[str, Any], options: dict[str, Any]) -> None:
     assert question(response_format=form).options == options
+
+
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_a_response_format_leaves_the_choice_of_tools_that_may_be_called(choice: str | None) -> None:
+    asked = question(tools=TOOLS, tool_choice=choice, response_format={"type": "json_object"})
+    assert asked.tools == TOOLS
+    assert asked.options == {"json_schema": {"type": "object"}, "tool_choice": "auto"}
 
 
 @pytest.mark.parametrize(("effort", "thinks"), [("none", False), ("minimal", False), ("low", True), ("max", True)])
@@ -353,7 +360,7 @@ def test_what_is_not_supported_is_refused_by_name(fields: dict[str, Any], named:
     ("fields", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": TOOLS, "tool_choice": "required", "response_format": {"type": "json_object"}}, "response_format"),
     ],
 )
 def test_a_request_that_contradicts_itself_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
