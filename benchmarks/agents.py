@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-TASK = "Write hi into hello.txt, then say done."
 WRITTEN = "hello.txt"
 
 

@@ -85,7 +85,7 @@ def _operation(endpoint: Endpoint, named: Mapping[type[BaseModel], Any]) -> dict
         parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
         return {"summary": summary, "parameters": parameters, "responses": _responses(content, ERRORS)}
     if "stream" in endpoint.body.model_fields:
-        content |= {"text/event-stream": {"schema": {"type": "string"}}}
+        content |= {"text/event-stream": {"schema": {}}}
     body = {"required": True, "content": _json(named[endpoint.body])}
     return {"summary": summary, "requestBody": body, "responses": _responses(content, (*ERRORS, *BODY_ERRORS))}
 

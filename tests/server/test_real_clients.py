@@ -212,8 +212,10 @@ def test_errors_are_those_that_the_packages_know(base: str, gpt: Any, claude: An
         openai.OpenAI(base_url=f"{base}/v1", api_key="wrong", max_retries=0).models.list()
     with pytest.raises(openai.NotFoundError, match="scripted"):
         create(model="another", messages=[QUESTION])
-    with pytest.raises(openai.BadRequestError, match="temperature") as found:
+    with pytest.raises(openai.BadRequestError, match=r"temperature: .* greater than or equal to 0"):
         create(model="scripted", messages=[QUESTION], temperature=-1)
+    with pytest.raises(openai.BadRequestError) as found:
+        create(model="scripted", messages=[QUESTION], temperature="hot")
     assert found.value.param == "temperature"
     with pytest.raises(openai.BadRequestError, match="nonsense"):
         create(model="scripted", messages=[QUESTION], extra_body={"nonsense": 1})
@@ -227,7 +229,7 @@ def test_errors_are_those_that_the_packages_know(base: str, gpt: Any, claude: An
     with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: [0-9]+ tokens > [0-9]+ maximum"):
         say(model="scripted", max_tokens=1, messages=[long])
     with pytest.raises(anthropic.BadRequestError, match="temperature"):
-        say(model="scripted", max_tokens=1, messages=[QUESTION], temperature=-1)
+        say(model="scripted", max_tokens=1, messages=[QUESTION], extra_body={"temperature": -1})
 
 
 @pytest.mark.parametrize("word", ["bearer", "x-api-key"])
