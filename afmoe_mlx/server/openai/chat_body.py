@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ..client_lines import without_client_lines
 from ..effort import reasoning_budget, template_variables
 from ..fields import Count, Flag, Limit, Whole
 from ..question import Question, Service
@@ -64,7 +63,7 @@ class ChatBody(AnswerBody):
             "tool_choice": choice_beside(form, chosen(self.tool_choice), offered, "response_format"),
             "reasoning_budget": self._budget(),
         }
-        messages = without_client_lines([message.as_sent() for message in self.messages])
+        messages = [message.as_sent() for message in self.messages]
         return [
             Question(
                 messages=messages,

@@ -8,7 +8,7 @@ from ..conversation import Conversation
 from ..effort import reasoning_budget, template_variables
 from ..errors import RequestError
 from ..question import Question
-from ..tools import choice_beside, function_tool, log_left_out
+from ..tools import checked, choice_beside, function_tool, log_left_out
 from .forms import (
     AllowedTools,
     FunctionCallItem,
@@ -44,7 +44,7 @@ def question_of(body: ResponsesBody, request: str) -> Question:
     }
     return Question(
         messages=_messages(body),
-        tools=[function_tool(tool.name, tool.description, tool.parameters) for tool in tools] or None,
+        tools=checked([function_tool(tool.name, tool.description, tool.parameters) for tool in tools]),
         options={name: value for name, value in options.items() if value is not None},
         template_variables=template_variables(effort),
         parallel_tool_calls=body.parallel_tool_calls is not False,
