@@ -30,7 +30,7 @@ from streaming_client import answered, ask
 
 from afmoe_mlx.api import DEMO
 from afmoe_mlx.cache import shared_prefix
-from afmoe_mlx.device import preload_blas
+from afmoe_mlx.device import blas
 from afmoe_mlx.tokenizer import Tokenizer
 
 MODELS = {"demo": servers.endless_demo, "narrow": servers.endless_narrow}
@@ -196,7 +196,9 @@ def starts(runs: int) -> Row:
 
 
 def machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {preload_blas() or 'no fast BLAS'}"
+    found = blas()
+    library = found.library.name if found and found.library else "no fast BLAS"
+    return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {library}"
 
 
 def rows(runs: int, only: Sequence[str]) -> Iterator[Row]:
