@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import device
@@ -76,6 +77,7 @@ class ModelService:
         self.name, self.created = name, int(time.time())
         self.context = model.config.max_position_embeddings
         self._tokenizer, self._max_rows = tokenizer, max_rows
+        mx.eval(model.parameters())  # the engine's thread could not evaluate what another has begun
         weights = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
         workspace = min(device.PREFILL_ROOM, weights)  # as `Footprint` has it
         self._memory = Memory(model.config, model.dtype, model.kv_quantization, workspace=workspace)
