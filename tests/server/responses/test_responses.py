@@ -183,6 +183,12 @@ def test_no_parallel_tool_calls_holds() -> None:
     assert sum(data["type"] == "response.output_item.added" for data in streamed) == 2
 
 
+def test_what_an_answer_falls_short_of_is_told() -> None:
+    whole, streamed = told(FakeService(TOKENIZER, ["x"], violation="why"))
+    assert whole["violation"] == streamed[-1]["response"]["violation"] == "why"
+    assert "violation" not in told(FakeService(TOKENIZER))[0]
+
+
 @pytest.mark.parametrize("asked", [{"top_logprobs": 2}, {"include": ["message.output_text.logprobs"]}])
 def test_log_probabilities_are_those_of_the_text_told_so_far(asked: Any) -> None:
     service = FakeService(TOKENIZER, ["<think>Hm.</think>\n\n  Hello."], size=1)
