@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import Count, Fields, Flag, Number, Text, Whole
+from ..fields import Count, Fields, Flag, Number, Positive, Text
 
 HINTS = {
     "anthropic_beta": "all that is supported is there in any case",
@@ -170,7 +170,7 @@ class ThinkingEnabled(Fields):
     """Reasoning of so many tokens at most."""
 
     type: Literal["enabled"]
-    budget_tokens: Annotated[Whole, Field(ge=1)]
+    budget_tokens: Positive
     display: Display = None
 
 
@@ -226,7 +226,7 @@ class Prompted(Body):
 class MessagesBody(Prompted):
     """A request for an answer."""
 
-    max_tokens: Annotated[Whole, Field(ge=1)]
+    max_tokens: Positive
     """What the context does not hold is left out of it."""
     stream: Flag | None = None
     stop_sequences: list[Text] | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..effort import reasoning_budget, template_variables
-from ..fields import Count, Flag, Limit, Whole
+from ..fields import WHOLE, Count, Flag, Integer, Limit
 from ..question import Question, Service
 from ..tools import choice_beside
 from .body import AnswerBody
@@ -25,7 +25,7 @@ class ChatBody(AnswerBody):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Limit | None = None
     logprobs: Flag | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: Flag | None = None

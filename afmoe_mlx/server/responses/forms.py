@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import Fields, Flag, Number, Text, Whole
+from ..fields import WHOLE, Fields, Flag, Integer, Number, Positive, Text
 from ..openai.hints import HINTS as OPENAI_HINTS
 
 MOST_LOGPROBS = 20
@@ -206,10 +206,10 @@ class ResponsesBody(Body):
     parallel_tool_calls: Flag | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_output_tokens: Positive | None = None
     temperature: Annotated[Number, Field(ge=0)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
     include: list[Include] | None = None
     metadata: dict[str, Any] | None = None
     stream: Flag | None = None
