@@ -23,7 +23,8 @@ Several = Annotated[list[T], Field(fail_fast=True)]
 """A list, read up to what is wrong in it: a million errors are told no better than one, and take a gigabyte."""
 
 Text = Annotated[str, Field(min_length=1)]
-StopTexts = Annotated[Several[Text] | Text, AfterValidator(lambda value: [value] if isinstance(value, str) else value)]
+Stops = Annotated[Several[Text], Field(max_length=64)]  # all are looked for at each token, of all rows
+StopTexts = Annotated[Stops | Text, AfterValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Texts that end an answer; one may stand alone."""
 
 Limit = Positive | Literal[-1]

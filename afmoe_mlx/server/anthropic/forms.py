@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import Count, Fields, Flag, Number, Positive, Several, Text
+from ..fields import Count, Fields, Flag, Number, Positive, Several, Stops, Text
 
 HINTS = {
     "anthropic_beta": "all that is supported is there in any case",
@@ -231,7 +231,7 @@ class MessagesBody(Prompted):
     max_tokens: Positive
     """What the context does not hold is left out of it."""
     stream: Flag | None = None
-    stop_sequences: Several[Text] | None = None
+    stop_sequences: Stops | None = None
     temperature: Annotated[Number, Field(ge=0)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     top_k: Count | None = None

@@ -175,6 +175,7 @@ def test_a_stream_that_nobody_reads_on_lets_go_of_its_answers(reads: int) -> Non
         for _ in range(reads):
             await anext(stream.events)
         await stream.events.aclose()
+        assert len(found.ended) == (reads > 0)
         del stream
         await asyncio.sleep(0)
 
