@@ -30,7 +30,8 @@ from streaming_client import answered, ask
 
 from afmoe_mlx.api import DEMO
 from afmoe_mlx.cache import shared_prefix
-from afmoe_mlx.device import preload_blas
+from afmoe_mlx.device import blas
+from afmoe_mlx.server.service import BLOCK_SIZE
 from afmoe_mlx.tokenizer import Tokenizer
 
 MODELS = {"demo": servers.endless_demo, "narrow": servers.endless_narrow}
@@ -40,7 +41,6 @@ SPEED_BARS = {1: 1.0, 4: 1.5, 16: 1.5}
 FIRST_TOKEN_BAR, SECOND_TURN_BAR, START_BAR = 0.6, 0.08, 1.0
 PREAMBLE = {"demo": 3000, "narrow": 8000}
 SLICE_MS = 250
-BLOCK = 256  # of the prefix store
 ROUNDS = {1: 4, 4: 3, 16: 2}
 """Questions that each client asks, one after the other."""
 SHORTEST, LONGEST = 16, 400
@@ -150,7 +150,15 @@ def agent(model: str, folder: Path, port: int, runs: int) -> Iterator[Row]:
     figures = (f"{median(seconds):.3f} s of {median(firsts):.2f} s", "", f"**{ratio:.3f}**")
     yield Row(f"second turn after {size} tokens", model, *figures, f"≤ {SECOND_TURN_BAR}", ratio <= SECOND_TURN_BAR)
     computed = f"the edit and {max(above)} tokens"
-    yield Row("edited middle turn, recomputed", model, computed, "", "", f"and ≤ {BLOCK}", max(above) <= BLOCK)
+    yield Row(
+        "edited middle turn, recomputed",
+        model,
+        computed,
+        "",
+        "",
+        f"the edit and ≤ {BLOCK_SIZE}",
+        max(above) <= BLOCK_SIZE,
+    )
 
 
 def delays(model: str, folder: Path, port: int, runs: int) -> Row:
@@ -196,7 +204,9 @@ def starts(runs: int) -> Row:
 
 
 def machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {preload_blas() or 'no fast BLAS'}"
+    found = blas()
+    library = found.library.name if found and found.library else "no fast BLAS"
+    return f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, {library}"
 
 
 def rows(runs: int, only: Sequence[str]) -> Iterator[Row]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 LEAST, FIRST = 32, 128
 MEMORY = 0.7  # of what was measured before, in a running mean
+AIM = 0.75  # of the time that there is: some chunks take longer than the mean
 
 
 class ChunkBudget:
@@ -27,7 +28,7 @@ class ChunkBudget:
         """How many to run now."""
         if self._per_token is None:
             return FIRST
-        return max(int(self._seconds / max(self._per_token, 1e-9)) // LEAST * LEAST, LEAST)
+        return max(int(AIM * self._seconds / max(self._per_token, 1e-9)) // LEAST * LEAST, LEAST)
 
     def ran_alone(self, tokens: int, seconds: float) -> None:
         """A chunk was run and awaited, with nothing beside it."""

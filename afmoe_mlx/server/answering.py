@@ -131,11 +131,9 @@ class _ContentLogprobs:
         content = sum(len(delta.text.encode()) for delta in deltas if isinstance(delta, ContentDelta))
         if not deltas:
             return []
-        first, last = before, self._known  # what comes before content, as the end of the reasoning, is in no delta
-        if isinstance(deltas[-1], ContentDelta):
-            first = last - content
-        elif isinstance(deltas[0], ContentDelta):
-            last = first + content
+        first, last = before, before + content
+        if isinstance(deltas[-1], ContentDelta):  # what comes before it, as the end of the reasoning, is in no delta
+            first, last = self._known - content, self._known
         found = [
             logprob
             for end, logprob in self._pending

@@ -16,12 +16,14 @@ from helpers.tiny_tokenizers import byte_level
 TOKENIZER = Tokenizer(byte_level(), chat_templates={"default": CHATML})
 TOOLS = [{"type": "function", "function": {"name": "look"}}]
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "it"}}\n</tool_call>'
+LONGEST = 9  # bytes of a token
 TEXTS = st.sampled_from(["n", "at", "Hé, 😀!", " <tool", "</think", "<tool_call>{", "\n\n", "look", "a longer one "])
 
 
 def pieces(text: str, cuts: list[int], stop: str) -> list[Piece]:
     """Tokens that are parts of characters too, as an answer has them: held back where a stop text may begin."""
-    octets, stops, ends = text.encode(), StopStrings([stop]), sorted({cut % (len(text.encode()) + 1) for cut in cuts})
+    octets, stops = text.encode(), StopStrings([stop])
+    ends = sorted({*(cut % (len(octets) + 1) for cut in cuts), *range(0, len(octets), LONGEST)})
     found, given_so_far = list[Piece](), 0
     for first, last in zip([0, *ends], [*ends, len(octets)], strict=True):
         final = octets[:last].decode("utf-8", "ignore")

@@ -267,9 +267,9 @@ def narrow(loaded: tuple[CausalLM, Tokenizer], tokens: int) -> ModelService:
 
 def test_a_request_waits_until_what_it_may_need_is_free(endless: tuple[CausalLM, Tokenizer]) -> None:
     async def waiting(service: ModelService) -> Heard:
-        first = Prompted(service, max_tokens=1500)
+        first = Prompted(service, max_tokens=600)
         await until(lambda: service.state().running == 1)
-        second = asyncio.ensure_future(heard(service, user("?", options={"max_tokens": 1200})))
+        second = asyncio.ensure_future(heard(service, user("?", options={"max_tokens": 300})))
         await until(lambda: service.state().waiting == 1)
         small = asyncio.ensure_future(heard(service, user("?", options={"max_tokens": 1})))
         await until(lambda: service.state().waiting == 2)  # though it would fit: it came later
@@ -277,7 +277,7 @@ def test_a_request_waits_until_what_it_may_need_is_free(endless: tuple[CausalLM,
         await small
         return (await second)[0]
 
-    assert run(narrow(endless, 2000), waiting).told.completion_tokens == 1200
+    assert run(narrow(endless, 700), waiting).told.completion_tokens == 300
 
 
 def test_what_can_never_fit_is_refused_and_what_is_asked_for_is_cut_to_what_does(
