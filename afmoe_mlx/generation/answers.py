@@ -188,6 +188,7 @@ class BatchAnswers:
             choose=choice,
             cache=None if kept is None else self._model.make_cache(kv_quantization=kept),
             store=store,
+            mark=_first_turn(plan),
             ahead=None if drafter is None or guide is not None else LoneRow(self._model, choice, drafter, tally),
         )
         chunks = plan.chunks(prompt_tokens=len(plan.prompt), limit=request.limit, tally=tally, held=guide)
@@ -271,3 +272,9 @@ class BatchAnswers:
             stats.lone_prompt_tokens += read
             stats.prompt_time += seconds
         stats.peak_memory = device.peak_memory() / 1e9
+
+
+def _first_turn(plan: Plan) -> int:
+    """Tokens of a prompt up to the end of its first turn, most often the system prompt; 0 if it has but one."""
+    ends = plan.tokenizer.eos_token_ids
+    return next((i for i, token in enumerate(plan.prompt, 1) if token in ends), 0)

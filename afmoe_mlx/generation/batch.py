@@ -72,14 +72,16 @@ class BatchEngine:
         choose: Any = None,
         cache: Cache | None = None,
         store: PrefixStore | None = None,
+        mark: int = 0,
         ahead: Ahead | None = None,
     ) -> Request:
         """A request for an answer to a prompt's tokens, begun by a later `step`, once there is room.
 
         limit: tokens to give at most, fewer where the model's context ends. ends: tokens that end the answer. choose:
         what the sampler is to know of it. cache: an empty one to use, such as one that quantizes what it keeps. store:
-        in place of the engine's. ahead: runs guesses while it is the only one and no other can be begun, when a step
-        may give several of its tokens. InputError for a prompt that cannot be run.
+        in place of the engine's. mark: tokens that other prompts begin with, too, which it is to keep for them. ahead:
+        runs guesses while it is the only one and no other can be begun, when a step may give several of its tokens.
+        InputError for a prompt that cannot be run.
         """
         check_count("limit", limit)
         store = self.store if store is None else self._checked(store)
@@ -90,7 +92,9 @@ class BatchEngine:
         prompt = as_token_ids(tokens, "the prompt is not")
         room = room_after(self.model, prompt)
         limit, ends, has_cache = min(limit, room), frozenset(ends), cache is not None
-        request = Request(prompt, limit, ends, choose, cache=cache, has_cache=has_cache, store=store, ahead=ahead)
+        request = Request(
+            prompt, limit, ends, choose, cache=cache, has_cache=has_cache, store=store, mark=mark, ahead=ahead
+        )
         self._prompts.waiting.append(request)
         return request
 
@@ -291,7 +295,7 @@ class BatchEngine:
                 row.ahead = None  # with the caches that it knows
                 if row.store is not None:
                     own, tokens = row_of(cache, i), row.tokens
-                    row.store.insert(tokens[: own.offset], own, marks=(len(row.prompt), len(tokens)))
+                    row.store.insert(tokens[: own.offset], own, marks=(row.mark, len(row.prompt), len(tokens)))
         for row in [row for pending in self._arriving for row in pending.rows]:
             if not row.is_over:
                 assert row.cache is not None

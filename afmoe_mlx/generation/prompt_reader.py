@@ -161,4 +161,4 @@ class PromptReader:
 
     def _keep(self, request: Request, cache: Cache) -> None:
         if request.store is not None:
-            request.store.insert(request.prompt[: cache.offset], cache)
+            request.store.insert(request.prompt[: cache.offset], cache, marks=(request.mark,))

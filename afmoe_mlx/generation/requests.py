@@ -38,6 +38,8 @@ class Request:
     """Whether that was given with the request."""
     store: PrefixStore | None = field(default=None, repr=False)
     """What knows beginnings of its prompt, and keeps what is run."""
+    mark: int = 0
+    """How many of the prompt's tokens many others begin with, too, such as a system prompt; 0: that is not known."""
     ahead: "Ahead | None" = field(default=None, repr=False)
     """What guesses how its answer goes on while it is the only one."""
 

@@ -35,10 +35,12 @@ class Memory:
         dtype: mx.Dtype,
         kv_quantization: KVQuantization | None,
         *,
+        workspace: int,
         usable: Callable[[], int | None] = lambda: device.memory().usable,
     ) -> None:
-        """usable: what is free now."""
-        self._config, self._dtype, self._kv, self._usable = config, dtype, kv_quantization, usable
+        """workspace: what a step through a prompt works in. usable: what is free now."""
+        self._config, self._dtype, self._kv = config, dtype, kv_quantization
+        self._workspace, self._usable = workspace, usable
         self.held = Held()
 
     def needed(self, tokens: int) -> int:
@@ -52,7 +54,7 @@ class Memory:
         usable, held = self._usable(), self.held
         if usable is None:
             return None
-        return max(usable + held.rows - (held.most_in_store - held.store) - device.PREFILL_ROOM, 0)
+        return max(usable + held.rows - (held.most_in_store - held.store) - self._workspace, 0)
 
     def has_room(self, needed: int, *, beside: int) -> bool:
         """Whether so many bytes are free where others may come to need those `beside`."""
@@ -82,12 +84,16 @@ class Memory:
 
 
 class Queue:
-    """Requests that wait: the owner's who has the fewest rows comes first, of one owner the first. For any thread."""
+    """Requests that wait. The owner who has the fewest rows is next, of several who was last in turn the longest ago.
+
+    An owner's own are in the order in which they came. For any thread.
+    """
 
     def __init__(self, *, max_waiting: int) -> None:
         """max_waiting: of each owner, so that none shuts out the others."""
         self._max_waiting = max_waiting
         self._jobs: list[Job] = []
+        self._turns: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -109,13 +115,14 @@ class Queue:
         for job in running:
             rows[job.owner] += job.rows
         with self._lock:
-            return min(self._jobs, key=lambda job: rows[job.owner], default=None)
+            return min(self._jobs, key=lambda job: (rows[job.owner], self._turns.get(job.owner, 0)), default=None)
 
     def take(self, job: Job) -> bool:
         """Remove one; whether it was there."""
         with self._lock:
             if is_there := job in self._jobs:
                 self._jobs.remove(job)
+                self._turns[job.owner] = max(self._turns.values(), default=0) + 1
             return is_there
 
     def clear(self) -> list[Job]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Self
 
@@ -117,7 +116,7 @@ class _ContentLogprobs:
     """Tells the tokens of content apart from the others, by where their bytes lie in the text."""
 
     def __init__(self) -> None:
-        self._pending: deque[tuple[int, TokenLogprob]] = deque()  # with the ends of their bytes
+        self._pending: list[tuple[int, TokenLogprob]] = []  # not told yet, with the ends of their bytes
         self._written = 0  # bytes of all tokens
         self._read = 0  # bytes of the text that became final
         self._known = 0  # of these, those of which is known what they belong to
@@ -132,12 +131,14 @@ class _ContentLogprobs:
         content = sum(len(delta.text.encode()) for delta in deltas if isinstance(delta, ContentDelta))
         if not deltas:
             return []
-        # what comes before content, such as the end of the reasoning, or after it is in no delta
-        is_last = isinstance(deltas[-1], ContentDelta)
-        first, last = (self._known - content, self._known) if is_last else (before, before + content)
-        found = []
-        while self._pending and self._pending[0][0] - len(self._pending[0][1].text) < self._known:
-            end, logprob = self._pending.popleft()
-            if content and end > first and end - len(logprob.text) < last:
-                found.append(logprob)
+        first, last = before, before + content
+        if isinstance(deltas[-1], ContentDelta):  # what comes before it, as the end of the reasoning, is in no delta
+            first, last = self._known - content, self._known
+        found = [
+            logprob
+            for end, logprob in self._pending
+            if content and end > first and end - len(logprob.text) < last and logprob.text
+        ]
+        told = set(map(id, found))
+        self._pending = [row for row in self._pending if row[0] > self._known and id(row[1]) not in told]
         return found

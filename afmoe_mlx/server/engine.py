@@ -188,8 +188,9 @@ class Engine:
 
     def _admit(self, writer: Writer) -> None:
         """Begin jobs in their turn, as long as there is room for the next."""
-        if len(self._queue):
-            self._memory.held = writer.held
+        if not len(self._queue):
+            return
+        self._memory.held = writer.held
         while (job := self._queue.next(running := writer.jobs)) is not None:
             fits = self._memory.has_room(job.needed, beside=sum(other.needed for other in running))
             if running and (writer.rows + job.rows > self._max_rows or not fits):

@@ -12,15 +12,17 @@ def _whole(value: Any) -> Any:
 # JSON's own kinds, not texts that look like them.
 Flag = Annotated[bool, Strict()]
 Number = Annotated[float, Strict()]
-Whole = Annotated[int, Strict(), BeforeValidator(_whole)]
-"""An integer, which JSON may write as 5.0."""
-Count = Annotated[Whole, Field(ge=0)]
+Integer = Annotated[int, Strict()]
+WHOLE = BeforeValidator(_whole)
+"""Lets an integer be written as 5.0, as JSON does; after its bounds, which a schema leaves out otherwise."""
+Count = Annotated[Integer, Field(ge=0), WHOLE]
+Positive = Annotated[Integer, Field(ge=1), WHOLE]
 
 Text = Annotated[str, Field(min_length=1)]
 StopTexts = Annotated[list[Text] | Text, AfterValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Texts that end an answer; one may stand alone."""
 
-Limit = Annotated[Whole, Field(ge=1)] | Literal[-1]
+Limit = Positive | Literal[-1]
 """Tokens of an answer; -1: as many as there is room for."""
 
 

@@ -10,6 +10,7 @@ from ..messages import AnswerReader, for_template
 from ..messages.reasoning import opened_by
 from ..messages.tool_formats import format_of
 from ..tokenizer import Tokenizer
+from ..tokenizer.encoding import CHARACTERS_PER_TOKEN
 from .client_lines import without_client_lines
 from .errors import ContextLengthError, RequestError
 from .question import Question
@@ -134,8 +135,9 @@ class Renderer:
         """Before all of a text is encoded that certainly has too many tokens."""
         try:
             self._tokenizer.check_length(text, self._context)
-        except ContextFullError:
-            raise ContextLengthError(self._context + 1, self._context - 1) from None
+        except ContextFullError:  # how many is a guess: a client judges by it how much to leave out
+            tokens = max(self._context + 1, len(text) // CHARACTERS_PER_TOKEN)
+            raise ContextLengthError(tokens, self._context - 1) from None
 
 
 def _asked(question: Question) -> tuple[Any, ...]:

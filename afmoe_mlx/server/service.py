@@ -9,6 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mlx.utils import tree_flatten
+
+from .. import device
 from ..cache import PrefixStore
 from ..errors import InputError
 from ..generation import MAX_ROWS, is_constrained
@@ -73,7 +76,9 @@ class ModelService:
         self.name, self.created = name, int(time.time())
         self.context = model.config.max_position_embeddings
         self._tokenizer, self._max_rows = tokenizer, max_rows
-        self._memory = Memory(model.config, model.dtype, model.kv_quantization)
+        weights = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
+        workspace = min(device.PREFILL_ROOM, weights)  # as `Footprint` has it
+        self._memory = Memory(model.config, model.dtype, model.kv_quantization, workspace=workspace)
         self._renderer = Renderer(
             tokenizer,
             context=self.context,

@@ -1,9 +1,11 @@
 """Tools that a client offers, in OpenAI's form: functions alone."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..errors import InputError
+from ..messages.tools import check_tools
 from .errors import RequestError
 
 _log = logging.getLogger("afmoe_mlx.server")
@@ -13,6 +15,14 @@ def function_tool(name: str, description: str | None, parameters: dict[str, Any]
     """A tool as chat templates show it: the same, whatever marks and order a client gives it."""
     described = {} if description is None else {"description": description}
     return {"type": "function", "function": {"name": name, **described, "parameters": parameters or {}}}
+
+
+def checked(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Tools whose names differ, None if there are none. RequestError for others."""
+    try:
+        return check_tools(tools) or None
+    except InputError as error:
+        raise RequestError(400, str(error), param="tools") from error
 
 
 def log_left_out(kinds: Iterable[str], request: str) -> None:

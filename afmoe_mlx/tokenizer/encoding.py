@@ -11,8 +11,8 @@ from tokenizers.models import BPE
 
 from ..interrupts import interruptible
 
-# Characters from which a text is long: shorter ones are encoded in no time that anybody notices.
-LONG = 1 << 16
+# Characters from which a text is long: shorter ones are encoded in no time that anybody, or another thread, notices.
+LONG = 1 << 14
 
 # Characters of a token, by which it is guessed how much of a text has to be encoded to tell that it does not fit.
 CHARACTERS_PER_TOKEN = 4

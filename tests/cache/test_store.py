@@ -1,5 +1,6 @@
 """The prefix store: every continuation is that of a cold run, shared beginnings are stored once, memory is bounded."""
 
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,6 +20,7 @@ from helpers.stores import TOLERANCE, check, ids, run, seen
 from helpers.tiny import ARCHITECTURES, tiny, tokens, two_layers
 
 LONGEST = 300
+MODEL = two_layers("afmoe", 8)
 
 
 class Conversations(RuleBasedStateMachine):
@@ -160,6 +162,39 @@ def test_blocks_end_at_every_multiple_of_their_size_and_before_the_first_at_shor
     assert ends == sorted(set(ends))
     assert set(range(size, length + 1, size)) <= set(ends)
     assert {end for end in ends if end < size} == set(range(SHORT, min(size, length + 1), SHORT))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 2), st.integers(1, 40)), max_size=8))
+def test_to_each_owner_a_store_is_as_if_there_were_no_other(asked: list[tuple[str, int, int]]) -> None:
+    """With sequences that begin alike, of which the others have asked some too."""
+    model = MODEL
+    shared, own = (
+        PrefixStore(model, block_size=8),
+        {owner: PrefixStore(model, block_size=8) for owner in ("", "a", "b")},
+    )
+    for owner, seed, length in asked:
+        sequence = ids(8) + ids(length, seed=seed)
+        views = shared.for_owner(owner), own[owner]
+        assert views[0].reach([*sequence, 1]) == views[1].reach([*sequence, 1])
+        cache = seen(model, sequence)
+        for store in views:
+            store.insert(sequence, cache)
+    assert shared.nbytes == sum(store.nbytes for store in own.values())
+
+
+def test_owners_share_memory_and_disk_and_who_was_used_last_stays(tmp_path: Path) -> None:
+    model, size = two_layers("afmoe", 8), 8
+    room = 6 * block_bytes(model, size)
+    store = PrefixStore(model, block_size=size, max_bytes=room, directory=tmp_path)
+    first, second = store.for_owner("first"), store.for_owner("second")
+    for owner in (first, second):
+        owner.insert(ids(48), seen(model, ids(48)))
+    assert store.nbytes <= room
+    store.flush()
+    kept = PrefixStore(model, block_size=size, max_bytes=room, directory=tmp_path)
+    assert [check(kept.for_owner(owner), ids(49)) for owner in ("second", "first", "third", "")] == [48, 48, 0, 0]
+    assert not kept.counters["damaged"]
 
 
 def test_a_shared_beginning_is_stored_once() -> None:

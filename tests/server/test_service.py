@@ -21,6 +21,7 @@ from afmoe_mlx.server.errors import ContextLengthError, RequestError
 from afmoe_mlx.server.question import Question
 from afmoe_mlx.server.service import ModelService
 from afmoe_mlx.tokenizer import Tokenizer
+from afmoe_mlx.tokenizer.guidance import Guidance
 from helpers.asking import Heard, call, heard, run, started, until, user
 from helpers.chat_templates import CHATML, LFM25
 from helpers.scripted import scripted_folder
@@ -160,7 +161,8 @@ def test_a_prompt_that_is_too_long_is_told_in_numbers(scripted: tuple[CausalLM, 
     error = failed(scripted, Question(prompt=[1] * 16384))
     assert isinstance(error, ContextLengthError)
     assert str(error) == "prompt is too long: 16384 tokens > 16383 maximum"
-    assert isinstance(failed(scripted, Question(prompt="a b " * 40000)), ContextLengthError)
+    guessed = failed(scripted, Question(prompt="a b " * 40000))  # not all of it is read
+    assert str(guessed) == "prompt is too long: 40000 tokens > 16383 maximum"
 
 
 @pytest.mark.parametrize(("asked_for", "given"), [(10**9, 4), (-1, 4), (None, 4), (3, 3)])
@@ -252,6 +254,74 @@ def test_of_each_owner_so_many_may_wait_and_more_are_told_when_to_come_back(
     error = run(service(endless, max_rows=1, max_queue=1), crowd)
     assert (error.status, error.code) == (429, "queue_full")
     assert error.retry_after
+
+
+def narrow(loaded: tuple[CausalLM, Tokenizer], tokens: int) -> ModelService:
+    """A service with memory for so many tokens of one row."""
+    made = service(loaded, make_store=lambda model: None)
+    memory = made._memory
+    total = memory.needed(tokens) + memory._workspace
+    memory._usable = lambda: total - memory.held.rows
+    return made
+
+
+def test_a_request_waits_until_what_it_may_need_is_free(endless: tuple[CausalLM, Tokenizer]) -> None:
+    async def waiting(service: ModelService) -> Heard:
+        first = Prompted(service, max_tokens=600)
+        await until(lambda: service.state().running == 1)
+        second = asyncio.ensure_future(heard(service, user("?", options={"max_tokens": 300})))
+        await until(lambda: service.state().waiting == 1)
+        small = asyncio.ensure_future(heard(service, user("?", options={"max_tokens": 1})))
+        await until(lambda: service.state().waiting == 2)  # though it would fit: it came later
+        await first.leave()
+        await small
+        return (await second)[0]
+
+    assert run(narrow(endless, 700), waiting).told.completion_tokens == 300
+
+
+def test_what_can_never_fit_is_refused_and_what_is_asked_for_is_cut_to_what_does(
+    endless: tuple[CausalLM, Tokenizer],
+) -> None:
+    made = narrow(endless, 2000)
+    rendered = made._renderer.render([Question(prompt=[1] * 900, options={"max_tokens": 5000})])
+    assert 1100 <= rendered[0].options["max_tokens"] < 5000
+    with pytest.raises(RequestError, match=r"9000 tokens needs .* of memory") as error:
+        made._renderer.render([Question(prompt=[1] * 9000)])
+    assert error.value.status == 400
+
+
+def test_where_others_have_taken_the_memory_nobody_waits_for_it(endless: tuple[CausalLM, Tokenizer]) -> None:
+    made = narrow(endless, 2000)
+
+    async def taken(service: ModelService) -> RequestError:
+        usable, asked = service._memory._usable, list[int]()
+        service._memory._usable = lambda: asked.append(0) or usable() if not asked else 0
+        with pytest.raises(RequestError) as error:
+            await heard(service, user("?", options={"max_tokens": 10}))
+        return error.value
+
+    assert run(made, taken).status == 503
+
+
+def test_who_waits_for_what_constraints_need_holds_up_nobody(
+    random: tuple[CausalLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, made = Event(), Guidance.tokenizer.fget
+    assert made is not None
+    monkeypatch.setattr(Guidance, "tokenizer", property(lambda self: gate.wait(10) and made(self)))
+
+    async def both(service: ModelService) -> str:
+        asked = user("?", options={"regex": "yes|no"})
+        held = [asyncio.ensure_future(heard(service, asked)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        (free,) = await heard(service, user("?", options={"max_tokens": 2}))
+        assert free.told.completion_tokens == 2
+        assert not any(task.done() for task in held)
+        gate.set()
+        return (await held[0])[0].answer.content
+
+    assert run(service(random), both) in ("yes", "no")
 
 
 def test_several_questions_are_begun_together(endless: tuple[CausalLM, Tokenizer]) -> None:

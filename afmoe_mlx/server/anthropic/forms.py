@@ -9,7 +9,25 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import Fields
+from ..fields import Count, Fields, Flag, Number, Positive, Text
+
+HINTS = {
+    "anthropic_beta": "all that is supported is there in any case",
+    "anthropic_version": "there is one",
+    "betas": "all that is supported is there in any case",
+    "billing_policy": "nothing is billed",
+    "cache_control": "prefixes are found by their tokens, marked or not",
+    "context_management": "nothing is taken out of a prompt; one that is too long is refused",
+    "diagnostics": "the log and `/metrics` tell what was known of a prompt",
+    "fallback_credit_token": "nothing is billed",
+    "fallbacks": "no request is declined",
+    "inference_geo": "it is computed here",
+    "metadata": "nobody is told of its user",
+    "service_tier": "there is one, first come, first served",
+    "speed": "as fast as this machine is",
+    "user_profile_id": "prefixes are kept apart by API key",
+}
+"""Fields that change no answer, each with what becomes of it."""
 
 
 class TextBlock(BaseModel):
@@ -59,7 +77,7 @@ class ToolResultBlock(BaseModel):
     type: Literal["tool_result"] = "tool_result"
     tool_use_id: str
     content: str | list[Result] | None = None
-    is_error: bool | None = None
+    is_error: Flag | None = None
 
 
 class SystemMessage(BaseModel):
@@ -93,7 +111,7 @@ class CustomTool(BaseModel):
     """A tool that the client runs. `strict`, `defer_loading` and other marks are left."""
 
     type: Literal["custom"] | None = None
-    name: str = Field(min_length=1)
+    name: Text
     description: str | None = None
     input_schema: dict[str, Any]
 
@@ -119,14 +137,14 @@ class AutoChoice(Fields):
     """The model chooses."""
 
     type: Literal["auto"]
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: Flag | None = None
 
 
 class AnyChoice(Fields):
     """Some tool is called."""
 
     type: Literal["any"]
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: Flag | None = None
 
 
 class ToolChoice(Fields):
@@ -134,7 +152,7 @@ class ToolChoice(Fields):
 
     type: Literal["tool"]
     name: str
-    disable_parallel_tool_use: bool = False
+    disable_parallel_tool_use: Flag | None = None
 
 
 class NoChoice(Fields):
@@ -152,7 +170,7 @@ class ThinkingEnabled(Fields):
     """Reasoning of so many tokens at most."""
 
     type: Literal["enabled"]
-    budget_tokens: int = Field(ge=1)
+    budget_tokens: Positive
     display: Display = None
 
 
@@ -189,24 +207,7 @@ class OutputConfig(Fields):
 class Prompted(Body):
     """What a prompt is made of."""
 
-    HINTS: ClassVar[frozenset[str]] = frozenset(
-        {
-            "anthropic_beta",
-            "anthropic_version",
-            "betas",
-            "billing_policy",
-            "cache_control",
-            "context_management",
-            "diagnostics",
-            "fallback_credit_token",
-            "fallbacks",
-            "inference_geo",
-            "metadata",
-            "service_tier",
-            "speed",
-            "user_profile_id",
-        }
-    )
+    HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
 
     model: str
     messages: list[InputMessage] = Field(min_length=1)
@@ -225,13 +226,13 @@ class Prompted(Body):
 class MessagesBody(Prompted):
     """A request for an answer."""
 
-    max_tokens: int = Field(ge=1)
+    max_tokens: Positive
     """What the context does not hold is left out of it."""
-    stream: bool = False
-    stop_sequences: list[Annotated[str, Field(min_length=1)]] | None = None
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
+    stream: Flag | None = None
+    stop_sequences: list[Text] | None = None
+    temperature: Annotated[Number, Field(ge=0)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    top_k: Count | None = None
 
 
 class CountTokensBody(Prompted):

@@ -8,7 +8,7 @@ from ...messages.reasoning import CLOSE, OPEN
 from ..conversation import Conversation
 from ..errors import RequestError
 from ..question import Question
-from ..tools import choice_beside, function_tool, log_left_out
+from ..tools import checked, choice_beside, function_tool, log_left_out
 from .forms import (
     AnyChoice,
     AssistantMessage,
@@ -68,7 +68,7 @@ def question_of(body: Prompted, request: str) -> Question:
         options={name: value for name, value in options.items() if value is not None},
         template_variables=variables,
         continues=isinstance(body.messages[-1], AssistantMessage),
-        parallel_tool_calls=not getattr(body.tool_choice, "disable_parallel_tool_use", False),
+        parallel_tool_calls=not getattr(body.tool_choice, "disable_parallel_tool_use", None),
     )
 
 
@@ -88,8 +88,8 @@ def _check_supported(body: Prompted) -> None:
 def _tools(body: Prompted) -> list[dict[str, Any]] | None:
     if isinstance(body.tool_choice, NoChoice):
         return None
-    custom = (tool for tool in body.tools or () if isinstance(tool, CustomTool))
-    return [function_tool(tool.name, tool.description, tool.input_schema) for tool in custom] or None
+    custom = [tool for tool in body.tools or () if isinstance(tool, CustomTool)]
+    return checked([function_tool(tool.name, tool.description, tool.input_schema) for tool in custom])
 
 
 def _chosen(choice: Choice | None) -> Any:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ...generation import THE_ANSWER
 from ..endpoint import Body
-from ..fields import Count, Fields, Flag, Limit, Number, StopTexts, Whole
+from ..fields import WHOLE, Count, Fields, Flag, Integer, Limit, Number, StopTexts
 from ..question import Service
 from .hints import HINTS
 
@@ -47,7 +47,7 @@ class AnswerBody(Body):
     HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
 
     model: str | None = None
-    n: Annotated[Whole, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    n: Annotated[Integer, Field(ge=1, le=MOST_ANSWERS), WHOLE] | None = None
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Limit | None = None
@@ -60,7 +60,7 @@ class AnswerBody(Body):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: dict[TokenId, Bias] | None = None
-    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64)] | None = None
+    seed: Annotated[Integer, Field(ge=-(2**63), lt=2**64), WHOLE] | None = None
     stop: StopTexts | None = None
 
     @property

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ..client_lines import without_client_lines
-from ..fields import Count, Flag, Limit, Whole
+from ..effort import reasoning_budget, template_variables
+from ..fields import WHOLE, Count, Flag, Integer, Limit
 from ..question import Question, Service
 from ..tools import choice_beside
 from .body import AnswerBody
@@ -25,7 +25,7 @@ class ChatBody(AnswerBody):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Limit | None = None
     logprobs: Flag | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: Flag | None = None
@@ -57,19 +57,19 @@ class ChatBody(AnswerBody):
         """One for each answer. request: its id, for the log."""
         functions = functions_of(self.tools or (), request)
         offered = functions if self.tool_choice != "none" else []
-        form = None if self.response_format is None else self.response_format.schema_of_all
+        form = None if self.response_format is None else self.response_format.enforced_schema
         added = {
             "json_schema": form,
             "tool_choice": choice_beside(form, chosen(self.tool_choice), offered, "response_format"),
-            "reasoning_budget": self.reasoning_budget,
+            "reasoning_budget": self._budget(),
         }
-        messages = without_client_lines([message.as_sent() for message in self.messages])
+        messages = [message.as_sent() for message in self.messages]
         return [
             Question(
                 messages=messages,
                 tools=offered or None,
                 options=self.options(service, choice) | {k: v for k, v in added.items() if v is not None},
-                template_variables=self._variables(),
+                template_variables=template_variables(self.reasoning_effort) | (self.chat_template_kwargs or {}),
                 continues=bool(self.continue_final_message),
                 parallel_tool_calls=self.parallel_tool_calls is not False,
                 top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -77,10 +77,5 @@ class ChatBody(AnswerBody):
             for choice in range(self.answers)
         ]
 
-    def _variables(self) -> dict[str, Any]:
-        """Of the chat template. Thinking is switched off by the two lowest efforts, and on by all others."""
-        effort = self.reasoning_effort
-        asked: dict[str, Any] = (
-            {} if effort is None else {"reasoning_effort": effort, "enable_thinking": effort not in ("none", "minimal")}
-        )
-        return asked | (self.chat_template_kwargs or {})
+    def _budget(self) -> int | None:
+        return reasoning_budget(self.reasoning_effort) if self.reasoning_budget is None else self.reasoning_budget

@@ -10,7 +10,7 @@ from ...messages import ContentDelta, Delta
 from .. import sse
 from ..collected import Collected, collect
 from ..endpoint import Endpoint, EventStream, Handled
-from ..fields import Flag, Whole
+from ..fields import WHOLE, Flag, Integer
 from ..question import Call, Question, Service, Update
 from . import logprobs
 from .body import MOST_ANSWERS, AnswerBody
@@ -28,8 +28,8 @@ class CompletionBody(AnswerBody):
 
     prompt: Prompts
     """A text or the ids of its tokens, or several."""
-    logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
-    best_of: Whole | None = None
+    logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    best_of: Annotated[Integer, WHOLE] | None = None
     echo: Flag | None = None
     suffix: str | None = None
 

@@ -29,7 +29,7 @@ class ResponseFormat(Fields):
         return self
 
     @property
-    def schema_of_all(self) -> dict[str, Any] | None:
+    def enforced_schema(self) -> dict[str, Any] | None:
         """The schema that the whole answer is held to, if it is held to one."""
         if self.json_schema is not None:
             return self.json_schema.schema_

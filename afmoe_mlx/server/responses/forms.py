@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import Fields
+from ..fields import WHOLE, Fields, Flag, Integer, Number, Positive, Text
 from ..openai.hints import HINTS as OPENAI_HINTS
 
 MOST_LOGPROBS = 20
@@ -99,10 +99,10 @@ class FunctionTool(BaseModel):
     """A tool that the client runs. `strict` and other marks are left."""
 
     type: Literal["function"] = "function"
-    name: str = Field(min_length=1)
+    name: Text
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 class OtherTool(BaseModel):
@@ -159,7 +159,7 @@ class JSONSchemaFormat(Fields):
     name: str | None = None
     description: str | None = None
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = None
+    strict: Flag | None = None
 
 
 Format = Annotated[TextFormat | JSONObjectFormat | JSONSchemaFormat, Field(discriminator="type")]
@@ -203,21 +203,21 @@ class ResponsesBody(Body):
     instructions: str | None = None
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: Flag | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    max_output_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
+    max_output_tokens: Positive | None = None
+    temperature: Annotated[Number, Field(ge=0)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    top_logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
     include: list[Include] | None = None
     metadata: dict[str, Any] | None = None
-    stream: bool | None = None
+    stream: Flag | None = None
     previous_response_id: Any = None
     """Refused, as are `conversation` and `prompt`: nothing is stored here."""
     conversation: Any = None
     prompt: Any = None
-    background: bool | None = None
+    background: Flag | None = None
     """Refused if true."""
 
 

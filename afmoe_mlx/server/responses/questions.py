@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..conversation import Conversation
+from ..effort import reasoning_budget, template_variables
 from ..errors import RequestError
 from ..question import Question
-from ..tools import choice_beside, function_tool, log_left_out
+from ..tools import checked, choice_beside, function_tool, log_left_out
 from .forms import (
     AllowedTools,
     FunctionCallItem,
@@ -23,8 +24,6 @@ from .forms import (
     TextPart,
 )
 
-# Efforts that switch reasoning off, as in chat completions.
-_NO_EFFORTS = ("none", "minimal")
 # How an `encrypted_content` of this server begins.
 _SEAL = "afmoe-mlx:"
 
@@ -34,23 +33,20 @@ def question_of(body: ResponsesBody, request: str) -> Question:
     _check_supported(body)
     log_left_out((tool.type for tool in body.tools or () if not isinstance(tool, FunctionTool)), request)
     tools, form = offered_tools(body), _form(body)
+    effort = None if body.reasoning is None else body.reasoning.effort
     options = {
+        "reasoning_budget": reasoning_budget(effort),
         "tool_choice": choice_beside(form, _chosen(body), tools, "text.format"),
         "json_schema": form,
         "max_tokens": body.max_output_tokens,
         "temperature": body.temperature,
         "top_p": body.top_p,
     }
-    variables: dict[str, Any] = {}
-    if body.reasoning is not None and (effort := body.reasoning.effort) is not None:
-        variables = {"reasoning_effort": effort, "enable_thinking": effort not in _NO_EFFORTS}
-        if effort == "none":
-            options["reasoning_budget"] = 0  # for a model that would think whatever its template is told
     return Question(
         messages=_messages(body),
-        tools=[function_tool(tool.name, tool.description, tool.parameters) for tool in tools] or None,
+        tools=checked([function_tool(tool.name, tool.description, tool.parameters) for tool in tools]),
         options={name: value for name, value in options.items() if value is not None},
-        template_variables=variables,
+        template_variables=template_variables(effort),
         parallel_tool_calls=body.parallel_tool_calls is not False,
         top_logprobs=(body.top_logprobs or 0) if wants_logprobs(body) else None,
     )

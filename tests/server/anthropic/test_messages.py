@@ -164,6 +164,7 @@ def image(role: str) -> Any:
         ({"tool_choice": {"type": "some"}}, "some"),
         ({"tool_choice": {"type": "any", "nonsense": 1}}, "nonsense"),
         ({"tools": [{"name": "f"}]}, "input_schema"),
+        ({"tools": [TOOL, TOOL]}, "'f'"),
         ({"stop_sequences": [""]}, "stop_sequences"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": -1}, "temperature"),

@@ -175,6 +175,7 @@ def test_a_stream_that_nobody_reads_on_lets_go_of_its_answers(reads: int) -> Non
         for _ in range(reads):
             await anext(stream.events)
         await stream.events.aclose()
+        assert len(found.ended) == (reads > 0)
         del stream
         await asyncio.sleep(0)
 
@@ -315,6 +316,8 @@ def test_a_response_format_leaves_the_choice_of_tools_that_may_be_called(choice:
 def test_reasoning_effort_is_a_variable_of_the_template(effort: str, thinks: bool) -> None:
     expected = {"reasoning_effort": effort, "enable_thinking": thinks}
     assert question(reasoning_effort=effort).template_variables == expected
+    assert question(reasoning_effort=effort).options == ({"reasoning_budget": 0} if effort == "none" else {})
+    assert question(reasoning_effort=effort, reasoning_budget=7).options == {"reasoning_budget": 7}
     asked = question(reasoning_effort=effort, chat_template_kwargs={"enable_thinking": None, "x": 1})
     assert asked.template_variables == {"reasoning_effort": effort, "enable_thinking": None, "x": 1}
 

@@ -148,6 +148,7 @@ def test_tools_that_are_not_allowed_are_not_shown() -> None:
             {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "x"}]}},
             "'x'",
         ),
+        ({"tools": [TOOL, TOOL]}, "'f'"),
         ({"tools": [TOOL], "tool_choice": "required", "text": {"format": SCHEMA}}, "text.format"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"top_logprobs": 21}, "top_logprobs"),

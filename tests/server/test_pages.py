@@ -1,0 +1,40 @@
+"""The pages on Messages and on Responses have every field that is taken, and every hint with what becomes of it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from afmoe_mlx.server.anthropic.forms import HINTS as ANTHROPIC_HINTS
+from afmoe_mlx.server.anthropic.forms import MessagesBody
+from afmoe_mlx.server.client_lines import CLIENT_LINES
+from afmoe_mlx.server.responses.forms import HINTS as RESPONSES_HINTS
+from afmoe_mlx.server.responses.forms import ResponsesBody
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def rows(page: str, heading: str) -> dict[str, str]:
+    """The tables below a heading: what is said of each name in a first column."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^\| (`.*?`) \| (.*) \|$", section, re.MULTILINE)
+    return {name: meaning for names, meaning in found for name in re.findall(r"`(\w+)`", names)}
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "body", "hints"),
+    [
+        ("server-anthropic.md", "Messages", MessagesBody, ANTHROPIC_HINTS),
+        ("server-responses.md", "Responses", ResponsesBody, RESPONSES_HINTS),
+    ],
+)
+def test_every_field_and_every_hint_is_on_its_page(page: str, heading: str, body: type, hints: dict[str, str]) -> None:
+    fields = body.model_fields.keys()  # type: ignore[attr-defined]
+    assert rows(page, heading).keys() == fields
+    assert rows(page, "Taken and left") == {name: why for name, why in hints.items() if name not in fields}
+
+
+def test_every_client_whose_lines_are_left_out_is_on_the_page() -> None:
+    text = (DOCS / "server-anthropic.md").read_text(encoding="utf-8")
+    assert all(f"| {client} | " in text for client in CLIENT_LINES)
