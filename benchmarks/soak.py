@@ -216,7 +216,7 @@ async def keeps_a_schema(soak: Soak, chance: random.Random) -> None:
 
 
 async def samples(soak: Soak, chance: random.Random) -> None:
-    """The same seed has the same answers."""
+    """Several answers to one question, with log-probabilities."""
     asked = chance.choice(soak.few).asked
     more = {"temperature": 0.8, "seed": chance.randrange(4), "n": chance.randrange(1, 4), "top_p": 0.9}
     body = Chat().body(asked) | more | {"logprobs": True, "top_logprobs": 2, "frequency_penalty": 0.1}
