@@ -548,8 +548,8 @@ def test_weights_that_rest_are_let_go_of_and_come_back(tmp_path: Path, random: t
 
     async def resting(service: ModelService) -> list[Heard]:
         first = await heard(service, question)
-        await until(lambda: not service.state().is_loaded)
-        assert weights() is None
+        await until(lambda: weights() is None)
+        assert not service.state().is_loaded
         assert service.state().is_alive
         second = await heard(service, question)
         assert service.state().is_loaded
