@@ -116,6 +116,8 @@ class Soak:
 
     def __init__(self, port: int, known: Sequence[Known]) -> None:
         self.port, self.known = port, known
+        self.few = known[:4]
+        """For what has other prompts or answers than these: what a store keeps is complete when the warm-up is over."""
         self.done: collections.Counter[str] = collections.Counter()
         self.statuses: collections.Counter[int] = collections.Counter()
         self.faults: list[str] = []
@@ -199,7 +201,7 @@ async def _told(soak: Soak, protocol: Any, asked: Asked, chance: random.Random) 
 
 async def calls_a_tool(soak: Soak, chance: random.Random) -> None:
     protocol = chance.choice([one for one in PROTOCOLS if not isinstance(one, Completions)])
-    told = await _told(soak, protocol, chance.choice(soak.known).asked._replace(tool=TOOL, max_tokens=60), chance)
+    told = await _told(soak, protocol, chance.choice(soak.few).asked._replace(tool=TOOL, max_tokens=60), chance)
     check(told.calls or told.is_cut, protocol.path, "called nothing:", told)
     for name, arguments in told.calls if not told.is_cut else ():
         check(name == TOOL["name"], protocol.path, "called", name)
@@ -208,14 +210,14 @@ async def calls_a_tool(soak: Soak, chance: random.Random) -> None:
 
 async def keeps_a_schema(soak: Soak, chance: random.Random) -> None:
     protocol = chance.choice([one for one in PROTOCOLS if not isinstance(one, Completions)])
-    told = await _told(soak, protocol, chance.choice(soak.known).asked._replace(schema=SCHEMA, max_tokens=60), chance)
+    told = await _told(soak, protocol, chance.choice(soak.few).asked._replace(schema=SCHEMA, max_tokens=60), chance)
     if not told.is_cut:
         jsonschema.validate(json.loads(told.text), SCHEMA)
 
 
 async def samples(soak: Soak, chance: random.Random) -> None:
-    """The same seed has the same answers."""
-    asked, found = chance.choice(soak.known).asked, []
+    """Several answers to one question, with log-probabilities."""
+    asked = chance.choice(soak.few).asked
     more = {"temperature": 0.8, "seed": chance.randrange(4), "n": chance.randrange(1, 4), "top_p": 0.9}
     body = Chat().body(asked) | more | {"logprobs": True, "top_logprobs": 2, "frequency_penalty": 0.1}
     async with soak.send(Chat.path, body, chance) as response:

@@ -80,6 +80,13 @@ def test_bench_needs_no_slow_framework(model: str) -> None:
     assert found & FRAMEWORKS == found & HUB == found & {"rich"} == set()
 
 
+def test_the_server_needs_no_slow_framework() -> None:
+    found = modules_after(
+        "from afmoe_mlx.commands import serve; from afmoe_mlx.server import app, listener, protocols, service"
+    )
+    assert found & FRAMEWORKS == found & HUB == found & {"numpy", "rich", "fastapi", "llguidance"} == set()
+
+
 def test_ctrl_c_while_the_command_line_is_imported_is_no_traceback() -> None:
     code = (
         "import builtins; whole = builtins.__import__\n"

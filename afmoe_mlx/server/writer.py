@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import mlx.core as mx
-import numpy as np
 
 from ..cache import PrefixStore
 from ..generation import BatchAnswer, BatchAnswers, GenerationChunk
@@ -124,11 +123,11 @@ class Writer:
         values, told = chunk.logprobs, list[TokenLogprob]()
         if top:
             likeliest = mx.argpartition(-values, kth=min(top, values.size) - 1)[:top]
-            tokens, logprobs = np.array(likeliest), np.array(values[likeliest])
-            order = np.argsort(-logprobs, kind="stable")
-            pairs = zip(tokens[order].tolist(), logprobs[order].tolist(), strict=True)
+            tokens: list[int] = likeliest.tolist()  # type: ignore[assignment]
+            logprobs: list[float] = values[likeliest].tolist()  # type: ignore[assignment]
+            pairs = sorted(zip(tokens, logprobs, strict=True), key=lambda pair: -pair[1])
             told = [self._told_of(token, logprob) for token, logprob in pairs if logprob > -math.inf]
-        return self._told_of(chunk.token, float(np.array(values[chunk.token])), told)
+        return self._told_of(chunk.token, float(values[chunk.token]), told)
 
     def _told_of(self, token: int, logprob: float, top: Sequence[TokenLogprob] = ()) -> TokenLogprob:
         return TokenLogprob(token, self._tokenizer.token_bytes(token), logprob, top)

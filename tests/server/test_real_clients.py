@@ -212,10 +212,8 @@ def test_errors_are_those_that_the_packages_know(base: str, gpt: Any, claude: An
         openai.OpenAI(base_url=f"{base}/v1", api_key="wrong", max_retries=0).models.list()
     with pytest.raises(openai.NotFoundError, match="scripted"):
         create(model="another", messages=[QUESTION])
-    with pytest.raises(openai.BadRequestError, match=r"temperature: .* greater than or equal to 0"):
+    with pytest.raises(openai.BadRequestError, match="temperature") as found:
         create(model="scripted", messages=[QUESTION], temperature=-1)
-    with pytest.raises(openai.BadRequestError) as found:
-        create(model="scripted", messages=[QUESTION], temperature="hot")
     assert found.value.param == "temperature"
     with pytest.raises(openai.BadRequestError, match="nonsense"):
         create(model="scripted", messages=[QUESTION], extra_body={"nonsense": 1})

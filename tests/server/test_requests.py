@@ -1,4 +1,8 @@
-"""What clients of other makers send, recorded and trimmed, is answered in a form that their protocol accepts."""
+"""What clients of other makers send, recorded and trimmed, is answered in a form that their protocol accepts.
+
+A recording is of a conversation's second turn; `first` has what the first turn said instead, claude-code's with the
+first line of another session.
+"""
 
 import json
 from dataclasses import dataclass
@@ -11,12 +15,15 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from afmoe_mlx.models import read_config
 from afmoe_mlx.server.protocols import ENDPOINTS
+from afmoe_mlx.server.rendering import Renderer
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers import tiny_tokenizers
 from helpers.chat_templates import CHATML, SPECIAL_TOKENS
 from helpers.endpoints import data, events
 from helpers.fake_service import FakeService
+from helpers.grid import AFMOE
 
 TOKENIZER = Tokenizer(tiny_tokenizers.byte_level(), special_tokens=SPECIAL_TOKENS, chat_templates={"default": CHATML})
 RECORDED = {path.stem: json.loads(path.read_text("utf-8")) for path in Path(__file__).parent.glob("requests/*.json")}
@@ -37,12 +44,18 @@ class Read:
     usage: Any = None
 
 
+def asked(service: FakeService, name: str, **instead: Any) -> list[Any]:
+    """What the events of the answer to a recorded request hold."""
+    path = RECORDED[name]["path"].partition("?")[0]
+    endpoint = next(endpoint for endpoint in ENDPOINTS if endpoint.path == path)
+    found = data(events(endpoint, service, **RECORDED[name]["body"] | instead))
+    return [value for value in found if value != "[DONE]"]
+
+
 def read(name: str, text: str) -> Read:
     """The answer `text` to a recorded request, each event of it parsed by its protocol's own package."""
     path = RECORDED[name]["path"].partition("?")[0]
-    endpoint = next(endpoint for endpoint in ENDPOINTS if endpoint.path == path)
-    service = FakeService(TOKENIZER, texts=(text,), name="scripted", context=131072)
-    found = [value for value in data(events(endpoint, service, **RECORDED[name]["body"])) if value != "[DONE]"]
+    found = asked(FakeService(TOKENIZER, texts=(text,)), name)
     parsed = [EVENTS[path].validate_python(value, strict=True) for value in found]
     return {"/v1/chat/completions": _chat, "/v1/messages": _messages, "/v1/responses": _responses}[path](parsed)
 
@@ -117,3 +130,17 @@ def test_every_client_reads_the_call_of_a_tool_that_it_offers(name: str) -> None
     assert (found.text.strip(), found.calls) == ("Well.", ((tool, arguments),))
     assert found.end in ("tool_calls", "tool_use", "completed")
     assert found.usage
+
+
+@pytest.mark.parametrize("name", sorted(name for name in RECORDED if "first" in RECORDED[name]))
+def test_every_clients_second_turn_begins_with_all_of_its_first(name: str) -> None:
+    service = FakeService(TOKENIZER)
+    asked(service, name, **RECORDED[name]["first"])
+    asked(service, name)
+    config = read_config({"model_type": "afmoe"} | AFMOE | {"max_position_embeddings": 131072})
+    renderer = Renderer(
+        TOKENIZER, config=config, limit=lambda prompt, wanted: wanted, max_tokens=1, template_variables={}
+    )
+    first, second = (rendered.prompt for rendered in renderer.render(service.asked))
+    assert first == second[: len(first)]
+    assert len(second) > len(first)

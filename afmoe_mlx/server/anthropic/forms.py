@@ -267,6 +267,8 @@ class Message(BaseModel):
     content: list[Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discriminator="type")]]
     stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] | None
     stop_sequence: str | None
+    violation: str | None = Field(default=None, exclude_if=lambda violation: violation is None)
+    """What it falls short of in its `output_config.format`."""
     usage: Usage
 
 

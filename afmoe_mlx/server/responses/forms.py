@@ -303,18 +303,23 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+State = Literal["in_progress", "completed", "incomplete", "failed"]
+
+
 class Response(BaseModel):
     """An answer, with what was asked."""
 
     id: str
     object: Literal["response"] = "response"
     created_at: int
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: State
     completed_at: int | None = None
     error: dict[str, Any] | None = None
     incomplete_details: dict[str, Any] | None = None
     model: str
     output: list[Annotated[OutputMessage | OutputCall | OutputReasoning, Field(discriminator="type")]]
+    violation: str | None = Field(default=None, exclude_if=lambda violation: violation is None)
+    """What it falls short of in its `text.format`."""
     usage: Usage | None = None
     instructions: str | None
     tools: list[FunctionTool]
