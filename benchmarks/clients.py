@@ -146,7 +146,7 @@ def version_of(program: str) -> str | None:
         return None
     with TemporaryDirectory() as home:
         environment = {"HOME": home, "PATH": os.environ["PATH"]}
-        told = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True, timeout=60)
+        told = subprocess.run([program, "--version"], env=environment, capture_output=True, text=True)
     found = re.search(r"\d+(\.\d+)+", told.stdout)
     return found[0] if found else "?"
 

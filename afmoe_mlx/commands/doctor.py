@@ -217,8 +217,9 @@ def _describe(sections: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _server(found: dict[str, Any]) -> str:
-    ours = f"afmoe-mlx serve answers there ({found['status']})"
-    state = "free" if not found["is_taken"] else "taken by another program" if found["status"] is None else ours
+    state = "taken by another program" if found["is_taken"] else "free"
+    if found["status"] is not None:
+        state = f"a server of ours answers ({found['status']})"
     keys = f"{found['keys']} in {KEYS}" if found["keys"] else f"{KEYS} is not set"
     return f"port {found['port']}: {state}; keys: {keys}"
 

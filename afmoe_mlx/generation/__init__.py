@@ -8,7 +8,8 @@ from .drafts import DraftModel, PromptLookup, check_same_tokenizer
 from .grammar import RULES, ConstraintOptions, is_constrained
 from .loop import decode, prefill
 from .options import NO_LIMIT, THE_ANSWER, SamplingOptions, StoppingOptions, unused_keys
-from .processors import make_logits_processors
+from .plan import Plan
+from .processors import check_token_ids, make_logits_processors
 from .prompt import encode_prompt
 from .requests import Chosen, Event, Request, RowSampler, greedy_rows
 from .sampling import make_sampler
@@ -30,6 +31,7 @@ __all__ = [
     "DraftModel",
     "Event",
     "GenerationChunk",
+    "Plan",
     "PromptLookup",
     "Request",
     "RowSampler",
@@ -39,6 +41,7 @@ __all__ = [
     "batch_generate",
     "check_options",
     "check_same_tokenizer",
+    "check_token_ids",
     "decode",
     "encode_prompt",
     "generate",

@@ -171,7 +171,7 @@ class BatchAnswers:
             raise OptionError(f"no option {alone[0]} where several prompts are answered at once")
         checked = {name: value for name, value in options.items() if name not in UNCHECKED}
         check_options(prompt_lookup=prompt_lookup, num_draft_tokens=num_draft_tokens, **checked)
-        plan = Plan.of(self._model, self._tokenizer, prompt, **options)
+        plan = Plan.of(self._model.config, self._tokenizer, prompt, **options)
         kept = None if kv_bits is None else KVQuantization(kv_bits, kv_group_size, quantized_kv_start)
         guide, tally = self._guide(plan), Tally()
         choice = Choice(plan.sampler, plan.processors, guide)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..models import CausalLM
+from ..models import ModelConfig
 from ..tokenizer import Tokenizer
 from .budget import ReasoningBudget
 from .chunks import AnswerChunks
@@ -42,7 +42,7 @@ class Plan:
     @classmethod
     def of(
         cls,
-        model: CausalLM,
+        model: ModelConfig,
         tokenizer: Tokenizer,
         prompt: Prompt,
         *,
@@ -56,14 +56,14 @@ class Plan:
 
         seen: the tokens before the prompt.
         """
-        config, vocab_size = tokenizer.generation_config, model.config.vocab_size
+        config, vocab_size = tokenizer.generation_config, model.vocab_size
         sampling, stopping = ({name: options.get(name) for name in names} for names in (SAMPLING, STOPPING))
         chosen = SamplingOptions.from_generation_config(config, **sampling)
         ending = StoppingOptions.from_generation_config(config, **stopping)
         tokenizer = tokenizer.with_extra_eos(ending.extra_eos_token)
         check_token_ids(chosen.logit_bias or (), vocab_size, "logit_bias")
         if isinstance(prompt, str):
-            tokenizer.check_length(prompt, model.config.max_position_embeddings)
+            tokenizer.check_length(prompt, model.max_position_embeddings)
         unspoken = {*tokenizer.encode("\n", add_special_tokens=False), *tokenizer.eos_token_ids}
         known = sorted(token for token in unspoken if 0 <= token < vocab_size)  # a config may name others
         tokens = encode_prompt(tokenizer, prompt)

@@ -104,10 +104,11 @@ class PromptReader:
         """The cache of a request that has not joined, with what the store knows of its prompt, by others' too."""
         store, before = request.store, request.read_tokens
         if store is not None and (request.cache is None or store.reach(request.prompt) > before):
-            request.cache, request.read_tokens = store.lookup(request.prompt)
-            request.cached_tokens += request.read_tokens - before
-        elif request.cache is None:
-            request.cache = self._model.make_cache()
+            cache, known = store.lookup(request.prompt)
+            if request.cache is None or known > before:  # unless a file turned out to be damaged
+                request.cache, request.read_tokens = cache, known
+                request.cached_tokens += known - before
+        request.cache = request.cache or self._model.make_cache()
         return request.cache
 
     def _beside(self, first: Request, eligible: Sequence[Request], room: int) -> list[Request]:

@@ -131,7 +131,7 @@ def stream_generate(
     )
     seen = as_token_ids(seen, "seen is not")
     plan = Plan.of(
-        model,
+        model.config,
         tokenizer,
         prompt,
         sampler=sampler,

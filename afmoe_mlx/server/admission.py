@@ -10,11 +10,15 @@ import mlx.core as mx
 from .. import device
 from ..cache import KVQuantization
 from ..footprint.cache import layer_caches
+from ..generation.grouping import GROUP_COST, WORTH_IT
 from ..models import ModelConfig
 from ..terminal import size
 from .errors import RequestError
 from .failures import RETRY_AFTER
 from .jobs import Job
+
+# Tokens of a row by which a column of it is reckoned.
+PIECE = 256
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,23 @@ class Memory:
             return None
         return max(usable + held.rows - (held.most_in_store - held.store) - self._workspace, 0)
 
-    def has_room(self, needed: int, *, beside: int) -> bool:
-        """Whether so many bytes are free where others may come to need those `beside`."""
+    def has_room(self, jobs: Sequence[Job]) -> bool:
+        """Whether all of these have what they may come to need."""
         most = self.most
-        return most is None or beside + needed <= most
+        return most is None or self.needed_by(jobs) <= most
+
+    def needed_by(self, jobs: Sequence[Job]) -> int:
+        """What jobs may need together: rows that share a cache are padded to the longest of them."""
+        others = sum(job.rows for job in jobs) - 1
+        padding = min(others * max(job.longest for job in jobs), GROUP_COST + WORTH_IT)
+        return sum(job.needed for job in jobs) + padding * self.needed(PIECE) // PIECE
+
+    def check(self, job: Job) -> None:
+        """RequestError if several answers do not fit together, with nothing beside them; one alone is `limit`'s."""
+        if job.rows > 1 and not self.has_room([job]):
+            needed, most = size(self.needed_by([job])), size(self.most or 0)
+            found = f"{job.rows} answers at once need {needed} of memory, this machine has {most} for it"
+            raise RequestError(400, f"{found}: ask for fewer")
 
     def limit(self, prompt_tokens: int, limit: int) -> int:
         """Tokens that the answer to a prompt may have, at most `limit`, so that alone it fits.

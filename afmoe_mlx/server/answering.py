@@ -31,7 +31,8 @@ class Answers:
         self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
         self._readings = {i: _Reading(i, question, tokenizer) for i, question in enumerate(questions)}
         self.prompt_tokens, self.cached_tokens = len(questions[0].prompt), 0
-        self.job = Job(questions, call.owner, rows, needed, self._told.put_nowait)
+        longest = max(question.most_tokens for question in questions)
+        self.job = Job(questions, call.owner, rows, needed, longest, self._told.put_nowait)
         call.prompt_tokens = sum(len(prompt) for prompt in {id(q.prompt): q.prompt for q in questions}.values())
 
     async def __aenter__(self) -> Self:

@@ -131,16 +131,14 @@ class Engine:
                     while self._has_work:
                         self._stepped = time.perf_counter()
                         self._turn()
-                        self._obey()
                 self._stepped = None
         except BaseException:
             _log.exception("the engine's thread has ended")
         finally:
             self._is_over = True
-            self._fail(unavailable("the engine is not running"), *self._jobs, *self._queue.clear())
-            if self._writer is not None:
-                self._writer.flush()
-            self._writer = None
+            jobs = self._jobs
+            self._let_go()
+            self._fail(unavailable("the engine is not running"), *jobs, *self._queue.clear())
 
     @property
     def _has_work(self) -> bool:
@@ -174,6 +172,7 @@ class Engine:
             return
         try:
             assert self._writer is not None
+            self._obey()
             self._admit(self._writer)
             if self._writer.rows:
                 self._deliver(self._writer.step())
@@ -182,8 +181,9 @@ class Engine:
         except Exception:
             _log.exception("the model failed: the engine is built anew")
         self._failures += 1
-        self._fail(unavailable("the model failed: ask again"), *self._jobs)
+        jobs = self._jobs
         self._let_go(weights=False)
+        self._fail(unavailable("the model failed: ask again"), *jobs)
         self._load()
 
     def _admit(self, writer: Writer) -> None:
@@ -192,7 +192,7 @@ class Engine:
             return
         self._memory.held = writer.held
         while (job := self._queue.next(running := writer.jobs)) is not None:
-            fits = self._memory.has_room(job.needed, beside=sum(other.needed for other in running))
+            fits = self._memory.has_room([*running, job])
             if running and (writer.rows + job.rows > self._max_rows or not fits):
                 return
             if not self._queue.take(job):  # it was cancelled
@@ -225,9 +225,11 @@ class Engine:
 
     def _let_go(self, *, weights: bool = True) -> None:
         """Of the writer with all that it holds, and of the weights."""
-        if self._writer is not None:
-            self._writer.flush()
-        self._writer, self._memory.held = None, Held()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.flush()
+            del writer
+        self._memory.held = Held()
         if weights:
             self._unload()
         gc.collect()

@@ -2,7 +2,7 @@
 
 import logging
 
-from ..errors import ContextFullError, InputError, TokenizerError
+from ..errors import AfmoeError, ContextFullError, InputError, TokenizerError
 from .errors import RequestError
 
 _log = logging.getLogger(__name__)
@@ -20,7 +20,8 @@ def failure(error: BaseException) -> RequestError:
     if isinstance(error, InputError | TokenizerError):
         return RequestError(400, str(error))
     _log.error("a request failed", exc_info=error)
-    return RequestError(500, "the answer failed: the server's log says why", code="internal_error")
+    words = str(error) if isinstance(error, AfmoeError) else "the answer failed: the server's log says why"
+    return RequestError(500, words, code="internal_error")
 
 
 def unavailable(message: str) -> RequestError:

@@ -1,6 +1,6 @@
 """Kinds of fields that requests of several protocols have."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
@@ -18,8 +18,13 @@ WHOLE = BeforeValidator(_whole)
 Count = Annotated[Integer, Field(ge=0), WHOLE]
 Positive = Annotated[Integer, Field(ge=1), WHOLE]
 
+T = TypeVar("T")
+Several = Annotated[list[T], Field(fail_fast=True)]
+"""A list, read up to what is wrong in it: a million errors are told no better than one, and take a gigabyte."""
+
 Text = Annotated[str, Field(min_length=1)]
-StopTexts = Annotated[list[Text] | Text, AfterValidator(lambda value: [value] if isinstance(value, str) else value)]
+Stops = Annotated[Several[Text], Field(max_length=64)]  # all are looked for at each token, of all rows
+StopTexts = Annotated[Stops | Text, AfterValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Texts that end an answer; one may stand alone."""
 
 Limit = Positive | Literal[-1]

@@ -40,6 +40,8 @@ class Job:
     """How many are to be begun together."""
     needed: int
     """Bytes that they may come to need."""
+    longest: int
+    """Tokens that one of them may come to have, with its prompt."""
     tell: Callable[[Piece | RequestError], None]
     """Called in the event loop's thread; after an error nothing more comes."""
     open: int = 0

@@ -20,8 +20,6 @@ class Part:
     """Of the tool that is called."""
     text: str = ""
     """So far; of a call its arguments: JSON, or what was written in its place."""
-    error: str | None = None
-    """Why a call is malformed, None if it is not."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +69,7 @@ class Parts:
                     yield from self._begin("call", name)
                 case ArgumentsDelta(_, text):
                     yield from self._more(self.parts[-1], text)
-                case CallEnd(_, error):
-                    self.parts[-1].error = error
+                case CallEnd():
                     yield from self.finish()
 
     def finish(self) -> Iterator[Step]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,8 +14,10 @@ from .errors import RequestError
 
 B = TypeVar("B", bound=Body)
 
-# Numbers that may be too large for a float, which JSON allows.
-_LARGE = re.compile(rb"[eE]\+?\d{3}")
+# Values in a request, at most: a prompt of token ids has as many as there are in a context, any other far fewer.
+MOST_VALUES = 200_000
+# Keys of one object, at most: each may be an error of its own.
+MOST_KEYS = 10_000
 # pydantic's name for what is of none of several kinds.
 _TAG = "union_tag_invalid"
 # The longest message of an error, in characters.
@@ -74,20 +75,24 @@ def parse(text: bytes) -> dict[str, Any]:
         raise RequestError(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(value, dict):
         raise RequestError(400, "the body is not a JSON object", code="invalid_json")
-    if _LARGE.search(text) and not _is_finite(value):
-        raise RequestError(400, "the body has a number that is too large", code="invalid_json")
+    _check_values(value)
     return value
 
 
-def _is_finite(value: Any) -> bool:
-    match value:
-        case float():
-            return math.isfinite(value)
-        case dict():
-            return all(map(_is_finite, value.values()))
-        case list():
-            return all(map(_is_finite, value))
-    return True
+def _check_values(value: dict[str, Any]) -> None:
+    """RequestError 400 for more values than are worth looking at, and for numbers that no float holds."""
+    found, left = 0, list[dict[str, Any] | list[Any]]([value])
+    while left:
+        some = left.pop()
+        found += len(some)
+        if found > MOST_VALUES or (isinstance(some, dict) and len(some) > MOST_KEYS):
+            most = f"{MOST_VALUES:,} values, or an object more than {MOST_KEYS:,} keys"
+            raise RequestError(400, f"the body has more than {most}", code="invalid_json")
+        for one in some.values() if isinstance(some, dict) else some:
+            if isinstance(one, dict | list):
+                left.append(one)
+            elif isinstance(one, float) and not math.isfinite(one):
+                raise RequestError(400, "the body has a number that is too large", code="invalid_json")
 
 
 def check(form: type[B], fields: Mapping[str, Any], *, ignore_unknown: bool) -> B:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ContextFullError, InputError
-from ..generation import NO_LIMIT, check_options, encode_prompt, is_constrained
+from ..generation import NO_LIMIT, Plan, check_options, check_token_ids, encode_prompt, is_constrained
 from ..messages import AnswerReader, for_template
 from ..messages.reasoning import opened_by
 from ..messages.tool_formats import format_of
+from ..models import ModelConfig
 from ..tokenizer import Tokenizer
 from ..tokenizer.encoding import CHARACTERS_PER_TOKEN
 from .client_lines import without_client_lines
@@ -47,8 +48,7 @@ class Renderer:
         self,
         tokenizer: Tokenizer,
         *,
-        context: int,
-        vocab_size: int,
+        config: ModelConfig,
         limit: Callable[[int, int], int],
         max_tokens: int,
         template_variables: Mapping[str, Any],
@@ -56,7 +56,7 @@ class Renderer:
         """limit: tokens that the answer to a prompt of so many may have, where so many are wanted. max_tokens,
         template_variables: of a question that says nothing of them.
         """
-        self._tokenizer, self._context, self._vocab_size = tokenizer, context, vocab_size
+        self._tokenizer, self._config, self._context = tokenizer, config, config.max_position_embeddings
         self._limit, self._max_tokens, self._variables = limit, max_tokens, template_variables
 
     def render(self, questions: Sequence[Question]) -> list[Rendered]:
@@ -82,6 +82,7 @@ class Renderer:
             raise ContextLengthError(len(prompt), self._context - 1)
         wanted = options["max_tokens"]
         options["max_tokens"] = self._limit(len(prompt), room if wanted == NO_LIMIT else min(wanted, room))
+        Plan.of(self._config, self._tokenizer, prompt, **options)
         beginning = None
         if question.prompt is None:
             last = question.messages[-1]
@@ -89,11 +90,11 @@ class Renderer:
         return Rendered(prompt, options, tools or (), beginning, question.top_logprobs, question.parallel_tool_calls)
 
     def prepare(self, rendered: Sequence[Rendered]) -> None:
-        """Wait for what constraints need, which is made once: whoever writes answers is not to wait for it."""
+        """Make constraints for once: no answer that is being written is to wait for what they need, or fail by them."""
         for question in rendered:
             if is_constrained(question.options):
-                ends = question.options.get("extra_eos_token") or ()
-                _ = self._tokenizer.with_extra_eos(ends).guidance(self._vocab_size).tokenizer
+                plan = Plan.of(self._config, self._tokenizer, question.prompt, **question.options)
+                plan.rules.begin(plan.tokenizer, self._config.vocab_size, question.prompt)()
 
     def count(self, question: Question) -> int:
         """Tokens of a question's prompt."""
@@ -105,7 +106,11 @@ class Renderer:
             text = question.prompt
             if isinstance(text, str):
                 self._check_length(text)
-            return encode_prompt(self._tokenizer, text)
+            prompt = encode_prompt(self._tokenizer, text)
+            check_token_ids(prompt, self._config.vocab_size, "the prompt")
+            if not prompt:
+                raise InputError("the prompt is empty: expected at least one token")
+            return prompt
         text = self._text_of(question, tools)
         self._check_length(text)
         return self._tokenizer.encode(text, add_special_tokens=False)  # a template writes its own special tokens

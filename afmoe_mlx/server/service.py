@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import device
@@ -76,13 +77,13 @@ class ModelService:
         self.name, self.created = name, int(time.time())
         self.context = model.config.max_position_embeddings
         self._tokenizer, self._max_rows = tokenizer, max_rows
+        mx.eval(model.parameters())  # the engine's thread could not evaluate what another has begun
         weights = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
         workspace = min(device.PREFILL_ROOM, weights)  # as `Footprint` has it
         self._memory = Memory(model.config, model.dtype, model.kv_quantization, workspace=workspace)
         self._renderer = Renderer(
             tokenizer,
-            context=self.context,
-            vocab_size=model.config.vocab_size,
+            config=model.config,
             limit=self._memory.limit,
             max_tokens=max_tokens,
             template_variables=template_variables or {},
@@ -151,6 +152,7 @@ class ModelService:
         rows = min(len(rendered), self._max_rows)
         self._check_open()
         answers = Answers(rendered, self._tokenizer, call, rows=rows, needed=sum(needed[:rows]), cancel=self._cancel)
+        self._memory.check(answers.job)
         self._engine.submit(answers.job)
         self._jobs.add(answers.job)
         return answers

@@ -23,7 +23,7 @@ class Settings:
     """Listen where others may come from, without a key."""
     cors_origins: tuple[str, ...] = ()
     """Whose pages a browser may let ask: "https://a.example", or "*" for all."""
-    max_body: int = 32 << 20
+    max_body: int = 8 << 20
     """Bytes of a request, at most."""
     read_timeout: float = 30.0
     """Until all of a request is here."""

@@ -163,7 +163,7 @@ def test_a_damaged_file_is_skipped_counted_and_written_anew(damage: str, tmp_pat
         assert check(store_of(model, tmp_path), [*ids(64), 0]) == 64
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(which=st.integers(0, 7), where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_ever_reaches_an_answer(
     which: int, where: float, bit: int, tmp_path_factory: pytest.TempPathFactory

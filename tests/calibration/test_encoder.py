@@ -42,7 +42,7 @@ def test_logits_come_closer_to_the_originals_than_plain_rounding(
     source = source_folder(tmp_path, model_type, width=64, **changes)
     recipe = Recipe("test", THREE, (Rule(("model.embed_tokens",), None),))
     plain = convert(source, tmp_path / "plain", recipe=recipe)
-    chosen = Calibration(text=text, method=method, tokens=300)
+    chosen = Calibration(text=text, method=method, tokens=150)
     ours = convert(source, tmp_path / "ours", recipe=recipe, calibrate=chosen)
     assert config_of(ours) == config_of(plain)
     ours_stored, plain_stored = stored(ours), stored(plain)
@@ -73,7 +73,7 @@ def test_interrupted_and_run_again_the_bytes_are_those_of_an_undisturbed_run(
     tmp_path: Path, text: Path, model_type: str
 ) -> None:
     source = source_folder(tmp_path, model_type)
-    options = {"bits": 3, "group_size": 32, "calibrate": Calibration(text=text, tokens=200)}
+    options = {"bits": 3, "group_size": 32, "calibrate": Calibration(text=text, tokens=60)}
     whole = contents(convert(source, tmp_path / "whole", **options))
     for at in (3, 20, 45):
         target = tmp_path / f"out-{at}"
@@ -202,7 +202,7 @@ def test_what_a_recipe_keeps_or_stores_in_another_mode_is_as_without_calibration
     rules = (Rule(("*.up_proj", "model.embed_tokens"), fp4), Rule(("*.down_proj", "*.v_proj"), None))
     recipe = Recipe("test", THREE, rules)
     plain = stored(convert(source, tmp_path / "plain", recipe=recipe))
-    ours = stored(convert(source, tmp_path / "ours", recipe=recipe, calibrate=Calibration(text=text, tokens=200)))
+    ours = stored(convert(source, tmp_path / "ours", recipe=recipe, calibrate=Calibration(text=text, tokens=60)))
     assert plain.keys() == ours.keys()
     same = {name for name in plain if mx.array_equal(plain[name], ours[name]).item()}
     marks = ("up_proj", "down_proj", "v_proj", "embed", "norm", "router", ".gate.", "conv.conv")

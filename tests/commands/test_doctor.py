@@ -234,8 +234,8 @@ def test_a_fast_blas_is_known_by_its_name(
     [
         ((False, None), "port 8080: free", None),
         ((True, None), "port 8080: taken by another program", None),
-        ((True, "ok"), "port 8080: afmoe-mlx serve answers there (ok)", None),
-        ((True, "dead"), "port 8080: afmoe-mlx serve answers there (dead)", "start it anew"),
+        ((True, "ok"), "port 8080: a server of ours answers (ok)", None),
+        ((True, "dead"), "port 8080: a server of ours answers (dead)", "start it anew"),
     ],
 )
 def test_the_servers_port_is_asked(

@@ -210,7 +210,7 @@ def test_without_a_template_and_sampling_of_its_own_it_says_so(tmp_path: Path) -
 
 # --- The Hub
 
-SMALL_SHAPE = shape("trinity-nano", layers=4) | {"vocab_size": 1024, "num_experts": 64}
+SMALL_SHAPE = shape("trinity-nano", layers=2) | {"vocab_size": 1024, "num_experts": 16}
 
 
 def test_of_a_model_on_the_hub_no_weights_are_downloaded(hub: FakeHub, tmp_path: Path) -> None:

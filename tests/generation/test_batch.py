@@ -27,7 +27,7 @@ from afmoe_mlx.generation import (
 )
 from afmoe_mlx.generation.chunk_budget import ChunkBudget
 from afmoe_mlx.models import CausalLM, fuse, moe
-from helpers.tiny import tiny, tokens
+from helpers.tiny import tiny, tokens, two_layers
 
 # A key between two codes of 8 bits may take the other one, by a rounding that the product of several rows has.
 TOLERANCE, ANOTHER_CODE = 2e-5, 2e-3
@@ -325,6 +325,23 @@ def test_prompts_that_begin_alike_are_read_once() -> None:
         engine.step()
     run = [len(request.prompt) - request.cached_tokens for request in requests]
     assert sum(run) == len(shared) + (5 + 4 + 3) * STEP
+
+
+def test_under_pressure_what_other_prompts_begin_with_stays_known() -> None:
+    """A system prompt's end keeps what a window before it needs, as an answer's end does."""
+    model = two_layers("afmoe", 9)
+    asked: list[int] = tokens(1, 256)[0].tolist()  # type: ignore[assignment]
+
+    def kept(mark: int, max_bytes: int | None = None) -> PrefixStore:
+        store = PrefixStore(model, block_size=8, max_bytes=max_bytes)
+        engine = BatchEngine(model, store=store)
+        engine.add(asked, limit=1, mark=mark)
+        while engine:
+            engine.step()
+        return store
+
+    room = kept(0).nbytes * 6 // 10
+    assert [kept(mark, room).reach([*asked[:110], 0]) for mark in (0, 100)] == [0, 96]
 
 
 def test_the_stores_of_owners_are_each_their_own() -> None:

@@ -36,7 +36,7 @@ class Device:
         return self
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     most=st.integers(1, 16),
     row=st.floats(0, 1),

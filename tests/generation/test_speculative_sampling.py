@@ -61,11 +61,9 @@ class ChainCache:
 SIZE = 6
 
 SETTINGS = [
-    {},
     {"temperature": 0.6},
-    {"top_p": 0.8},
+    {"top_p": 0.8, "min_p": 0.15},
     {"top_k": 3, "temperature": 1.3},
-    {"min_p": 0.15},
     {"repetition_penalty": 1.4, "repetition_context_size": 1},
     {"xtc_probability": 0.5, "xtc_threshold": 0.2},
 ]

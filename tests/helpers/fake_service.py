@@ -20,6 +20,7 @@ class FakeService:
     size: int = 3
     reason: str = "stop"
     stop_sequence: str | None = None
+    violation: str | None = None
     reasoning_tokens: int = 0
     refusal: RequestError | None = None
     """Raised by `ask`."""
@@ -95,4 +96,5 @@ class FakeAnswering:
             completion_tokens=len(pieces),
             reasoning_tokens=self.service.reasoning_tokens,
             stop_sequence=self.service.stop_sequence,
+            violation=self.service.violation,
         )

@@ -60,9 +60,9 @@ def scripted(tokens: Iterable[int]) -> Callable[[mx.array], mx.array]:
     return lambda logprobs: mx.array([next(rest, 0)])
 
 
-def two_layers(model_type: str, window: int) -> CausalLM:
+def two_layers(model_type: str, window: int, **changes: Any) -> CausalLM:
     """One layer that forgets and one that does not."""
     if model_type == "afmoe":
         kinds = ["sliding_attention", "full_attention"]
-        return tiny("afmoe", num_hidden_layers=2, layer_types=kinds, sliding_window=window)
-    return tiny("lfm2_moe", num_hidden_layers=2, layer_types=["conv", "full_attention"], conv_L_cache=window)
+        return tiny("afmoe", num_hidden_layers=2, layer_types=kinds, sliding_window=window, **changes)
+    return tiny("lfm2_moe", num_hidden_layers=2, layer_types=["conv", "full_attention"], conv_L_cache=window, **changes)

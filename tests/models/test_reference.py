@@ -21,9 +21,16 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def forms(name: str, tmp_path_factory: pytest.TempPathFactory) -> dict[bool, CausalLM]:
+    """The model fused and not."""
+    folder = write_golden(tmp_path_factory.mktemp("m"), name)
+    return {fuse: load_model(folder, fuse=fuse)[0] for fuse in (False, True)}
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["unfused", "fused"])
-def model(request: pytest.FixtureRequest, name: str, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
-    return load_model(write_golden(tmp_path_factory.mktemp("m"), name), fuse=request.param)[0]
+def model(request: pytest.FixtureRequest, forms: dict[bool, CausalLM]) -> CausalLM:
+    return forms[request.param]
 
 
 def distance(ours: mx.array, theirs: np.ndarray) -> float:
@@ -35,17 +42,12 @@ def test_one_shot(model: CausalLM, name: str) -> None:
     assert distance(model(mx.array(arrays["ids"])), arrays["logits"]) < TOLERANCE
 
 
-@pytest.fixture(scope="module")
-def fused(name: str, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
-    return load_model(write_golden(tmp_path_factory.mktemp("m"), name))[0]
-
-
 def test_chunks_then_single_tokens(model: CausalLM, name: str, request: pytest.FixtureRequest) -> None:
     """With the least slack where it is fused, with the default where not; tests/cache tries every slack."""
     slack = 0 if request.node.callspec.params["model"] else None
     arrays = golden(name).arrays
     ids, cache = mx.array(arrays["ids"]), model.make_cache(slack)
-    edges = [0, 7, 14, 21, *range(22, ids.shape[1] + 1)]
+    edges = [0, 9, 18, 27, *range(28, ids.shape[1] + 1)]
     parts = [model(ids[:, a:b], cache=cache) for a, b in pairwise(edges)]
     assert distance(mx.concatenate(parts, axis=1), arrays["logits"]) < TOLERANCE
     assert cache.offset == ids.shape[1]
@@ -61,8 +63,10 @@ def test_padded_in_one_shot(model: CausalLM, name: str, side: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padded_first_chunk_then_single_tokens_equal_each_row_alone(fused: CausalLM, name: str, side: str) -> None:
-    model = fused
+def test_padded_first_chunk_then_single_tokens_equal_each_row_alone(
+    forms: dict[bool, CausalLM], name: str, side: str
+) -> None:
+    model = forms[True]
     arrays = golden(name).arrays
     mask, ids = arrays[f"mask_{side}"], arrays["padded_ids"]
     if side == "left" and getattr(model.config, "conv_bias", False):

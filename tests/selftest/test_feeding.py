@@ -18,6 +18,17 @@ def model() -> CausalLM:
     return TinyModel("Trinity Nano").loaded(mx.float32)
 
 
+@pytest.fixture(scope="module")
+def logits(model: CausalLM) -> mx.array:
+    return feeding.one_shot(model, text())[0][1]
+
+
+def assert_every_token_has_its_logits(parts: list[feeding.Part], logits: mx.array) -> None:
+    assert {first + i for first, part in parts for i in range(len(part))} == set(range(len(text())))
+    wanted = mx.concatenate([logits[first : first + len(part)] for first, part in parts])
+    assert difference(mx.concatenate([part for _, part in parts]), wanted) < 2e-5
+
+
 class Watched:
     """What is asked of models and caches: chunks' shapes, steps back, and the cache last used."""
 
@@ -53,25 +64,31 @@ def test_chunks_leave_the_window_and_its_blocks_and_buffer_behind(model: CausalL
     assert watched.cache.layers[0].start > 0
 
 
-def test_a_wrong_turn_is_taken_back_and_some_of_the_prompt_as_well(model: CausalLM, watched: Watched) -> None:
+def test_a_wrong_turn_is_taken_back_and_some_of_the_prompt_as_well(
+    model: CausalLM, watched: Watched, logits: mx.array
+) -> None:
     parts = feeding.rewound(model, text())
     assert watched.rewound == [13]
     assert {feeding.PROMPT - 3, feeding.PROMPT} < {first for first, _ in parts}
+    assert_every_token_has_its_logits(parts, logits)
 
 
-def test_what_a_store_knows_is_not_computed_again(model: CausalLM, watched: Watched) -> None:
-    feeding.from_store(model, text())
+def test_what_a_store_knows_is_not_computed_again(model: CausalLM, watched: Watched, logits: mx.array) -> None:
+    parts = feeding.from_store(model, text())
+    assert_every_token_has_its_logits(parts, logits)
     assert sum(length for _, length in watched.shapes) < len(text()) + 16
 
 
-def test_a_batch_has_rows_of_different_lengths(model: CausalLM, watched: Watched) -> None:
-    feeding.padded_batch(model, text())
+def test_a_batch_has_rows_of_different_lengths(model: CausalLM, watched: Watched, logits: mx.array) -> None:
+    assert_every_token_has_its_logits(feeding.padded_batch(model, text()), logits)
     assert {batch for batch, _ in watched.shapes} == {3}
     assert len(set(watched.cache.offsets.tolist())) == 3
 
 
-def test_guesses_are_verified_together_and_wrong_ones_taken_back(model: CausalLM, watched: Watched) -> None:
-    feeding.speculated(model, text())
+def test_guesses_are_verified_together_and_wrong_ones_taken_back(
+    model: CausalLM, watched: Watched, logits: mx.array
+) -> None:
+    assert_every_token_has_its_logits(feeding.speculated(model, text()), logits)
     assert (1, 4) in watched.shapes
     assert watched.rewound
     assert set(watched.rewound) == {1}
@@ -84,16 +101,3 @@ def test_keys_are_quantized_and_the_model_is_as_before(model: CausalLM, watched:
     assert full
     assert all(layer.quantization.bits == bits for layer in full)
     assert model.kv_quantization is None
-
-
-@pytest.fixture(scope="module")
-def logits(model: CausalLM) -> mx.array:
-    return feeding.one_shot(model, text())[0][1]
-
-
-@pytest.mark.parametrize("feed", [feeding.rewound, feeding.from_store, feeding.padded_batch, feeding.speculated])
-def test_every_token_of_the_text_gets_its_logits(model: CausalLM, logits: mx.array, feed: feeding.Feeding) -> None:
-    parts = feed(model, text())
-    assert {first + i for first, part in parts for i in range(len(part))} == set(range(len(text())))
-    wanted = mx.concatenate([logits[first : first + len(part)] for first, part in parts])
-    assert difference(mx.concatenate([part for _, part in parts]), wanted) < 2e-5

@@ -23,6 +23,20 @@ def memory(usable: int | None, held: Held | None = None) -> Memory:
     return made
 
 
+@dataclass(eq=False)
+class Asked:
+    """A job, as far as a queue knows it."""
+
+    owner: str
+    rows: int = 1
+    needed: int = 0
+    longest: int = 1
+
+
+def asked(*owners: str, needed: int = 0) -> list[Any]:
+    return [Asked(owner, needed=needed) for owner in owners]
+
+
 @pytest.mark.parametrize("tokens", [1, 40, 300, 2000])
 def test_what_is_reckoned_is_no_less_than_what_a_row_holds(tokens: int) -> None:
     model = tiny()
@@ -50,27 +64,33 @@ def test_an_answer_may_have_all_tokens_that_fit(prompt: int, wanted: int, usable
 
 def test_where_the_device_does_not_tell_everything_fits() -> None:
     assert memory(None).limit(10**5, 10**6) == 10**6
-    assert memory(None).has_room(1 << 60, beside=1 << 60)
+    assert memory(None).has_room([Asked("a", needed=1 << 60)])  # type: ignore[list-item]
 
 
 def test_what_the_store_may_still_take_and_what_rows_hold_count() -> None:
     """All rows together have what is free and what they hold already, but for what the store is promised."""
     assert memory(50_000, Held(rows=7000, store=300, most_in_store=1300)).most == 50_000 + 7000 - 1000 - 1000
     found = memory(50_000)
-    assert found.has_room(9000, beside=40_000)
-    assert not found.has_room(9001, beside=40_000)
+    assert found.has_room(asked("a", needed=49_000))
+    assert not found.has_room(asked("a", "b", needed=24_501))
 
 
-@dataclass(eq=False)
-class Asked:
-    """A job, as far as a queue knows it."""
+def test_rows_are_reckoned_as_long_as_the_longest_beside_them() -> None:
+    """As far as they may share a cache."""
+    found, short, long = memory(None), Asked("a", rows=3, needed=10), Asked("b", needed=10, longest=500)
+    alone: Any = [[short], [long]]
+    assert [found.needed_by(jobs) for jobs in alone] == [10 + 2 * found.needed(256) // 256, 10]
+    assert found.needed_by([short, long]) == 20 + 3 * 500 * found.needed(256) // 256  # type: ignore[list-item]
+    long.longest = 10**9
+    assert found.needed_by([short, long]) == 20 + 32_000 * found.needed(256) // 256  # type: ignore[list-item]
 
-    owner: str
-    rows: int = 1
 
-
-def asked(*owners: str) -> list[Any]:
-    return [Asked(owner) for owner in owners]
+def test_several_answers_that_can_never_fit_together_are_refused_in_numbers() -> None:
+    many: Any = Asked("a", rows=4, needed=49_100)
+    with pytest.raises(RequestError, match=r"4 answers at once need .* this machine has .*: ask for fewer") as error:
+        memory(50_000).check(many)
+    assert error.value.status == 400
+    memory(60_000_000).check(many)
 
 
 def test_of_one_owner_the_first_is_next() -> None:

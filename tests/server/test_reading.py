@@ -67,6 +67,9 @@ def loaded(text: bytes) -> dict[str, Any] | None:
         '{"a": 1}'.encode("utf-16"),
         b"\xef\xbb\xbf{}",
         b"{} {}",
+        b'{"a": [' + b"{}," * 300_000 + b"{}]}",
+        b'{"a": [' + b"1," * 300_000 + b"1]}",
+        json.dumps({"a": {str(i): i for i in range(20_000)}}).encode(),
     ],
     ids=lambda text: repr(text[:20]),
 )

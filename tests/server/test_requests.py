@@ -1,4 +1,7 @@
-"""What clients of other makers send, recorded and trimmed, is answered in a form that their protocol accepts."""
+"""What clients of other makers send, recorded and trimmed, is answered in a form that their protocol accepts.
+
+A recording is of a conversation's second turn; `first` has what the first turn said instead.
+"""
 
 import json
 from dataclasses import dataclass
@@ -12,6 +15,7 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from afmoe_mlx.server.protocols import ENDPOINTS
+from afmoe_mlx.server.rendering import Renderer
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers import tiny_tokenizers
 from helpers.chat_templates import CHATML, SPECIAL_TOKENS
@@ -37,12 +41,18 @@ class Read:
     usage: Any = None
 
 
+def asked(service: FakeService, name: str, **instead: Any) -> list[Any]:
+    """What the events of the answer to a recorded request hold."""
+    path = RECORDED[name]["path"].partition("?")[0]
+    endpoint = next(endpoint for endpoint in ENDPOINTS if endpoint.path == path)
+    found = data(events(endpoint, service, **RECORDED[name]["body"] | instead))
+    return [value for value in found if value != "[DONE]"]
+
+
 def read(name: str, text: str) -> Read:
     """The answer `text` to a recorded request, each event of it parsed by its protocol's own package."""
     path = RECORDED[name]["path"].partition("?")[0]
-    endpoint = next(endpoint for endpoint in ENDPOINTS if endpoint.path == path)
-    service = FakeService(TOKENIZER, texts=(text,), name="scripted", context=131072)
-    found = [value for value in data(events(endpoint, service, **RECORDED[name]["body"])) if value != "[DONE]"]
+    found = asked(FakeService(TOKENIZER, texts=(text,)), name)
     parsed = [EVENTS[path].validate_python(value, strict=True) for value in found]
     return {"/v1/chat/completions": _chat, "/v1/messages": _messages, "/v1/responses": _responses}[path](parsed)
 
@@ -117,3 +127,21 @@ def test_every_client_reads_the_call_of_a_tool_that_it_offers(name: str) -> None
     assert (found.text.strip(), found.calls) == ("Well.", ((tool, arguments),))
     assert found.end in ("tool_calls", "tool_use", "completed")
     assert found.usage
+
+
+@pytest.mark.parametrize("name", sorted(name for name in RECORDED if "first" in RECORDED[name]))
+def test_every_clients_second_turn_begins_with_all_of_its_first(name: str) -> None:
+    service = FakeService(TOKENIZER)
+    asked(service, name, **RECORDED[name]["first"])
+    asked(service, name)
+    renderer = Renderer(
+        TOKENIZER,
+        context=131072,
+        vocab_size=TOKENIZER.vocab_size,
+        limit=lambda prompt, wanted: wanted,
+        max_tokens=1,
+        template_variables={},
+    )
+    first, second = (rendered.prompt for rendered in renderer.render(service.asked))
+    assert first == second[: len(first)]
+    assert len(second) > len(first)

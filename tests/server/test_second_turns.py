@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from afmoe_mlx.models import read_config
 from afmoe_mlx.server import anthropic, openai, responses
 from afmoe_mlx.server.question import Question
 from afmoe_mlx.server.rendering import Renderer
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers.chat_templates import CHATML, LFM25, SPECIAL_TOKENS
 from helpers.fake_service import FakeService
+from helpers.grid import AFMOE
 from helpers.official_clients import ask
 from helpers.tiny_tokenizers import byte_level
 
@@ -96,9 +98,8 @@ def test_the_second_prompt_extends_the_first_and_its_answer(protocol: str, answe
     endpoint, request, tool = PROTOCOLS[protocol]
     tokenizer = Tokenizer(byte_level(), special_tokens=SPECIAL_TOKENS, chat_templates={"default": template})
     service = FakeService(tokenizer, [written])
-    renderer = Renderer(
-        tokenizer, context=10**5, vocab_size=300, limit=lambda _, wanted: wanted, max_tokens=9, template_variables={}
-    )
+    config = read_config({"model_type": "afmoe", **AFMOE, "vocab_size": 300, "max_position_embeddings": 10**5})
+    renderer = Renderer(tokenizer, config=config, limit=lambda _, wanted: wanted, max_tokens=9, template_variables={})
 
     def prompt(question: Question) -> str:
         return tokenizer.decode(renderer.render([question])[0].prompt)

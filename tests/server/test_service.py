@@ -422,6 +422,46 @@ def test_an_error_of_one_answer_ends_that_alone(
     assert "secret" not in str(error)
 
 
+def test_logits_that_are_no_numbers_end_their_answer_alone_and_say_so(tmp_path: Path) -> None:
+    model, tokenizer = load(tiny_folder(tmp_path / "m"))
+    model.lm_head.weight = mx.full(model.lm_head.weight.shape, mx.nan)
+
+    async def asking(service: ModelService) -> list[RequestError]:
+        found = []
+        for _ in range(2):
+            with pytest.raises(RequestError, match="no numbers") as error:
+                await heard(service, user("?"))
+            found.append(error.value)
+        assert service.state().failures == service.state().running == 0
+        return found
+
+    assert [error.status for error in run(service((model, tokenizer)), asking)] == [500, 500]
+
+
+def test_a_model_that_fails_in_a_prompt_is_built_anew(
+    endless: tuple[CausalLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(endless[0])
+    run_model, asked_once = kind.__call__, user("?", options={"max_tokens": 3})
+
+    def broken(*arguments: Any, **options: Any) -> mx.array:
+        monkeypatch.setattr(kind, "__call__", run_model)
+        raise RuntimeError("[METAL] out of everything")
+
+    async def failing(service: ModelService) -> tuple[int, int]:
+        running = Prompted(service)
+        await until(lambda: service.state().running == 1)
+        monkeypatch.setattr(kind, "__call__", broken)
+        for task in (asyncio.ensure_future(heard(service, asked_once)), running.task):
+            with pytest.raises(RequestError) as error:
+                await task
+            assert error.value.status == 503
+        (after,) = await heard(service, asked_once)
+        return service.state().failures, after.told.completion_tokens
+
+    assert run(service(endless), failing) == (1, 3)
+
+
 def test_where_the_model_fails_what_runs_fails_and_what_waits_is_answered(
     endless: tuple[CausalLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
 ) -> None:

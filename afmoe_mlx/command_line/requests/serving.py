@@ -94,7 +94,7 @@ class ServeRequest:
         int | None, typer.Option(min=0, metavar="N", help="Requests of a key that may wait; 64 if not given.")
     ] = None
     max_body: Annotated[
-        Any | None, typer.Option(parser=byte_size, metavar="SIZE", help="A request's most; 32MiB if not given.")
+        Any | None, typer.Option(parser=byte_size, metavar="SIZE", help="A request's most; 8MiB if not given.")
     ] = None
     read_timeout: Annotated[Any | None, _time("Until a request is here whole; 30s if not given.")] = None
     idle_timeout: Annotated[Any | None, _time("That an unused connection is kept; 75s if not given.")] = None

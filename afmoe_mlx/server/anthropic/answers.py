@@ -1,19 +1,17 @@
 """Answers become Anthropic's messages: whole, or as the events of a stream that adds up to the same."""
 
-import logging
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 from uuid import uuid4
 
 from ..errors import RequestError
+from ..failures import failure
 from ..parts import Begin, End, More, Part, Parts, Step
 from ..question import Answering, Finish
 from ..sse import ALIVE, event
 from .errors import error_body
 from .forms import Message, OutputTokensDetails, TextBlock, ThinkingBlock, ToolUseBlock, Usage
 from .questions import input_of
-
-_log = logging.getLogger("afmoe_mlx.server")
 
 SIGNATURE = "unsigned"
 """Of every thinking block: clients drop those that have none."""
@@ -45,20 +43,17 @@ class MessageWriter:
     async def events(self) -> AsyncGenerator[str, None]:
         """The events of a stream: whatever happens, to its very end, without which clients ask again or wait."""
         yield ALIVE
-        failure: RequestError | None = None
+        failed: RequestError | None = None
         try:
             async with self._answering:
                 async for update in self._answering:
                     if told := self._beginning() + "".join(map(self._told, self._parts.take(update.deltas))):
                         yield told
                     self._finish = update.finish
-        except RequestError as error:
-            failure = error
-        except Exception:
-            _log.exception("a stream failed")
-            failure = RequestError(500, "the answer failed: the server's log says why")
-        if failure is not None:
-            yield self._beginning() + _event(error_body(failure))
+        except Exception as error:
+            failed = failure(error)
+        if failed is not None:
+            yield self._beginning() + _event(error_body(failed))
         for step in self._parts.finish():
             yield self._told(step)
         yield _event({"type": "message_delta", "delta": self._stop(), "usage": self._usage().model_dump()})
@@ -113,10 +108,11 @@ class MessageWriter:
 
     def _stop(self) -> dict[str, Any]:
         finish = self._finish
-        if finish is not None and finish.stop_sequence is not None:
-            return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop_sequence}
-        reason = "length" if finish is None else finish.reason  # an answer that broke off is not whole
-        return {"stop_reason": _STOP_REASONS.get(reason, "end_turn"), "stop_sequence": None}
+        if finish is None:  # an answer that broke off is not whole
+            return {"stop_reason": "max_tokens", "stop_sequence": None}
+        reason = _STOP_REASONS.get(finish.reason, "end_turn") if finish.stop_sequence is None else "stop_sequence"
+        violation = {} if finish.violation is None else {"violation": finish.violation}
+        return {"stop_reason": reason, "stop_sequence": finish.stop_sequence, **violation}
 
     def _usage(self) -> Usage:
         finish, answering = self._finish, self._answering

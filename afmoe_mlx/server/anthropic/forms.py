@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import Count, Fields, Flag, Number, Positive, Text
+from ..fields import Count, Fields, Flag, Number, Positive, Several, Stops, Text
 
 HINTS = {
     "anthropic_beta": "all that is supported is there in any case",
@@ -76,7 +76,7 @@ class ToolResultBlock(BaseModel):
 
     type: Literal["tool_result"] = "tool_result"
     tool_use_id: str
-    content: str | list[Result] | None = None
+    content: str | Several[Result] | None = None
     is_error: Flag | None = None
 
 
@@ -84,14 +84,14 @@ class SystemMessage(BaseModel):
     """Instructions, in the middle of a conversation too."""
 
     role: Literal["system"]
-    content: str | list[TextBlock]
+    content: str | Several[TextBlock]
 
 
 class UserMessage(BaseModel):
     """What a user says, and results of tools."""
 
     role: Literal["user"]
-    content: str | list[Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]]
+    content: str | Several[Annotated[TextBlock | ToolResultBlock, Field(discriminator="type")]]
 
 
 class AssistantMessage(BaseModel):
@@ -100,7 +100,9 @@ class AssistantMessage(BaseModel):
     role: Literal["assistant"]
     content: (
         str
-        | list[Annotated[TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")]]
+        | Several[
+            Annotated[TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock, Field(discriminator="type")]
+        ]
     )
 
 
@@ -210,9 +212,9 @@ class Prompted(Body):
     HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
 
     model: str
-    messages: list[InputMessage] = Field(min_length=1)
-    system: str | list[TextBlock] | None = None
-    tools: list[Tool] | None = None
+    messages: Several[InputMessage] = Field(min_length=1)
+    system: str | Several[TextBlock] | None = None
+    tools: Several[Tool] | None = None
     tool_choice: Choice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -229,7 +231,7 @@ class MessagesBody(Prompted):
     max_tokens: Positive
     """What the context does not hold is left out of it."""
     stream: Flag | None = None
-    stop_sequences: list[Text] | None = None
+    stop_sequences: Stops | None = None
     temperature: Annotated[Number, Field(ge=0)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     top_k: Count | None = None
@@ -265,6 +267,8 @@ class Message(BaseModel):
     content: list[Annotated[TextBlock | ThinkingBlock | ToolUseBlock, Field(discriminator="type")]]
     stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] | None
     stop_sequence: str | None
+    violation: str | None = Field(default=None, exclude_if=lambda violation: violation is None)
+    """What it falls short of in its `output_config.format`."""
     usage: Usage
 
 

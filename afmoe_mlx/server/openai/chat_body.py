@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..effort import reasoning_budget, template_variables
-from ..fields import WHOLE, Count, Flag, Integer, Limit
+from ..fields import WHOLE, Count, Flag, Integer, Limit, Several
 from ..question import Question, Service
 from ..tools import choice_beside
 from .body import AnswerBody
@@ -22,17 +22,17 @@ _RESERVED = {"messages", "tools", "add_generation_prompt", "continue_final_messa
 class ChatBody(AnswerBody):
     """The fields of a request."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[Several[Message], Field(min_length=1)]
     max_completion_tokens: Limit | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Several[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: Flag | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     reasoning_budget: Count | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Several[Literal["text"]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: Flag | None = None
 

@@ -10,7 +10,7 @@ from ...messages import ContentDelta, Delta
 from .. import sse
 from ..collected import Collected, collect
 from ..endpoint import Endpoint, EventStream, Handled
-from ..fields import WHOLE, Flag, Integer
+from ..fields import WHOLE, Flag, Integer, Several
 from ..question import Call, Question, Service, Update
 from . import logprobs
 from .body import MOST_ANSWERS, AnswerBody
@@ -19,8 +19,8 @@ from .stream import Chunks, usage_body, usage_of
 
 MOST_LOGPROBS = 20
 
-Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
-Prompts = str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+Ids = Annotated[Several[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
+Prompts = str | Ids | Annotated[Several[str], Field(min_length=1)] | Annotated[Several[Ids], Field(min_length=1)]
 
 
 class CompletionBody(AnswerBody):

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from ...messages.reasoning import REASONING_FIELDS
+from ..fields import Several
 
 
 class Part(BaseModel):
@@ -46,10 +47,10 @@ class Message(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"] | None = None
     """By default what the other fields tell: "tool", "assistant", else "user"."""
-    content: str | list[Part | str] | None = None
+    content: str | Several[Part | str] | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: list[SentCall] | None = None
+    tool_calls: Several[SentCall] | None = None
     reasoning_content: Any = Field(None, description="A text; anything else is left out.")
     reasoning: Any = Field(None, description="The same, by another name.")
     thinking: Any = Field(None, description="The same, by another name.")

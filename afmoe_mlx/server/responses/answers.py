@@ -1,21 +1,29 @@
 """Answers become OpenAI's responses: whole, or as the events of a stream that adds up to the same."""
 
-import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Literal
 from uuid import uuid4
 
 from ..errors import RequestError
+from ..failures import failure
 from ..openai.logprobs import of_chat
 from ..parts import More, Parts
 from ..question import Answering, Finish, TokenLogprob, Update
 from ..sse import event
-from .forms import InputDetails, OutputDetails, ReasoningConfig, Response, ResponsesBody, TextConfig, TextFormat, Usage
+from .forms import (
+    InputDetails,
+    OutputDetails,
+    ReasoningConfig,
+    Response,
+    ResponsesBody,
+    State,
+    TextConfig,
+    TextFormat,
+    Usage,
+)
 from .items import Items, Told
 from .questions import offered_tools
-
-_log = logging.getLogger("afmoe_mlx.server")
 
 
 class ResponseWriter:
@@ -47,21 +55,18 @@ class ResponseWriter:
     async def events(self) -> AsyncGenerator[str, None]:
         """The events of a stream: whatever happens, to its very end, without which clients ask again or wait."""
         yield self._lifecycle("created", "in_progress") + self._lifecycle("in_progress", "in_progress")
-        failure: RequestError | None = None
+        failed: RequestError | None = None
         try:
             async with self._answering:
                 async for update in self._answering:
                     for told in self._told(update):
                         yield self._event(*told)
-        except RequestError as error:
-            failure = error
-        except Exception:
-            _log.exception("a stream failed")
-            failure = RequestError(500, "the answer failed: the server's log says why")
+        except Exception as error:
+            failed = failure(error)
         for told in self._ending():
             yield self._event(*told)
-        status = self._status if failure is None else "failed"
-        yield self._lifecycle(status, status, failure)
+        status = self._status if failed is None else "failed"
+        yield self._lifecycle(status, status, failed)
 
     def alive(self) -> str:
         """A sign of life: that the response is in progress."""
@@ -84,24 +89,15 @@ class ResponseWriter:
         for step in self._parts.finish():
             yield from self._items.told(step, logprobs=[], status=self._status)
 
-    def _lifecycle(
-        self,
-        name: str,
-        status: Literal["in_progress", "completed", "incomplete", "failed"],
-        failure: RequestError | None = None,
-    ) -> str:
-        return self._event(name, {"response": self._response(status, failure)})
+    def _lifecycle(self, name: str, status: State, failed: RequestError | None = None) -> str:
+        return self._event(name, {"response": self._response(status, failed)})
 
     def _event(self, name: str, fields: dict[str, Any]) -> str:
         kind, number = f"response.{name}", self._number
         self._number += 1
         return event({"type": kind, "sequence_number": number, **fields}, kind)
 
-    def _response(
-        self,
-        status: Literal["in_progress", "completed", "incomplete", "failed"],
-        failure: RequestError | None = None,
-    ) -> dict[str, Any]:
+    def _response(self, status: State, failed: RequestError | None = None) -> dict[str, Any]:
         body, finish = self._body, self._finish
         is_over = status != "in_progress"
         response = Response(
@@ -109,10 +105,11 @@ class ResponseWriter:
             created_at=self._created,
             status=status,
             completed_at=int(time.time()) if status == "completed" else None,
-            error=None if failure is None else _error(failure),
+            error=None if failed is None else _error(failed),
             incomplete_details={"reason": "max_output_tokens"} if status == "incomplete" else None,
             model=self._model,
             output=self._items.whole if is_over else [],
+            violation=None if finish is None else finish.violation,
             usage=_usage(finish) if is_over and finish is not None else None,
             instructions=body.instructions,
             tools=offered_tools(body),
@@ -126,12 +123,11 @@ class ResponseWriter:
             top_logprobs=body.top_logprobs or 0,
             metadata=body.metadata or {},
         )
-        dumped = response.model_dump(mode="json", by_alias=True)
-        return dumped if finish is None or finish.violation is None else dumped | {"violation": finish.violation}
+        return response.model_dump(mode="json", by_alias=True)
 
 
-def _error(failure: RequestError) -> dict[str, Any]:
-    return {"code": "rate_limit_exceeded" if failure.status == 429 else "server_error", "message": failure.message}
+def _error(failed: RequestError) -> dict[str, Any]:
+    return {"code": "rate_limit_exceeded" if failed.status == 429 else "server_error", "message": failed.message}
 
 
 def _usage(finish: Finish) -> Usage:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import WHOLE, Fields, Flag, Integer, Number, Positive, Text
+from ..fields import WHOLE, Fields, Flag, Integer, Number, Positive, Several, Text
 from ..openai.hints import HINTS as OPENAI_HINTS
 
 MOST_LOGPROBS = 20
@@ -52,7 +52,7 @@ class MessageItem(BaseModel):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: str | list[Content] | None = None
+    content: str | Several[Content] | None = None
 
 
 class FunctionCallItem(BaseModel):
@@ -69,15 +69,15 @@ class FunctionCallOutputItem(BaseModel):
 
     type: Literal["function_call_output"] = "function_call_output"
     call_id: str
-    output: str | list[Content]
+    output: str | Several[Content]
 
 
 class ReasoningItem(BaseModel):
     """Reasoning, by the first of these fields that has a text."""
 
     type: Literal["reasoning"] = "reasoning"
-    content: list[ReasoningPart] | None = None
-    summary: list[ReasoningPart] | None = None
+    content: Several[ReasoningPart] | None = None
+    summary: Several[ReasoningPart] | None = None
     encrypted_content: str | None = None
 
 
@@ -134,7 +134,7 @@ class AllowedTools(Fields):
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: list[FunctionChoice]
+    tools: Several[FunctionChoice]
 
 
 ToolChoice = Literal["none", "auto", "required"] | Annotated[FunctionChoice | AllowedTools, Field(discriminator="type")]
@@ -199,9 +199,9 @@ class ResponsesBody(Body):
     HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
 
     model: str | None = None
-    input: str | list[Item]
+    input: str | Several[Item]
     instructions: str | None = None
-    tools: list[Tool] | None = None
+    tools: Several[Tool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: Flag | None = None
     text: TextConfig | None = None
@@ -210,7 +210,7 @@ class ResponsesBody(Body):
     temperature: Annotated[Number, Field(ge=0)] | None = None
     top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     top_logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
-    include: list[Include] | None = None
+    include: Several[Include] | None = None
     metadata: dict[str, Any] | None = None
     stream: Flag | None = None
     previous_response_id: Any = None
@@ -303,18 +303,23 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+State = Literal["in_progress", "completed", "incomplete", "failed"]
+
+
 class Response(BaseModel):
     """An answer, with what was asked."""
 
     id: str
     object: Literal["response"] = "response"
     created_at: int
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: State
     completed_at: int | None = None
     error: dict[str, Any] | None = None
     incomplete_details: dict[str, Any] | None = None
     model: str
     output: list[Annotated[OutputMessage | OutputCall | OutputReasoning, Field(discriminator="type")]]
+    violation: str | None = Field(default=None, exclude_if=lambda violation: violation is None)
+    """What it falls short of in its `text.format`."""
     usage: Usage | None = None
     instructions: str | None
     tools: list[FunctionTool]

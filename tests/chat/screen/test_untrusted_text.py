@@ -32,8 +32,14 @@ WAYS = [
 THINKING = "<think>{}"
 
 
-@pytest.mark.parametrize("markdown", [True, False])
-@pytest.mark.parametrize(("way", "show_thinking"), [*((way, False) for way in [*WAYS, THINKING]), (THINKING, True)])
+@pytest.mark.parametrize(
+    ("way", "show_thinking", "markdown"),
+    [
+        *((way, False, True) for way in WAYS),
+        ("{}", False, False),  # what stands around it is text like any other
+        *((THINKING, shown, markdown) for shown in (False, True) for markdown in (False, True)),
+    ],
+)
 def test_what_a_model_writes_is_shown_and_never_obeyed(way: str, show_thinking: bool, markdown: bool) -> None:
     for text in HOSTILE:
         screen = Screen()

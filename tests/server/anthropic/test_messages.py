@@ -234,6 +234,12 @@ def test_a_stop_sequence_is_told() -> None:
     assert streamed[-2]["delta"] == {"stop_reason": "stop_sequence", "stop_sequence": "END"}
 
 
+def test_what_an_answer_falls_short_of_is_told() -> None:
+    whole, streamed = told(FakeService(TOKENIZER, ["x"], violation="why"))
+    assert whole["violation"] == streamed[-2]["delta"]["violation"] == "why"
+    assert "violation" not in told(FakeService(TOKENIZER))[0]
+
+
 def test_reasoning_that_is_omitted_is_told_without_its_text() -> None:
     service = FakeService(TOKENIZER, ["<think>Hm.</think>Yes."])
     whole, streamed = told(service, thinking={"type": "adaptive", "display": "omitted"})

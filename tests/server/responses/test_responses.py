@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.server.errors import RequestError
-from afmoe_mlx.server.question import Question, TokenLogprob
+from afmoe_mlx.server.question import Question
 from afmoe_mlx.server.reading import check
 from afmoe_mlx.server.responses import ENDPOINTS
 from afmoe_mlx.server.responses.forms import ResponsesBody
@@ -183,17 +183,26 @@ def test_no_parallel_tool_calls_holds() -> None:
     assert sum(data["type"] == "response.output_item.added" for data in streamed) == 2
 
 
+def test_what_an_answer_falls_short_of_is_told() -> None:
+    whole, streamed = told(FakeService(TOKENIZER, ["x"], violation="why"))
+    assert whole["violation"] == streamed[-1]["response"]["violation"] == "why"
+    assert "violation" not in told(FakeService(TOKENIZER))[0]
+
+
 @pytest.mark.parametrize("asked", [{"top_logprobs": 2}, {"include": ["message.output_text.logprobs"]}])
-def test_log_probabilities_are_those_of_the_text_told_so_far(asked: Any) -> None:
-    service = FakeService(TOKENIZER, ["<think>Hm.</think>\n\n  Hello."], size=1)
-    whole, streamed = told(service, **asked)
-    one = {"token": "H", "bytes": [72], "logprob": -0.5, "top_logprobs": []}
-    said = [logprob for data in streamed if data["type"].endswith("text.delta") for logprob in data.get("logprobs", [])]
-    assert said == whole["output"][1]["content"][0]["logprobs"]
-    assert one in said
+def test_log_probabilities_are_told_once_with_the_text_they_are_of(asked: Any) -> None:
+    text = f"<think>Hm.</think>\n\n  Hello.{CALL} Bye."
+    service = FakeService(TOKENIZER, [text], size=1)
+    whole, streamed = told(service, tools=[TOOL], **asked)
+    said = [data["logprobs"] for data in streamed if data["type"] == "response.output_text.done"]
+    assert said == [item["content"][0]["logprobs"] for item in whole["output"] if item["type"] == "message"]
+    deltas = [data for data in streamed if data["type"] == "response.output_text.delta"]
+    every = [*said[0], *said[1]]
+    assert every == [logprob for data in deltas for logprob in data["logprobs"]]
+    assert len(every) == len(text)  # the service has one for every piece, whatever it is
+    assert said[1][-1] == {"token": ".", "bytes": [46], "logprob": -0.5, "top_logprobs": []}
     assert service.asked[0].top_logprobs == asked.get("top_logprobs", 0)
     assert told(service)[0]["output"][1]["content"][0]["logprobs"] == []
-    assert TokenLogprob(1, b"H", -0.5).top == ()
 
 
 @pytest.mark.parametrize("summary", [None, "auto"])
