@@ -13,13 +13,16 @@ from typing import Any
 
 from http_client import request
 
+ALONE = 50
+"""Tokens that each of several answers has before another question arrives."""
 ANY = "default_model"
 """What mlx-lm's server calls the one that it was started with."""
 
 
-async def answered(port: int, body: dict[str, Any]) -> dict[str, Any]:
-    """When a streamed answer's pieces came, its text and its usage."""
-    began, times, text, usage = time.perf_counter(), list[float](), "", {}
+async def answered(port: int, body: dict[str, Any], times: list[float] | None = None) -> dict[str, Any]:
+    """When a streamed answer's pieces came, its text and its usage. times: where those go as they come."""
+    began, text, usage = time.perf_counter(), "", {}
+    times = [] if times is None else times
     body = {"model": ANY, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}} | body
     async with request(port, "/v1/chat/completions", body) as response:
         if response.status != 200:
@@ -60,8 +63,10 @@ async def conversation(port: int, body: dict[str, Any], turns: Sequence[str], ed
 
 async def beside(port: int, running: Sequence[dict[str, Any]], arriving: dict[str, Any]) -> list[dict[str, Any]]:
     """Answers that are being written while another question arrives, which comes first."""
-    rows = [asyncio.create_task(answered(port, body)) for body in running]
-    await asyncio.sleep(1.5)
+    times: list[list[float]] = [[] for _ in running]
+    rows = [asyncio.create_task(answered(port, *one)) for one in zip(running, times, strict=True)]
+    while min(map(len, times)) < ALONE:
+        await asyncio.sleep(0.05)
     found = await answered(port, arriving)
     return [found, *await asyncio.gather(*rows)]
 
