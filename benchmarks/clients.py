@@ -4,7 +4,7 @@ Each of `agents.py` that is on the PATH writes a file by a tool call and says th
 a home of its own, then again in a second session. The model is scripted: it says what the task needs, whatever the
 prompt. What counts is that the file is there, that the client ends well and no request has failed; and how many tokens
 of the first turn's prompt the second turn and the next session do not read again. Tokens are those of a vocabulary of
-4,096, of about 3 characters each. Run it without a network, and none can do its part elsewhere.
+4,096, of about 3 characters each. Without a network it also shows that none needs another server.
 
 Installing: `npm install opencode-ai @openai/codex @anthropic-ai/claude-code @qwen-code/qwen-code cline
 @continuedev/cli`, with Node 24 or later; `pip install llm`, `pip install aider-chat`, each in its own environment.

@@ -1,8 +1,10 @@
 """`afmoe-mlx serve`: one model over HTTP; its address on stdout once it answers, all else on stderr."""
 
+from collections.abc import Iterable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..api import load
 from ..command_line.generation_config import tell_unused_keys
@@ -19,30 +21,14 @@ from ..server.settings import Settings
 from ..terminal import write
 from ..tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from ..server.service import ModelService
-
-# Options that go by the same name there; where the command line says nothing, their defaults stand.
-SETTINGS = (
-    "host",
-    "port",
-    "keys",
-    "insecure",
-    "max_body",
-    "read_timeout",
-    "idle_timeout",
-    "write_timeout",
-    "grace",
-    "log_json",
-    "ignore_unknown",
-    "any_model_name",
-)
+# Of the service; where the command line says nothing, its own defaults stand, as those of `Settings` do.
 LIMITS = ("max_rows", "max_queue", "max_tokens", "idle_unload")
 
 
 def run(request: ServeRequest) -> int:
     """Serve until a signal to stop; the exit status."""
-    settings = _settings(request)
+    settings, options, template = _settings(request), _options(request), read_template(request.chat_template)
+    directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     listening = bind(settings)
     name = or_demo(request.model)
     loading = begun(partial(_load, request, name))
@@ -50,9 +36,22 @@ def run(request: ServeRequest) -> int:
     from ..server.listener import listen
     from ..server.log import log_to_stderr
     from ..server.protocols import ENDPOINTS
+    from ..server.service import ModelService, make_store
 
-    service = _service(request, name, *loading.result())
-    del loading  # with it the weights, that the service may let go of
+    model, tokenizer = loading.result()
+    tell_kv_bits(model)
+    tell_unused_keys(tokenizer)
+    suggest_self_test(name)
+    tokenizer = tokenizer if template is None else tokenizer.with_chat_template(template)
+    service = ModelService(
+        model,
+        tokenizer,
+        name=served_name(name),
+        make_store=partial(make_store, directory=directory),
+        load=lambda: _load(request, name)[0],
+        **options,
+    )
+    del loading, model  # the service alone holds the weights, which it may let go of
     log_to_stderr()
     app = App(service, ENDPOINTS, settings)
     listen(app, service, listening, settings, ready=lambda: write(f"{url(listening)}\n"))
@@ -60,7 +59,16 @@ def run(request: ServeRequest) -> int:
 
 
 def _settings(request: ServeRequest) -> Settings:
-    return Settings(cors_origins=tuple(request.cors_origin or ()), **_given(request, SETTINGS))
+    names = [field.name for field in fields(Settings) if field.name != "cors_origins"]
+    return Settings(cors_origins=tuple(request.cors_origin or ()), **_given(request, names))
+
+
+def _options(request: ServeRequest) -> dict[str, Any]:
+    """Those of the service. InputError for what cannot be read."""
+    found = _given(request, LIMITS) | {"template_variables": template_variables(request.chat_template_config)}
+    if request.prefill_slice_ms is not None:
+        found["prefill_slice"] = request.prefill_slice_ms / 1000
+    return found
 
 
 def _load(request: ServeRequest, name: str) -> tuple[CausalLM, Tokenizer]:
@@ -73,33 +81,11 @@ def _load(request: ServeRequest, name: str) -> tuple[CausalLM, Tokenizer]:
     )
 
 
-def _service(request: ServeRequest, name: str, model: CausalLM, tokenizer: Tokenizer) -> "ModelService":
-    from ..server.service import ModelService, make_store
-
-    template, variables = read_template(request.chat_template), template_variables(request.chat_template_config)
-    tell_kv_bits(model)
-    tell_unused_keys(tokenizer)
-    suggest_self_test(name)
-    given = _given(request, LIMITS)
-    if request.prefill_slice_ms is not None:
-        given["prefill_slice"] = request.prefill_slice_ms / 1000
-    directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
-    return ModelService(
-        model,
-        tokenizer if template is None else tokenizer.with_chat_template(template),
-        name=served_name(name),
-        template_variables=variables,
-        make_store=partial(make_store, directory=directory),
-        load=lambda: _load(request, name)[0],
-        **given,
-    )
-
-
 def served_name(model: str) -> str:
     """What requests call a model: a folder by its own name, any other as it is."""
     path = Path(model).expanduser()
     return path.resolve().name if path.is_dir() else model
 
 
-def _given(request: ServeRequest, names: tuple[str, ...]) -> dict[str, Any]:
+def _given(request: ServeRequest, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(request, name)) is not None}

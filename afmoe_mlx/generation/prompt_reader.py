@@ -101,14 +101,12 @@ class PromptReader:
         return request if request.store is None else next(filter(reads_the_same, eligible), request)
 
     def _own_cache(self, request: Request) -> Cache:
-        """The cache of a request that has not joined, with what the store knows of its prompt, by others' too."""
-        store, before = request.store, request.read_tokens
-        if store is not None and (request.cache is None or store.reach(request.prompt) > before):
-            cache, known = store.lookup(request.prompt)
-            if request.cache is None or known > before:  # unless a file turned out to be damaged
-                request.cache, request.read_tokens = cache, known
-                request.cached_tokens += known - before
-        request.cache = request.cache or self._model.make_cache()
+        """The cache of a request that has not joined, at first with what the store knows of its prompt."""
+        if request.cache is None and request.store is not None:
+            request.cache, request.cached_tokens = request.store.lookup(request.prompt)
+            request.read_tokens = request.cached_tokens
+        elif request.cache is None:
+            request.cache = self._model.make_cache()
         return request.cache
 
     def _beside(self, first: Request, eligible: Sequence[Request], room: int) -> list[Request]:

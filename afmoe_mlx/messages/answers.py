@@ -67,9 +67,8 @@ class AnswerReader:
     of the answer itself the prompt holds already, which is not given again. tool_format: a name in
     `tool_formats.FORMATS`, by default that of the tokenizer's template. InputError for tools that are none.
 
-    Content never holds a part of a mark that begins a call, nor the white space that stands alone between calls and
-    after the last one. A call has begun once its name is there and is one that is offered; until then its text is
-    content, from then on all up to its end belongs to it.
+    Content never holds a part of a mark that begins a call. A call has begun once its name is there and is one that is
+    offered; until then its text is content, from then on all up to its end belongs to it.
     """
 
     def __init__(
@@ -133,10 +132,6 @@ class AnswerReader:
                 yield from form.read(text, calls)
             except MalformedError as error:
                 yield from self._raw(form, str(error))
-            calls.drop()
-            yield from text.spaces()
-            if (yield from text.peek()) and not (yield from text.follows(form.begin)):
-                text.at = 0  # not read: it is content
             calls.drop()
             calls.content()
 

@@ -20,6 +20,7 @@ from .engine import EngineState
 from .errors import RequestError
 from .exchange import Exchange, MethodError, error_headers
 from .log import log_request
+from .openai.errors import error_body
 from .probe import NAME
 from .question import Call, Service
 from .reading import ClientGoneError, check, check_model, read_json
@@ -63,25 +64,23 @@ class App:
         call = Call(uuid4().hex, route)
         exchange = Exchange(scope, receive, send, call, self._access.cors_headers(headers))
         scope.update(app=self, exchange=exchange)
-        code: str | None = None
         try:
             await self._admit(exchange)
         except ClientGoneError:
-            code = call.reason = "removed"
+            call.reason = "removed"
         except asyncio.CancelledError:
-            code = call.reason = "stopped"
+            call.reason = "stopped"
             raise
         except RequestError as error:
-            code = call.reason = error.code or str(error.status)
             await self._refuse(exchange, error)
         except Exception:
-            code = call.reason = "internal_error"
             _log.exception("request %s failed", call.id)
-            await self._refuse(exchange, RequestError(500, f"internal error, see the log for {call.id}", code=code))
+            message = f"internal error: the log has more of {call.id}"
+            await self._refuse(exchange, RequestError(500, message, code="internal_error"))
         finally:
             call.seconds = time.perf_counter() - call.began
             status = GONE if exchange.status is None else exchange.status
-            self._metrics.count(call, status, code)
+            self._metrics.count(call, status)
             log_request(call, status, as_json=self._settings.log_json)
 
     async def _admit(self, exchange: Exchange) -> None:
@@ -104,8 +103,9 @@ class App:
 
     async def _refuse(self, exchange: Exchange, error: RequestError) -> None:
         """Tell an error in the words of the protocol that was asked in; in a response that has begun, break it off."""
+        exchange.call.reason = error.code or str(error.status)
         if exchange.status is None:
-            form = self._forms.get(exchange.scope["path"], openapi.error_body)
+            form = self._forms.get(exchange.scope["path"], error_body)
             await exchange.json(error.status, form(error), error_headers(error))
 
     async def _answer(self, endpoint: Endpoint, exchange: Exchange) -> None:

@@ -7,7 +7,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from .errors import RequestError
-from .openapi import error_body
+from .openai.errors import error_body
 
 
 class Connection(H11Protocol):

@@ -57,7 +57,7 @@ def listen(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=round(settings.idle_timeout),
+        timeout_keep_alive=max(round(settings.idle_timeout), 1),
         timeout_graceful_shutdown=round(settings.grace) + LAST_WORDS,
     )
     try:

@@ -11,6 +11,8 @@ from .engine import EngineState
 from .question import Call
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+# Why an answer ends that did not fail.
+WHOLE = frozenset({"stop", "length", "tool_calls"})
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 SECONDS_A_TOKEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
@@ -24,7 +26,7 @@ class Metrics:
         self._requests = Counter(
             "afmoe_mlx_requests", "Requests that are over.", ["route", "status"], registry=registry
         )
-        self._errors = Counter("afmoe_mlx_errors", "Requests without an answer.", ["code"], registry=registry)
+        self._errors = Counter("afmoe_mlx_errors", "Requests without a whole answer.", ["code"], registry=registry)
         self._prompt = Counter("afmoe_mlx_prompt_tokens", "Tokens of prompts.", registry=registry)
         self._cached = Counter("afmoe_mlx_cached_tokens", "Of those, known and not run.", registry=registry)
         self._completion = Counter("afmoe_mlx_completion_tokens", "Tokens of answers.", registry=registry)
@@ -45,11 +47,11 @@ class Metrics:
         )
         registry.register(_Now(state))
 
-    def count(self, call: Call, status: int, code: str | None) -> None:
-        """Take a finished request; code: of the error, if it ended with one."""
+    def count(self, call: Call, status: int) -> None:
+        """Take a finished request."""
         self._requests.labels(call.route, str(status)).inc()
-        if code is not None:
-            self._errors.labels(code).inc()
+        if call.reason is not None and call.reason not in WHOLE:
+            self._errors.labels(call.reason).inc()
         self._prompt.inc(call.prompt_tokens)
         self._cached.inc(call.cached_tokens)
         self._completion.inc(call.completion_tokens)

@@ -10,26 +10,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from .endpoint import Body, Endpoint
-from .errors import RequestError
 
 # Errors that any path may answer with, and those of requests with a body.
 ERRORS = (400, 401, 403, 404, 405, 426, 500, 503)
 BODY_ERRORS = (408, 413, 415, 429)
-
-
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorAnswer(BaseModel):
-    """The body of an error where no protocol says otherwise: OpenAI's."""
-
-    error: ErrorDetail
 
 
 class Health(BaseModel):
@@ -37,12 +21,6 @@ class Health(BaseModel):
 
     status: Literal["ok", "unloaded", "dead"]
     server: Literal["afmoe-mlx"]
-
-
-def error_body(error: RequestError) -> dict[str, Any]:
-    """An error in OpenAI's form."""
-    kind = "server_error" if error.status >= 500 else "invalid_request_error"
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
 
 
 def document(endpoints: Sequence[Endpoint], *, has_keys: bool) -> dict[str, Any]:

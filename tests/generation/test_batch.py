@@ -299,20 +299,26 @@ def test_prompts_are_read_between_steps_in_chunks_that_delay_them_little(count: 
     assert 2 <= engine.running <= 1 + count
 
 
-def test_a_short_prompt_overtakes_long_ones_and_none_waits_for_ever() -> None:
+def test_a_short_prompt_overtakes_long_ones() -> None:
     engine = BatchEngine(model_of("afmoe"), prefill_step_size=STEP)
-    long, other = engine.add([1] * 20 * STEP, limit=1), engine.add([2] * 40 * STEP, limit=1)
+    long = [engine.add([n] * 20 * STEP, limit=1) for n in (1, 2)]
     engine.step()
-    shorts, steps = [], 0
-    while not long.is_over:
-        if not shorts or shorts[-1].is_over:  # more and more come
-            shorts.append(engine.add([3] * STEP, limit=1))
-            asked = steps
+    short, steps = engine.add([3] * STEP, limit=1), 0
+    while not short.is_over:
         engine.step()
         steps += 1
-        assert shorts[-1].is_over or steps - asked <= 3
-    assert steps <= 2 * 20
-    assert other.read_tokens < 20 * STEP
+    assert steps <= 3  # a chunk of a long one, its own, and its token's
+    assert not any(request.is_over for request in long)
+
+
+def test_no_prompt_waits_for_ever_however_many_short_ones_come() -> None:
+    engine = BatchEngine(model_of("afmoe"), max_rows=50, prefill_step_size=STEP)
+    long, steps = engine.add([1] * 10 * STEP, limit=1), 0
+    while not long.is_over and steps < 40:
+        engine.add([3] * STEP, limit=1)
+        engine.step()
+        steps += 1
+    assert steps <= 2 * 10 + 2
 
 
 def test_prompts_that_begin_alike_are_read_once() -> None:

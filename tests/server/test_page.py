@@ -56,7 +56,7 @@ def test_every_option_that_is_named_is_there() -> None:
 
 def test_every_metric_is_on_the_page() -> None:
     metrics = Metrics(lambda: HEALTHY)
-    metrics.count(Call("1", "/"), 400, "code")
+    metrics.count(Call("1", "/", reason="code"), 400)
     types = re.findall(r"# TYPE (\S+)", metrics.text().decode())
     assert set().union(*(named(row[0]) for row in rows("metric"))) == set(types)
 

@@ -1,6 +1,7 @@
 """What clients of other makers send, recorded and trimmed, is answered in a form that their protocol accepts.
 
-A recording is of a conversation's second turn; `first` has what the first turn said instead.
+A recording is of a conversation's second turn; `first` has what the first turn said instead, claude-code's with the
+first line of another session.
 """
 
 import json
@@ -14,6 +15,7 @@ from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from afmoe_mlx.models import read_config
 from afmoe_mlx.server.protocols import ENDPOINTS
 from afmoe_mlx.server.rendering import Renderer
 from afmoe_mlx.tokenizer import Tokenizer
@@ -21,6 +23,7 @@ from helpers import tiny_tokenizers
 from helpers.chat_templates import CHATML, SPECIAL_TOKENS
 from helpers.endpoints import data, events
 from helpers.fake_service import FakeService
+from helpers.grid import AFMOE
 
 TOKENIZER = Tokenizer(tiny_tokenizers.byte_level(), special_tokens=SPECIAL_TOKENS, chat_templates={"default": CHATML})
 RECORDED = {path.stem: json.loads(path.read_text("utf-8")) for path in Path(__file__).parent.glob("requests/*.json")}
@@ -134,13 +137,9 @@ def test_every_clients_second_turn_begins_with_all_of_its_first(name: str) -> No
     service = FakeService(TOKENIZER)
     asked(service, name, **RECORDED[name]["first"])
     asked(service, name)
+    config = read_config({"model_type": "afmoe"} | AFMOE | {"max_position_embeddings": 131072})
     renderer = Renderer(
-        TOKENIZER,
-        context=131072,
-        vocab_size=TOKENIZER.vocab_size,
-        limit=lambda prompt, wanted: wanted,
-        max_tokens=1,
-        template_variables={},
+        TOKENIZER, config=config, limit=lambda prompt, wanted: wanted, max_tokens=1, template_variables={}
     )
     first, second = (rendered.prompt for rendered in renderer.render(service.asked))
     assert first == second[: len(first)]

@@ -199,6 +199,11 @@ class Prompted:
         await asyncio.wait([self.task])
 
 
+async def steps() -> None:
+    """Let the engine make some."""
+    await asyncio.sleep(0.03)
+
+
 def test_who_leaves_frees_the_row_wherever_the_request_is(endless: tuple[CausalLM, Tokenizer]) -> None:
     async def leaving(service: ModelService) -> list[str | None]:
         written = Prompted(service)
@@ -273,6 +278,8 @@ def test_a_request_waits_until_what_it_may_need_is_free(endless: tuple[CausalLM,
         await until(lambda: service.state().waiting == 1)
         small = asyncio.ensure_future(heard(service, user("?", options={"max_tokens": 1})))
         await until(lambda: service.state().waiting == 2)  # though it would fit: it came later
+        await steps()
+        assert (service.state().running, service.state().waiting) == (1, 2)
         await first.leave()
         await small
         return (await second)[0]
@@ -324,13 +331,24 @@ def test_who_waits_for_what_constraints_need_holds_up_nobody(
     assert run(service(random), both) in ("yes", "no")
 
 
+def test_rows_and_slices_are_those_that_were_chosen(
+    endless: tuple[CausalLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, begin = list[dict[str, Any]](), BatchAnswers.__init__
+    monkeypatch.setattr(BatchAnswers, "__init__", lambda *a, **k: made.append(k) or begin(*a, **k))
+    for chosen in ({}, {"max_rows": 3, "prefill_slice": 0.5}):
+        asked(endless, user("?", options={"max_tokens": 1}), **chosen)
+    assert made == [{"max_rows": 16, "chunk_seconds": 0.25}, {"max_rows": 3, "chunk_seconds": 0.5}]
+
+
 def test_several_questions_are_begun_together(endless: tuple[CausalLM, Tokenizer]) -> None:
     async def together(service: ModelService) -> None:
         one = Prompted(service)
         await until(lambda: service.state().running == 1)
         two = asyncio.ensure_future(heard(service, *[user("x", options={"max_tokens": 2})] * 2))
         await until(lambda: service.state().waiting == 1)
-        assert service.state().running == 1
+        await steps()
+        assert (service.state().running, service.state().waiting) == (1, 1)
         await one.leave()
         await two
 
@@ -548,8 +566,8 @@ def test_weights_that_rest_are_let_go_of_and_come_back(tmp_path: Path, random: t
 
     async def resting(service: ModelService) -> list[Heard]:
         first = await heard(service, question)
-        await until(lambda: not service.state().is_loaded)
-        assert weights() is None
+        await until(lambda: weights() is None)
+        assert not service.state().is_loaded
         assert service.state().is_alive
         second = await heard(service, question)
         assert service.state().is_loaded

@@ -72,9 +72,12 @@ def test_a_client_that_leaves_ends_the_stream_that_was_for_it() -> None:
     async def send(event: str) -> None:
         await asyncio.sleep(60)  # a reader that has stopped reading
 
-    with pytest.raises(ClientGoneError):
-        asyncio.run(until_gone(leaving, send_events(events(), str, send)))
-    assert closed == ["events"]
+    async def until_it_leaves() -> list[str]:
+        with pytest.raises(ClientGoneError):
+            await until_gone(leaving, send_events(events(), str, send))
+        return closed.copy()
+
+    assert asyncio.run(until_it_leaves()) == ["events"]
 
 
 def test_whoever_ends_the_request_from_outside_ends_its_work() -> None:
