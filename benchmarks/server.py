@@ -1,9 +1,10 @@
 """Our server beside mlx-lm's, on the same checkpoint in float32: `python benchmarks/server.py [--runs N] [--only WORD]`
 
 Both run at once and are asked in turns, by a client that is a process of its own and streams. The built-in model in 4
-bits with scales in float32, and eight narrow layers; in both no answer ends but by its limit, and prompts are new to
-both. Then what only ours is asked: an agent's turns, rows that run while its prompt is read, and the start. All of it
-takes about eight minutes, `--runs 1` three; the table at the end is that of docs/server.md.
+bits with scales in float32, and eight narrow layers (`--only "wide load"`: as wide as Nano's, which takes mlx-lm
+minutes); no answer ends but by its limit, and prompts are new to both. Then what only ours is asked: an agent's turns,
+rows that run while its prompt is read, and the start. All of it takes about eight minutes, `--runs 1` three; the table
+is that of docs/server.md.
 """
 
 import argparse
@@ -34,17 +35,17 @@ from afmoe_mlx.device import blas
 from afmoe_mlx.server.engine.service import BLOCK_SIZE
 from afmoe_mlx.tokenizer import Tokenizer
 
-MODELS = {"demo": servers.endless_demo, "narrow": servers.endless_narrow}
-PARTS = (*MODELS, "load", "agent", "beside", "start")
+MODELS = {"demo": servers.endless_demo, "narrow": servers.endless_narrow, "wide": servers.endless_wide}
+PARTS = ("demo", "narrow", "load", "agent", "beside", "start")
 CLIENTS = (1, 4, 16)
 SPEED_BARS = {1: 1.0, 4: 1.5, 16: 1.5}
 FIRST_TOKEN_BAR, SECOND_TURN_BAR, START_BAR = 0.6, 0.08, 1.0
-PREAMBLE = {"demo": 3000, "narrow": 8000}
+PREAMBLE = {"demo": 3000, "narrow": 8000, "wide": 1000}
 SLICE_MS = 250
 ROUNDS = {1: 4, 4: 3, 16: 2}
 """Questions that each client asks, one after the other."""
-SHORTEST, LONGEST = 16, 400
-"""Words of a prompt, each about a token."""
+SHORT = {"wide"}
+"""Models that take so long that they are asked less."""
 WORDS = "the model is a layer that you can not see with what token of one and to how it in for my your".split()
 
 
@@ -52,10 +53,10 @@ def words(chance: random.Random, count: int) -> str:
     return " ".join(chance.choices(WORDS, k=count))
 
 
-def question(chance: random.Random) -> dict[str, Any]:
-    length = round(SHORTEST * (LONGEST / SHORTEST) ** chance.random())
-    message = {"role": "user", "content": words(chance, length)}
-    return {"messages": [message], "max_tokens": chance.randrange(32, 97)}
+def question(chance: random.Random, *, is_short: bool = False) -> dict[str, Any]:
+    """One of 16 to 400 words, each about a token, short ones more often; the answer has 32 to 96 tokens."""
+    message = {"role": "user", "content": words(chance, round((1 if is_short else 16) * 25 ** chance.random()))}
+    return {"messages": [message], "max_tokens": chance.randrange(4, 13) if is_short else chance.randrange(32, 97)}
 
 
 def tools(chance: random.Random, size: int, tokenizer: Tokenizer) -> list[dict[str, Any]]:
@@ -106,7 +107,8 @@ def loads(model: str, ports: Sequence[int], runs: int) -> Iterator[Row]:
 
         def run(side: int, clients: int = clients, seeds: list[Any] = seeds) -> list[dict[str, Any]]:
             chance = random.Random(f"{clients} {next(seeds[side])}")
-            asked = [[question(chance) for _ in range(ROUNDS[clients])] for _ in range(clients)]
+            is_short, rounds = model in SHORT, 1 if model in SHORT else ROUNDS[clients]
+            asked = [[question(chance, is_short=is_short) for _ in range(rounds)] for _ in range(clients)]
             found = ask(ports[side], "load", asked)
             limits = [body["max_tokens"] for bodies in asked for body in bodies]
             assert [one["answer"] for one in found] == limits, "an answer ended before its limit"

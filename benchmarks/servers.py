@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from checkpoints import tiny_checkpoint
+from checkpoints import DEMO_VOCABULARY, TOKENIZER, tiny_checkpoint
 from http_client import HOST
 
 from afmoe_mlx.api import DEMO
+from afmoe_mlx.checkpoint.random import save_random
+from afmoe_mlx.models.shapes import shape
 
 NEVER = 0  # the demo's <|endoftext|>, which no answer has
 # As most models of today: tools in the system message, calls as JSON.
@@ -69,7 +71,20 @@ def endless_demo(folder: Path) -> Path:
 
 def endless_narrow(folder: Path) -> Path:
     """Eight narrow layers in float32, whose answers end by their limit alone."""
-    tiny_checkpoint(folder)
+    return _with_template(tiny_checkpoint(folder))
+
+
+def endless_wide(folder: Path) -> Path:
+    """Eight layers of Trinity Nano's width in 4 bits with scales in float32, whose answers end by their limit alone."""
+    from mlx.core import float32
+
+    save_random(folder, shape("trinity-nano", layers=8) | {"vocab_size": DEMO_VOCABULARY}, bits=4, dtype=float32)
+    for name in TOKENIZER:
+        shutil.copyfile(DEMO / name, folder / name)
+    return _with_template(folder)
+
+
+def _with_template(folder: Path) -> Path:
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
     shutil.copyfile(DEMO / "generation_config.json", folder / "generation_config.json")
     return _endless(folder)

@@ -127,7 +127,8 @@ class App:
             else:
                 await exchange.json(200, handled)
 
-        await until_gone(exchange.receive, respond())
+        with self._metrics.running():
+            await until_gone(exchange.receive, respond())
 
     async def _health(self, exchange: Exchange) -> None:
         state = self._service.state()

@@ -1,8 +1,9 @@
 """What /metrics tells, in Prometheus' form: of the requests that are over, and of the engine at this moment."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
@@ -26,6 +27,9 @@ class Metrics:
         self._requests = Counter(
             "afmoe_mlx_requests", "Requests that are over.", ["route", "status"], registry=registry
         )
+        self._running = Gauge(
+            "afmoe_mlx_requests_running", "Requests under way, those that wait too.", registry=registry
+        )
         self._errors = Counter("afmoe_mlx_errors", "Requests without a whole answer.", ["code"], registry=registry)
         self._prompt = Counter("afmoe_mlx_prompt_tokens", "Tokens of prompts.", registry=registry)
         self._cached = Counter("afmoe_mlx_cached_tokens", "Of those, known and not run.", registry=registry)
@@ -46,6 +50,10 @@ class Metrics:
             buckets=SECONDS_A_TOKEN,
         )
         registry.register(_Now(state))
+
+    def running(self) -> AbstractContextManager[None]:
+        """Count a request as one under way while it is answered."""
+        return self._running.track_inprogress()
 
     def count(self, call: Call, status: int) -> None:
         """Take a finished request."""

@@ -1,11 +1,12 @@
 """The app in front of the service: what it refuses, in whose words, what it tells of a request and what it does not."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from helpers.asgi import ask
+from helpers.asgi import ask, asked
 from helpers.fake_app import Desk, make_app
 
 SAID = {"content": "hello"}
@@ -169,6 +170,23 @@ def test_health_is_the_engines() -> None:
         503,
         {"status": "dead", "server": "afmoe-mlx"},
     )
+
+
+def test_a_request_that_is_answered_counts_as_running() -> None:
+    app, name = make_app(), "afmoe_mlx_requests_running"
+
+    async def look() -> list[str]:
+        asking = asyncio.create_task(asked(app, "POST", "/v1/echo", SAID | {"pause": 60}))
+        await asyncio.sleep(0.01)
+        during = (await asked(app, "GET", "/metrics")).text
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        return [during, (await asked(app, "GET", "/metrics")).text]
+
+    during, after = asyncio.run(look())
+    assert f"\n{name} 1.0\n" in during
+    assert f"\n{name} 0.0\n" in after
+    assert 'afmoe_mlx_errors_total{code="stopped"} 1.0' in after
 
 
 def test_metrics_count_what_was_asked_and_tell_the_engines_state() -> None:
