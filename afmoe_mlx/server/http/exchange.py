@@ -1,6 +1,5 @@
 """`Exchange`: a request on its way and what goes back to its client."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from ..endpoint import EventStream
 from ..errors import RequestError
 from ..question import Call
+from ..sse import compact_json
 from .watching import send_events
 
 # Proxies hold back no event of these.
@@ -33,9 +33,7 @@ class Exchange:
 
     async def json(self, status: int, value: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
         """Respond with an object."""
-        # halves of characters, which UTF-8 has not, become escapes, which JSON has
-        body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
-        await self.bytes(status, body, {"content-type": "application/json", **(headers or {})})
+        await self.bytes(status, compact_json(value).encode(), {"content-type": "application/json", **(headers or {})})
 
     async def bytes(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Respond with what is complete."""
@@ -49,8 +47,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_event(self, event: str) -> None:
-        body = event.encode("utf-8", "backslashreplace")
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._send({"type": "http.response.body", "body": event.encode(), "more_body": True})
 
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status

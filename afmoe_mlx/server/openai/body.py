@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ...generation import THE_ANSWER
 from ..endpoint import Body
-from ..fields import WHOLE, Count, Fields, Flag, Integer, Limit, Number, StopTexts
+from ..fields import WHOLE, Count, Fields, Flag, Integer, Limit, Number, Share, StopTexts, Temperature
 from ..question import Service
 from .hints import HINTS
 
@@ -14,7 +14,6 @@ MOST_ANSWERS = 128
 """To one request."""
 _STRIDE = 0x9E3779B97F4A7C15  # of seeds: far apart, and different for as many answers as there are
 
-Share = Annotated[Number, Field(ge=0, le=1)]
 Penalty = Annotated[Number, Field(ge=-2, le=2)]
 Bias = Annotated[Number, Field(ge=-100, le=100)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
@@ -51,7 +50,7 @@ class AnswerBody(Body):
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Limit | None = None
-    temperature: Annotated[Number, Field(ge=0)] | None = None
+    temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: Count | None = None
     min_p: Share | None = None

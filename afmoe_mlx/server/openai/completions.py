@@ -10,14 +10,12 @@ from ...messages import ContentDelta, Delta
 from .. import sse
 from ..collected import Collected, collect
 from ..endpoint import Endpoint, EventStream, Handled
-from ..fields import WHOLE, Flag, Integer, Several
+from ..fields import WHOLE, Flag, Integer, Several, TopLogprobs
 from ..question import Call, Question, Service, Update
 from . import logprobs
 from .body import MOST_ANSWERS, AnswerBody
 from .errors import error_body
 from .stream import Chunks, usage_body, usage_of
-
-MOST_LOGPROBS = 20
 
 Ids = Annotated[Several[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
 Prompts = str | Ids | Annotated[Several[str], Field(min_length=1)] | Annotated[Several[Ids], Field(min_length=1)]
@@ -28,7 +26,7 @@ class CompletionBody(AnswerBody):
 
     prompt: Prompts
     """A text or the ids of its tokens, or several."""
-    logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    logprobs: TopLogprobs | None = None
     best_of: Annotated[Integer, WHOLE] | None = None
     echo: Flag | None = None
     suffix: str | None = None
