@@ -7,7 +7,7 @@ import pytest
 
 from afmoe_mlx.server.anthropic.forms import HINTS as ANTHROPIC_HINTS
 from afmoe_mlx.server.anthropic.forms import MessagesBody
-from afmoe_mlx.server.client_lines import CLIENT_LINES
+from afmoe_mlx.server.engine.client_lines import CLIENT_LINES
 from afmoe_mlx.server.responses.forms import HINTS as RESPONSES_HINTS
 from afmoe_mlx.server.responses.forms import ResponsesBody
 

@@ -4,8 +4,7 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 from uuid import uuid4
 
-from ..errors import RequestError
-from ..failures import failure
+from ..errors import RequestError, failure
 from ..parts import Begin, End, More, Part, Parts, Step
 from ..question import Answering, Finish
 from ..sse import ALIVE, event

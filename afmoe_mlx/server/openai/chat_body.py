@@ -9,7 +9,7 @@ from ..fields import WHOLE, Count, Flag, Integer, Limit, Several
 from ..question import Question, Service
 from ..tools import choice_beside
 from .body import AnswerBody
-from .conversation import Message
+from .messages import Message
 from .response_format import ResponseFormat
 from .tools import ToolChoice, chosen, functions_of
 

@@ -5,8 +5,7 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Literal
 from uuid import uuid4
 
-from ..errors import RequestError
-from ..failures import failure
+from ..errors import RequestError, failure
 from ..openai.logprobs import of_chat
 from ..parts import More, Parts
 from ..question import Answering, Finish, TokenLogprob, Update

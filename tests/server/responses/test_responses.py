@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.server.errors import RequestError
+from afmoe_mlx.server.http.reading import check
 from afmoe_mlx.server.question import Question
-from afmoe_mlx.server.reading import check
 from afmoe_mlx.server.responses import ENDPOINTS
 from afmoe_mlx.server.responses.forms import ResponsesBody
 from afmoe_mlx.server.responses.questions import question_of, sealed

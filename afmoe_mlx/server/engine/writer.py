@@ -5,15 +5,14 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from ..cache import PrefixStore
-from ..generation import BatchAnswer, BatchAnswers, GenerationChunk
-from ..models import CausalLM
-from ..tokenizer import Tokenizer
+from ...cache import PrefixStore
+from ...generation import BatchAnswer, BatchAnswers, GenerationChunk
+from ...models import CausalLM
+from ...tokenizer import Tokenizer
+from ..errors import RequestError, failure
+from ..question import TokenLogprob
 from .admission import Held
-from .errors import RequestError
-from .failures import failure
 from .jobs import Delivery, Job, Piece
-from .question import TokenLogprob
 
 
 class EngineError(Exception):

@@ -6,8 +6,8 @@ import json
 import h11
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from .errors import RequestError
-from .openai.errors import error_body
+from ..errors import RequestError
+from ..openai.errors import error_body
 
 
 class Connection(H11Protocol):

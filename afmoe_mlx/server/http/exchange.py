@@ -7,9 +7,9 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from .endpoint import EventStream
-from .errors import RequestError
-from .question import Call
+from ..endpoint import EventStream
+from ..errors import RequestError
+from ..question import Call
 from .watching import send_events
 
 # Proxies hold back no event of these.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from afmoe_mlx.server.endpoint import Body
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.fields import Fields
-from afmoe_mlx.server.reading import check, parse
+from afmoe_mlx.server.http.reading import check, parse
 
 VALUES = st.recursive(
     st.none()

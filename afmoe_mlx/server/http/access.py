@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 
-from .errors import RequestError
+from ..errors import RequestError
 from .settings import Settings, is_loopback
 
 Headers = Mapping[str, str]

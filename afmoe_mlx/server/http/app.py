@@ -13,16 +13,16 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
+from ..endpoint import Endpoint, EventStream
+from ..engine.engine import EngineState
+from ..errors import RequestError
+from ..openai.errors import error_body
+from ..question import Call, Service
 from . import metrics, openapi
 from .access import Access
-from .endpoint import Endpoint, EventStream
-from .engine import EngineState
-from .errors import RequestError
 from .exchange import Exchange, MethodError, error_headers
 from .log import log_request
-from .openai.errors import error_body
 from .probe import NAME
-from .question import Call, Service
 from .reading import ClientGoneError, check, check_model, read_json
 from .settings import Settings
 from .watching import until_gone

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from afmoe_mlx.server.log import log_to_stderr
+from afmoe_mlx.server.http.log import log_to_stderr
 
 
 @pytest.fixture
@@ -31,5 +31,5 @@ def test_a_log_that_cannot_be_written_ends_nothing(logger: logging.Logger, monke
     def fail(line: str) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr("afmoe_mlx.server.log.note", fail)
+    monkeypatch.setattr("afmoe_mlx.server.http.log.note", fail)
     logger.warning("nobody reads this")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.models import read_config
-from afmoe_mlx.server.admission import Held, Memory, Queue
+from afmoe_mlx.server.engine.admission import Held, Memory, Queue
 from afmoe_mlx.server.errors import RequestError
 from helpers.grid import AFMOE
 from helpers.tiny import tiny

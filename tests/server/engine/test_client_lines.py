@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from afmoe_mlx.server.client_lines import without_client_lines
+from afmoe_mlx.server.engine.client_lines import without_client_lines
 
 LINE = "x-anthropic-billing-header: cc_version=2.1.33.{}; cc_entrypoint=cli; cch={};"
 USER = {"role": "user", "content": LINE}

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from .. import device
-from ..cache import KVQuantization
-from ..footprint.cache import layer_caches
-from ..generation.grouping import GROUP_COST, WORTH_IT
-from ..models import ModelConfig
-from ..terminal import size
-from .errors import RequestError
-from .failures import RETRY_AFTER
+from ... import device
+from ...cache import KVQuantization
+from ...footprint.cache import layer_caches
+from ...generation.grouping import GROUP_COST, WORTH_IT
+from ...models import ModelConfig
+from ...terminal import size
+from ..errors import RETRY_AFTER, RequestError
 from .jobs import Job
 
 # Tokens of a row by which a column of it is reckoned.

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmoe_mlx.server.reading import ClientGoneError
-from afmoe_mlx.server.watching import send_events, until_gone
+from afmoe_mlx.server.http.reading import ClientGoneError
+from afmoe_mlx.server.http.watching import send_events, until_gone
 
 
 def sent(pauses: list[float], *, silence: float) -> list[str]:

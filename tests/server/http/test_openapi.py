@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afmoe_mlx.server.errors import RequestError
-from afmoe_mlx.server.openapi import document
-from afmoe_mlx.server.reading import check
+from afmoe_mlx.server.http.openapi import document
+from afmoe_mlx.server.http.reading import check
 from helpers.asgi import ask
 from helpers.fake_app import ECHO, EchoBody, make_app
 

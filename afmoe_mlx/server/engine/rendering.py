@@ -4,17 +4,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ContextFullError, InputError
-from ..generation import NO_LIMIT, Plan, check_options, check_token_ids, encode_prompt, is_constrained
-from ..messages import AnswerReader, for_template
-from ..messages.reasoning import opened_by
-from ..messages.tool_formats import format_of
-from ..models import ModelConfig
-from ..tokenizer import Tokenizer
-from ..tokenizer.encoding import CHARACTERS_PER_TOKEN
+from ...errors import ContextFullError, InputError
+from ...generation import NO_LIMIT, Plan, check_options, check_token_ids, encode_prompt, is_constrained
+from ...messages import AnswerReader, for_template
+from ...messages.reasoning import opened_by
+from ...messages.tool_formats import format_of
+from ...models import ModelConfig
+from ...tokenizer import Tokenizer
+from ...tokenizer.encoding import CHARACTERS_PER_TOKEN
+from ..errors import ContextLengthError, RequestError
+from ..question import Question
 from .client_lines import without_client_lines
-from .errors import ContextLengthError, RequestError
-from .question import Question
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,18 @@ from typing import Any, TypeVar
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from .. import device
-from ..cache import PrefixStore
-from ..errors import InputError
-from ..generation import MAX_ROWS, is_constrained
-from ..models import CausalLM
-from ..tokenizer import Tokenizer
+from ... import device
+from ...cache import PrefixStore
+from ...errors import InputError
+from ...generation import MAX_ROWS, is_constrained
+from ...models import CausalLM
+from ...tokenizer import Tokenizer
+from ..errors import RequestError, failure, unavailable
+from ..question import Call, Question
 from .admission import Memory
 from .answering import Answers
 from .engine import Engine, EngineState
-from .errors import RequestError
-from .failures import failure, unavailable
 from .jobs import Delivery, Job
-from .question import Call, Question
 from .rendering import Renderer
 from .writer import Writer
 

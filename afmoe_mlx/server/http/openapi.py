@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from .endpoint import Body, Endpoint
+from ..endpoint import Body, Endpoint
 
 # Errors that any path may answer with, and those of requests with a body.
 ERRORS = (400, 401, 403, 404, 405, 426, 500, 503)

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from afmoe_mlx.server.probe import probe
+from afmoe_mlx.server.http.probe import probe
 
 
 @pytest.mark.parametrize(

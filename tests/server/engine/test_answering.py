@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from afmoe_mlx.generation import StopStrings
 from afmoe_mlx.messages import ContentDelta
-from afmoe_mlx.server.answering import _Reading
-from afmoe_mlx.server.jobs import Piece
+from afmoe_mlx.server.engine.answering import _Reading
+from afmoe_mlx.server.engine.jobs import Piece
+from afmoe_mlx.server.engine.rendering import Rendered
 from afmoe_mlx.server.question import TokenLogprob
-from afmoe_mlx.server.rendering import Rendered
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers.chat_templates import CHATML
 from helpers.tiny_tokenizers import byte_level

@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from afmoe_mlx.server.connection import Connection
+from afmoe_mlx.server.http.connection import Connection
 
 POST = b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\n\r\n"
 

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ...errors import InputError
 
 # What a header can hold, and no blank that a client would trim.
 KEY = re.compile(r"[\x21-\x7e]+")

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.server.access import Access
 from afmoe_mlx.server.errors import RequestError
-from afmoe_mlx.server.settings import Settings
+from afmoe_mlx.server.http.access import Access
+from afmoe_mlx.server.http.settings import Settings
 
 
 @pytest.mark.parametrize("port", ["", ":8080", ":1"])

@@ -7,8 +7,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from ..terminal import note
-from .question import Call
+from ...terminal import note
+from ..question import Call
 
 
 def log_request(call: Call, status: int, *, as_json: bool) -> None:

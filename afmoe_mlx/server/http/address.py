@@ -2,7 +2,7 @@
 
 import socket
 
-from ..errors import InputError
+from ...errors import InputError
 from .settings import Settings
 
 

@@ -8,8 +8,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from .engine import EngineState
-from .question import Call
+from ..engine.engine import EngineState
+from ..question import Call
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 # Why an answer ends that did not fail.

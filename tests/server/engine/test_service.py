@@ -16,10 +16,10 @@ from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import BatchAnswers
 from afmoe_mlx.generation.chunks import AnswerChunks
 from afmoe_mlx.models import CausalLM
-from afmoe_mlx.server import engine as engine_module
+from afmoe_mlx.server.engine import engine as engine_module
+from afmoe_mlx.server.engine.service import AIM, ModelService
 from afmoe_mlx.server.errors import ContextLengthError, RequestError
 from afmoe_mlx.server.question import Question
-from afmoe_mlx.server.service import AIM, ModelService
 from afmoe_mlx.tokenizer import Tokenizer
 from afmoe_mlx.tokenizer.guidance import Guidance
 from helpers.asking import Heard, call, heard, run, started, until, user

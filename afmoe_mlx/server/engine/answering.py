@@ -5,11 +5,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Self
 
-from ..messages import CallEnd, ContentDelta, Delta, ReasoningDelta
-from ..tokenizer import Tokenizer
-from .errors import RequestError
+from ...messages import CallEnd, ContentDelta, Delta, ReasoningDelta
+from ...tokenizer import Tokenizer
+from ..errors import RequestError
+from ..question import Call, Finish, TokenLogprob, Update
 from .jobs import Job, Piece
-from .question import Call, Finish, TokenLogprob, Update
 from .rendering import Rendered
 
 

@@ -11,10 +11,9 @@ from queue import Empty, SimpleQueue
 
 import mlx.core as mx
 
-from .. import device
+from ... import device
+from ..errors import RequestError, failure, unavailable
 from .admission import Held, Memory, Queue
-from .errors import RequestError
-from .failures import failure, unavailable
 from .jobs import Delivery, Job
 from .writer import Writer
 

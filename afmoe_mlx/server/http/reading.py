@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.types import Receive
 
-from .endpoint import Body
-from .errors import RequestError
+from ..endpoint import Body
+from ..errors import RequestError
 
 B = TypeVar("B", bound=Body)
 

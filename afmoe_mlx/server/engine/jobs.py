@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .errors import RequestError
-from .question import TokenLogprob
+from ..errors import RequestError
+from ..question import TokenLogprob
 from .rendering import Rendered
 
 
