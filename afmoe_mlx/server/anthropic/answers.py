@@ -41,10 +41,10 @@ class MessageWriter:
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The events of a stream: whatever happens, to its very end, without which clients ask again or wait."""
-        yield ALIVE
         failed: RequestError | None = None
         try:
             async with self._answering:
+                yield ALIVE
                 async for update in self._answering:
                     if told := self._beginning() + "".join(map(self._told, self._parts.take(update.deltas))):
                         yield told

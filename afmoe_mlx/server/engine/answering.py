@@ -26,21 +26,23 @@ class Answers:
         needed: int,
         cancel: Callable[[Job, int | None], None],
     ) -> None:
-        """rows, needed: the job's. cancel: ends it before its time, or one of its answers."""
+        """rows, needed: the job's. cancel: lets go of it, whether it is over or not, or of one of its answers."""
         self._call, self._cancel = call, cancel
         self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
         self._readings = {i: _Reading(i, question, tokenizer) for i, question in enumerate(questions)}
         self.prompt_tokens, self.cached_tokens = len(questions[0].prompt), 0
         longest = max(question.most_tokens for question in questions)
         self.job = Job(questions, call.owner, rows, needed, longest, self._told.put_nowait)
-        call.prompt_tokens = sum(len(prompt) for prompt in {id(q.prompt): q.prompt for q in questions}.values())
+        # of several answers to a prompt the first: the others find it in the store, which tells nothing of the request
+        self._firsts = set({id(q.prompt): i for i, q in reversed([*enumerate(questions)])}.values())
+        call.prompt_tokens = sum(len(questions[i].prompt) for i in self._firsts)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        self._cancel(self.job, None)
         if self._readings:
-            self._cancel(self.job, None)
             self._call.reason = self._call.reason or "removed"
         self._call.seconds = time.perf_counter() - self._call.began
 
@@ -69,7 +71,9 @@ class Answers:
         if piece.index == 0:
             self.cached_tokens = piece.cached_tokens
         if finish is not None:
-            call.reason, call.cached_tokens = finish.reason, call.cached_tokens + piece.cached_tokens
+            call.reason = finish.reason
+            if piece.index in self._firsts:
+                call.cached_tokens += piece.cached_tokens
 
 
 class _Reading:

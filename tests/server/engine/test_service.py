@@ -97,7 +97,7 @@ def test_where_calls_come_one_by_one_an_answer_ends_with_its_first(
     async def calling(service: ModelService) -> list[Heard]:
         asked = user("?", tools=TOOLS, parallel_tool_calls=is_parallel)
         found = await heard(service, asked, asked)
-        await until(lambda: service.state().running == 0)
+        await until(lambda: service.state().running == 0 and not service._jobs)  # which it would wait for at its end
         return found
 
     for one in run(service(load(scripted_folder(tmp_path / "m", [TWICE]))), calling):
@@ -359,6 +359,13 @@ def test_several_questions_are_begun_together(endless: tuple[CausalLM, Tokenizer
 def test_more_questions_than_rows_are_answered_too(endless: tuple[CausalLM, Tokenizer]) -> None:
     found = asked(endless, *[user("x", options={"max_tokens": 2})] * 5, max_rows=2)
     assert [one.told.completion_tokens for one in found] == [2] * 5
+
+
+def test_a_request_counts_what_was_known_of_each_prompt_once(random: tuple[CausalLM, Tokenizer]) -> None:
+    question, asked_by = Question(prompt="abcd " * 12, options={"max_tokens": 2}), call()
+    found = run(service(random, max_rows=1), lambda service: heard(service, *[question] * 3, call=asked_by))
+    assert [one.told.cached_tokens > 0 for one in found] == [False, True, True]
+    assert (asked_by.prompt_tokens, asked_by.cached_tokens) == (found[0].told.prompt_tokens, 0)
 
 
 def test_what_one_owner_has_asked_no_other_finds(random: tuple[CausalLM, Tokenizer]) -> None:
