@@ -19,7 +19,7 @@ from afmoe_mlx.models import CausalLM
 from afmoe_mlx.server import engine as engine_module
 from afmoe_mlx.server.errors import ContextLengthError, RequestError
 from afmoe_mlx.server.question import Question
-from afmoe_mlx.server.service import ModelService
+from afmoe_mlx.server.service import AIM, ModelService
 from afmoe_mlx.tokenizer import Tokenizer
 from afmoe_mlx.tokenizer.guidance import Guidance
 from helpers.asking import Heard, call, heard, run, started, until, user
@@ -338,7 +338,8 @@ def test_rows_and_slices_are_those_that_were_chosen(
     monkeypatch.setattr(BatchAnswers, "__init__", lambda *a, **k: made.append(k) or begin(*a, **k))
     for chosen in ({}, {"max_rows": 3, "prefill_slice": 0.5}):
         asked(endless, user("?", options={"max_tokens": 1}), **chosen)
-    assert made == [{"max_rows": 16, "chunk_seconds": 0.25}, {"max_rows": 3, "chunk_seconds": 0.5}]
+    assert [options["max_rows"] for options in made] == [16, 3]
+    assert [options["chunk_seconds"] for options in made] == [AIM * 0.25, AIM * 0.5]
 
 
 def test_several_questions_are_begun_together(endless: tuple[CausalLM, Tokenizer]) -> None:
