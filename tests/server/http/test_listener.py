@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from afmoe_mlx.server.listener import Troubles
+from afmoe_mlx.server.http.listener import Troubles
 from helpers.command_line import run
 from helpers.scripted import scripted_folder
 from helpers.serving import Served, serve
