@@ -20,6 +20,10 @@ _log = logging.getLogger(__name__)
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 # Seconds in which answers that were ended are told to be.
 LAST_WORDS = 2
+# Seconds in which an error of the event loop is not told again.
+QUIET = 10.0
+# Connections that may wait to be accepted; asyncio accepts, and fails to, as many at once.
+BACKLOG = 128
 
 
 class Served(Protocol):
@@ -57,6 +61,7 @@ def listen(
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=BACKLOG,
         timeout_keep_alive=max(round(settings.idle_timeout), 1),
         timeout_graceful_shutdown=round(settings.grace) + LAST_WORDS,
     )
@@ -67,9 +72,20 @@ def listen(
     _Listener(config, service, ready=ready, grace=settings.grace).run([listening])
 
 
-def _log_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """In place of asyncio's, which prints a traceback: no file descriptors left, for instance."""
-    _log.error(context["message"], exc_info=context.get("exception"))
+class Troubles:
+    """In place of asyncio's handler, which prints a traceback; one kind of error is told once in a while.
+
+    Where no file descriptors are left, asyncio tells so thousands of times a second.
+    """
+
+    def __init__(self) -> None:
+        self._quiet_until: dict[type, float] = {}
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if loop.time() >= self._quiet_until.get(type(error), 0.0):
+            self._quiet_until[type(error)] = loop.time() + QUIET
+            _log.error(context["message"], exc_info=error)
 
 
 class _Listener(uvicorn.Server):
@@ -80,7 +96,7 @@ class _Listener(uvicorn.Server):
         self._service, self._ready, self._grace = service, ready, grace
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().set_exception_handler(_log_trouble)
+        asyncio.get_running_loop().set_exception_handler(Troubles())
         self._service.start()
         await super().startup(sockets)
         self._ready()

@@ -1,5 +1,6 @@
 """The server as a process: its address, its errors of one line, signals."""
 
+import asyncio
 import http.client
 import json
 import re
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from afmoe_mlx.server.http.listener import Troubles
 from helpers.command_line import run
 from helpers.scripted import scripted_folder
 from helpers.serving import Served, serve
@@ -44,6 +46,14 @@ def begin_stream(server: Served) -> http.client.HTTPResponse:
     assert response.status == 200
     response.read(100)
     return response
+
+
+def test_an_error_of_the_event_loop_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    tell, loop = Troubles(), asyncio.new_event_loop()
+    for error in [OSError("no file descriptors left")] * 3 + [ValueError()]:
+        tell(loop, {"message": "no connection", "exception": error})
+    loop.close()
+    assert len(caplog.records) == 2
 
 
 def test_a_server_from_its_address_to_its_end(endless: str) -> None:
