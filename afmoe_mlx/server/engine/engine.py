@@ -187,12 +187,12 @@ class Engine:
 
     def _admit(self, writer: Writer) -> None:
         """Begin jobs in their turn, as long as there is room for the next."""
-        if not len(self._queue):
-            return
-        self._memory.held = writer.held
         while (job := self._queue.next(running := writer.jobs)) is not None:
-            fits = self._memory.has_room([*running, job])
-            if running and (writer.rows + job.rows > self._max_rows or not fits):
+            if running and writer.rows + job.rows > self._max_rows:
+                return
+            self._memory.held = writer.held
+            fits = self._memory.has_room([*running, job])  # which asks the system, and so takes its time
+            if running and not fits:
                 return
             if not self._queue.take(job):  # it was cancelled
                 continue

@@ -126,7 +126,7 @@ class ModelService:
         self._engine.stop()
         await asyncio.to_thread(self._engine.join, STOPPING)
         for pool in (self._workers, self._waiters):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False)
 
     def state(self) -> EngineState:
         """What the engine is doing, now."""
@@ -145,7 +145,6 @@ class ModelService:
         return await self._work(partial(self._renderer.count, question))
 
     async def _ask(self, questions: Sequence[Question], call: Call) -> Answers:
-        self._check_open()
         rendered = await self._work(partial(self._renderer.render, questions))
         if any(is_constrained(question.options) for question in rendered):
             await self._work(partial(self._renderer.prepare, rendered), self._waiters)
@@ -159,10 +158,16 @@ class ModelService:
         return answers
 
     async def _work(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
-        """Do something beside the event loop; RequestError for what it raises."""
+        """Do something beside the event loop; RequestError for what it raises, and once there is no use in it."""
+
+        def in_turn() -> T:
+            self._check_open()
+            return work()
+
         assert self._loop is not None
+        self._check_open()
         try:
-            return await self._loop.run_in_executor(pool or self._workers, work)
+            return await self._loop.run_in_executor(pool or self._workers, in_turn)
         except Exception as error:
             raise failure(error) from error
 

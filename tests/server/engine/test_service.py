@@ -638,6 +638,26 @@ def test_a_service_that_closes_finishes_what_it_may_and_takes_no_more(endless: t
     asyncio.run(closing())
 
 
+def test_who_waits_for_a_thread_when_it_closes_is_told_so(
+    endless: tuple[CausalLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, opened = service(endless), Event()
+    monkeypatch.setattr(made._renderer, "count", lambda question: opened.wait(60))
+
+    async def closing() -> list[Any]:
+        async with started(made):
+            counting = [asyncio.ensure_future(made.count_tokens(user("?"))) for _ in range(3)]
+            await asyncio.sleep(0)
+            await made.close(0)
+            opened.set()
+            return await asyncio.gather(*counting, return_exceptions=True)
+
+    first, second, third = asyncio.run(closing())
+    assert first is second is True
+    assert isinstance(third, RequestError)
+    assert third.status == 503
+
+
 def test_tokens_are_counted_without_an_answer(scripted: tuple[CausalLM, Tokenizer]) -> None:
     async def counting(service: ModelService) -> tuple[int, int]:
         question = user("?", tools=TOOLS)
