@@ -35,7 +35,7 @@ StopTexts = Annotated[Stops | Text, AfterValidator(lambda value: [value] if isin
 """Texts that end an answer; one may stand alone."""
 
 Limit = Positive | Literal[-1]
-"""Tokens of an answer; -1: as many as there is room for."""
+"""Tokens of an answer; -1, which is NO_LIMIT: as many as there is room for."""
 
 
 class Fields(BaseModel):

@@ -7,7 +7,6 @@ from pydantic import Field
 from ...generation import THE_ANSWER
 from ..endpoint import Body
 from ..fields import WHOLE, Count, Fields, Flag, Integer, Limit, Number, Share, StopTexts, Temperature
-from ..question import Service
 from .hints import HINTS
 
 MOST_ANSWERS = 128
@@ -77,7 +76,7 @@ class AnswerBody(Body):
         """Tokens of an answer, as it was asked for."""
         return self.max_tokens
 
-    def options(self, service: Service, choice: int) -> dict[str, Any]:
+    def options(self, choice: int) -> dict[str, Any]:
         """Those of `stream_generate`, for the answer of this number to a prompt: with a seed each has its own."""
         found = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
         if "repetition_penalty" in found:
@@ -86,7 +85,7 @@ class AnswerBody(Body):
             if f"{name}_penalty" in found:
                 found[f"{name}_context_size"] = THE_ANSWER
         if self.limit is not None:
-            found["max_tokens"] = service.context if self.limit == -1 else self.limit
+            found["max_tokens"] = self.limit
         if self.seed is not None:
             found["seed"] = (self.seed + choice * _STRIDE) % 2**64
         return found

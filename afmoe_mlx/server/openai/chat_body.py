@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..effort import reasoning_budget, template_variables
 from ..fields import Count, Effort, Flag, Limit, Several, TopLogprobs
-from ..question import Question, Service
+from ..question import Question
 from ..tools import choice_beside
 from .body import AnswerBody
 from .messages import Message
@@ -51,7 +51,7 @@ class ChatBody(AnswerBody):
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
-    def questions(self, service: Service, request: str) -> list[Question]:
+    def questions(self, request: str) -> list[Question]:
         """One for each answer. request: its id, for the log."""
         functions = functions_of(self.tools or (), request)
         offered = functions if self.tool_choice != "none" else []
@@ -66,7 +66,7 @@ class ChatBody(AnswerBody):
             Question(
                 messages=messages,
                 tools=offered or None,
-                options=self.options(service, choice) | {k: v for k, v in added.items() if v is not None},
+                options=self.options(choice) | {k: v for k, v in added.items() if v is not None},
                 template_variables=template_variables(self.reasoning_effort) | (self.chat_template_kwargs or {}),
                 continues=bool(self.continue_final_message),
                 parallel_tool_calls=self.parallel_tool_calls is not False,

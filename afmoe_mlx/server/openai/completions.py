@@ -50,10 +50,10 @@ class CompletionBody(AnswerBody):
             return [self.prompt]
         return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt
 
-    def questions(self, service: Service) -> list[Question]:
+    def questions(self) -> list[Question]:
         """One for each answer, those to a prompt together."""
         return [
-            Question(prompt=prompt, options=self.options(service, choice), top_logprobs=self.logprobs)
+            Question(prompt=prompt, options=self.options(choice), top_logprobs=self.logprobs)
             for prompt in self.prompts
             for choice in range(self.answers)
         ]
@@ -87,7 +87,7 @@ async def handle(service: Service, body: CompletionBody, call: Call) -> Handled:
         "created": int(time.time()),
         "model": service.name,
     }
-    answering = await service.ask(body.questions(service), call)
+    answering = await service.ask(body.questions(), call)
     if body.stream:
         chunks = TextChunks(head, prompts=len(body.prompts), answers=body.answers, includes_usage=body.includes_usage)
         return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)

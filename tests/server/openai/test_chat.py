@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from afmoe_mlx.generation import THE_ANSWER
+from afmoe_mlx.generation import NO_LIMIT, THE_ANSWER
 from afmoe_mlx.server import sse
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.openai.chat import CHAT, ChatCompletion
@@ -224,7 +224,7 @@ def test_options_reach_the_engine_by_its_names() -> None:
     }
     assert question(max_tokens=5, max_completion_tokens=9).options == {"max_tokens": 9}
     assert question(max_tokens=5.0, temperature=1).options == {"max_tokens": 5, "temperature": 1.0}
-    assert question(max_tokens=-1).options == {"max_tokens": 4096}
+    assert question(max_tokens=-1).options == {"max_tokens": NO_LIMIT}
     assert question(reasoning_budget=0).options == {"reasoning_budget": 0}
 
 
