@@ -35,8 +35,6 @@ MAX_TOKENS = 4096
 MAX_QUEUE = 64
 # Seconds that answers may be delayed by prompts between two steps.
 PREFILL_SLICE = 0.25
-# What part of that is aimed at: what a chunk takes is known by those before it, and grows with the prompt.
-AIM = 0.6
 # Tokens of a block of the prefix store: what a second turn reads anew is less than one, and what is new.
 BLOCK_SIZE = 64
 # Seconds in which the engine's thread ends, once it is told to.
@@ -96,7 +94,7 @@ class ModelService:
                 assert load is not None
                 self._weights = load()
             store = make_store(self._weights)
-            return Writer(self._weights, tokenizer, store, max_rows=max_rows, chunk_seconds=AIM * prefill_slice)
+            return Writer(self._weights, tokenizer, store, max_rows=max_rows, chunk_seconds=prefill_slice)
 
         self._engine = Engine(
             build,

@@ -17,7 +17,7 @@ from afmoe_mlx.generation import BatchAnswers
 from afmoe_mlx.generation.chunks import AnswerChunks
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.server.engine import engine as engine_module
-from afmoe_mlx.server.engine.service import AIM, ModelService
+from afmoe_mlx.server.engine.service import ModelService
 from afmoe_mlx.server.errors import ContextLengthError, RequestError
 from afmoe_mlx.server.question import Question
 from afmoe_mlx.tokenizer import Tokenizer
@@ -339,7 +339,7 @@ def test_rows_and_slices_are_those_that_were_chosen(
     for chosen in ({}, {"max_rows": 3, "prefill_slice": 0.5}):
         asked(endless, user("?", options={"max_tokens": 1}), **chosen)
     assert [options["max_rows"] for options in made] == [16, 3]
-    assert [options["chunk_seconds"] for options in made] == [AIM * 0.25, AIM * 0.5]
+    assert [options["chunk_seconds"] for options in made] == [0.25, 0.5]
 
 
 def test_several_questions_are_begun_together(endless: tuple[CausalLM, Tokenizer]) -> None:
