@@ -44,7 +44,6 @@ class Answers:
         self._cancel(self.job, None)
         if self._readings:
             self._call.reason = self._call.reason or "removed"
-        self._call.seconds = time.perf_counter() - self._call.began
 
     async def __aiter__(self) -> AsyncIterator[Update]:
         while self._readings:

@@ -18,7 +18,7 @@ from ...errors import InputError
 from ...generation import MAX_ROWS, is_constrained
 from ...models import CausalLM
 from ...tokenizer import Tokenizer
-from ..errors import RequestError, failure, unavailable
+from ..errors import failure, unavailable
 from ..question import Call, Question
 from .admission import Memory
 from .answering import Answers
@@ -132,17 +132,6 @@ class ModelService:
 
     async def ask(self, questions: Sequence[Question], call: Call) -> Answers:
         """Take questions on, once they are rendered and checked. RequestError if they are not."""
-        try:
-            return await self._ask(questions, call)
-        except RequestError as error:
-            call.reason, call.seconds = error.code or str(error.status), time.perf_counter() - call.began
-            raise
-
-    async def count_tokens(self, question: Question) -> int:
-        """Tokens of a question's prompt. RequestError if it can be none."""
-        return await self._work(partial(self._renderer.count, question))
-
-    async def _ask(self, questions: Sequence[Question], call: Call) -> Answers:
         rendered = await self._work(partial(self._renderer.render, questions))
         if any(is_constrained(question.options) for question in rendered):
             await self._work(partial(self._renderer.prepare, rendered), self._waiters)
@@ -154,6 +143,10 @@ class ModelService:
         self._engine.submit(answers.job)
         self._jobs.add(answers.job)
         return answers
+
+    async def count_tokens(self, question: Question) -> int:
+        """Tokens of a question's prompt. RequestError if it can be none."""
+        return await self._work(partial(self._renderer.count, question))
 
     async def _work(self, work: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         """Do something beside the event loop; RequestError for what it raises, and once there is no use in it."""

@@ -268,7 +268,7 @@ pieces = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pieces, st.integers(1, 30))
 def test_a_stream_adds_up_to_the_whole_message(answer: str, size: int) -> None:
     whole, streamed = told(FakeService(TOKENIZER, [answer], size=size), tools=[TOOL])

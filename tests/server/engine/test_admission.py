@@ -45,7 +45,7 @@ def test_what_is_reckoned_is_no_less_than_what_a_row_holds(tokens: int) -> None:
     assert cache.nbytes <= Memory(model.config, model.dtype, None, workspace=0).needed(tokens)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(prompt=st.integers(1, 50_000), wanted=st.integers(1, 80_000), usable=st.integers(0, 1 << 27))
 def test_an_answer_may_have_all_tokens_that_fit(prompt: int, wanted: int, usable: int) -> None:
     found = memory(usable)
@@ -113,7 +113,7 @@ def test_who_has_fewer_rows_is_next() -> None:
     assert queue.next([Asked("b", rows=2), *asked("a")]) is a  # type: ignore[list-item]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.integers(1, 3))
 def test_every_request_has_its_turn(owners: list[str], rows: int) -> None:
     """However many others one owner asks, another's first waits for no more than the rows that there are."""

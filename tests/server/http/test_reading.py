@@ -31,6 +31,7 @@ def test_any_json_object_is_read_as_python_reads_it(value: dict[str, Any], ascii
     assert parse(text) == value
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 def test_any_other_bytes_are_refused(text: bytes) -> None:
     if (expected := loaded(text)) is not None:
@@ -137,6 +138,7 @@ def test_an_unknown_field_within_another_is_refused_by_its_place_unless_it_may_p
     assert (caught.value.code, caught.value.param) == ("unknown_field", "inner.1.odd")
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(max_size=8), st.none(), max_size=3))
 def test_an_unknown_field_is_refused_by_name_unless_it_may_pass(more: dict[str, None]) -> None:
     fields = {**more, **SAID, "user": "me"}

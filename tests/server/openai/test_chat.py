@@ -67,7 +67,7 @@ def told(message: dict[str, Any], reason: str) -> dict[str, Any]:
     return {"content": message["content"] or "", "reasoning": reasoning, "calls": calls, "reason": reason}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(nearly_calls | st.just(TWO_CALLS), st.integers(1, 9), st.booleans())
 def test_a_stream_adds_up_to_the_whole_answer(text: str, size: int, parallel: bool) -> None:
     asked = {**CALLED, "n": 2, "parallel_tool_calls": parallel}

@@ -230,7 +230,7 @@ FIELDS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pieces, st.integers(1, 30), st.sampled_from([None, "auto"]))
 def test_a_stream_adds_up_to_the_whole_response(answer: str, size: int, summary: str | None) -> None:
     service = FakeService(TOKENIZER, [answer], size=size)
