@@ -39,7 +39,6 @@ class ContextLengthError(RequestError):
 
     def __init__(self, tokens: int, most: int) -> None:
         super().__init__(400, f"prompt is too long: {tokens} tokens > {most} maximum", code="context_length_exceeded")
-        self.tokens, self.most = tokens, most
 
 
 def failure(error: BaseException) -> RequestError:

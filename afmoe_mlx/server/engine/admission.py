@@ -45,6 +45,8 @@ class Memory:
         self._config, self._dtype, self._kv = config, dtype, kv_quantization
         self._workspace, self._usable = workspace, usable
         self.held = Held()
+        self.at_rest: int | None = None
+        """What `most` was when the weights were let go of, which come back: till then, what is free says nothing."""
 
     def needed(self, tokens: int) -> int:
         """What a row with so many tokens needs; as it joins others, one layer's keys and values are there twice."""
@@ -54,6 +56,8 @@ class Memory:
     @property
     def most(self) -> int | None:
         """What all rows together can have; None: nobody knows."""
+        if self.at_rest is not None:
+            return self.at_rest
         usable, held = self._usable(), self.held
         if usable is None:
             return None

@@ -219,11 +219,13 @@ class Engine:
             _log.exception("the model could not be loaded")
             return False
         self._stepped = stepped
-        self._memory.held = self._writer.held
+        self._memory.held, self._memory.at_rest = self._writer.held, None
         return True
 
     def _let_go(self, *, weights: bool = True) -> None:
         """Of the writer with all that it holds, and of the weights."""
+        if weights:
+            self._memory.at_rest = self._memory.most
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.flush()

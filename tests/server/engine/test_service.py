@@ -557,7 +557,10 @@ def test_a_thread_that_died_is_not_alive_and_leaves_nobody_waiting(
     assert [error.status for error in found] == [503, 503]
 
 
-def test_weights_that_rest_are_let_go_of_and_come_back(tmp_path: Path, random: tuple[CausalLM, Tokenizer]) -> None:
+def test_weights_that_rest_are_let_go_of_and_come_back(
+    tmp_path: Path, random: tuple[CausalLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable = 1 << 30
     model, tokenizer = load(tiny_folder(tmp_path / "m"))
     loads: list[weakref.ref[CausalLM]] = []
 
@@ -570,12 +573,16 @@ def test_weights_that_rest_are_let_go_of_and_come_back(tmp_path: Path, random: t
     idle["make_store"] = lambda model: PrefixStore(model, directory=tmp_path / "kept", block_size=16)
     question, weights = Question(prompt=[1] * 70, options={"max_tokens": 5}), weakref.ref(model)
     made = ModelService(model, tokenizer, name="tiny", **idle)
+    monkeypatch.setattr(made._memory, "_usable", lambda: usable if weights() is None else usable // 2)
+    monkeypatch.setattr(made._memory, "_workspace", 0)
+    monkeypatch.setattr(PrefixStore, "max_bytes", PrefixStore.nbytes)
     del model
 
     async def resting(service: ModelService) -> list[Heard]:
         first = await heard(service, question)
         await until(lambda: weights() is None)
         assert not service.state().is_loaded
+        assert service._memory.most == usable // 2  # what the weights need is not free
         assert service.state().is_alive
         second = await heard(service, question)
         assert service.state().is_loaded
