@@ -16,8 +16,9 @@ RETRY_AFTER = 5
 class RequestError(Exception):
     """A request that is not answered, or not to its end.
 
-    status: of HTTP. code: a word for programs, such as "context_length_exceeded". param: the field that is wrong.
-    retry_after: seconds after which to ask again. Each protocol has a form of its own for these.
+    status: of HTTP. code: a word for programs, such as "context_length_exceeded"; of a 400 "invalid_value" if it has no
+    better one. param: the field that is wrong. retry_after: seconds after which to ask again. Each protocol has a form
+    of its own for these.
     """
 
     def __init__(
@@ -30,7 +31,8 @@ class RequestError(Exception):
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        self.status, self.message, self.param = status, message, param
+        self.code = "invalid_value" if code is None and status == 400 else code
         self.retry_after = retry_after
 
 

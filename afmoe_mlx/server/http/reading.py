@@ -123,13 +123,14 @@ def check_model(body: Body, name: str) -> None:
 
 
 def _invalid(error: ValidationError, fields: Mapping[str, Any]) -> RequestError:
-    """The first of several errors; where a field may be of several forms, the one that came furthest."""
+    """The first of several errors; where a field may be of several forms, of that which it is nearest to: where it is
+    wrong the deepest within, or of the right type at least."""
     found = error.errors(include_url=False, include_input=False)
     places = [_place(one["loc"], fields, is_missing=one["type"] == "missing") for one in found]
     first = places[0][:1]
     place, wrong = max(
         ((place, one) for place, one in zip(places, found, strict=True) if place[:1] == first),
-        key=lambda one: (len(one[0]), one[1]["type"] == _TAG),
+        key=lambda one: (len(one[0]), one[1]["type"] == _TAG, not one[1]["type"].endswith("_type")),
     )
     named = ".".join(place)
     if wrong["type"] == "extra_forbidden":

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afmoe_mlx.errors import InputError
 from afmoe_mlx.server.endpoint import Body
-from afmoe_mlx.server.errors import RequestError
+from afmoe_mlx.server.errors import RequestError, failure
 from afmoe_mlx.server.fields import Fields
 from afmoe_mlx.server.http.reading import check, parse
+from afmoe_mlx.server.openai.chat_body import ChatBody
+from afmoe_mlx.server.openai.completions import CompletionBody
 
 VALUES = st.recursive(
     st.none()
@@ -122,6 +125,29 @@ def test_the_field_that_is_wrong_is_named_by_its_place(fields: dict[str, Any], p
         check(Request, fields, ignore_unknown=False)
     assert (caught.value.status, caught.value.param) == (400, place)
     assert caught.value.message.startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize(
+    ("form", "fields", "words"),
+    [
+        (ChatBody, {"messages": [{"role": "user", "content": "a"}], "stop": ""}, "stop: String should have at least 1"),
+        (CompletionBody, {"prompt": []}, "prompt: List should have at least 1 item"),
+        (CompletionBody, {"prompt": [[]]}, "prompt.0: List should have at least 1 item"),
+    ],
+    ids=str,
+)
+def test_of_several_forms_the_one_of_the_right_type_is_told_of(
+    form: type[Body], fields: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        check(form, fields, ignore_unknown=False)
+    assert caught.value.message.startswith(words)
+
+
+def test_no_refusal_of_a_request_is_without_a_code() -> None:
+    assert (RequestError(400, "").code, RequestError(400, "", code="a").code) == ("invalid_value", "a")
+    assert failure(InputError("")).code == "invalid_value"
+    assert RequestError(404, "").code is None
 
 
 def test_an_unknown_field_within_another_is_refused_by_its_place_unless_it_may_pass() -> None:
