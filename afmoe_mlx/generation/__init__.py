@@ -5,7 +5,7 @@ from .batch import MAX_ROWS, BatchEngine
 from .batch_response import BatchResponse, batch_generate
 from .chunks import GenerationChunk
 from .drafts import DraftModel, PromptLookup, check_same_tokenizer
-from .grammar import RULES, ConstraintOptions, is_constrained
+from .grammar import CONSTRAINT, RULES, ConstraintOptions, is_constrained
 from .loop import decode, prefill
 from .options import NO_LIMIT, THE_ANSWER, SamplingOptions, StoppingOptions, unused_keys
 from .plan import Plan
@@ -17,6 +17,7 @@ from .stopping import StopStrings
 from .stream import check_options, generate, stream_generate
 
 __all__ = [
+    "CONSTRAINT",
     "MAX_ROWS",
     "NO_LIMIT",
     "RULES",

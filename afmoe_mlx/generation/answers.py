@@ -29,7 +29,7 @@ from .stream import check_options
 ALONE = {"cache", "seen", "on_progress", "prefill_step_size"}
 
 # Options of an answer that `check_options` does not know, or that a `Plan` checks as well.
-UNCHECKED = {"sampler", "logits_processors", "skip_special_tokens", *CONSTRAINT}
+UNCHECKED = {"sampler", "logits_processors", "skip_special_tokens", "rules", *CONSTRAINT}
 
 
 @dataclass
@@ -165,7 +165,8 @@ class BatchAnswers:
         store: in place of the one for all.
         prompt_lookup, draft_model, num_draft_tokens: guess while it is the only answer and no other prompt can be
         begun, unless it is held to a constraint or a reasoning budget. options: the others of `stream_generate`, but
-        for those of caches and progress. Raises what that raises.
+        for those of caches and progress; or `rules`, `ConstraintOptions` that are made already, in place of those that
+        constrain the answer. Raises what that raises.
         """
         if alone := sorted(options.keys() & ALONE):
             raise OptionError(f"no option {alone[0]} where several prompts are answered at once")

@@ -100,8 +100,11 @@ class ConstraintOptions:
         may_think = OPEN in (tokenizer.chat_template or "") and not is_over
 
         def make(after_reasoning: bool = False) -> Constraint:
-            thought = {} if after_reasoning else {"opened": opened, "may_think": may_think}
-            return Constraint(guidance, self.grammar_for(tokenizer, guidance, **thought))
+            thought = (False, False) if after_reasoning else (opened, may_think)
+            if (key := (guidance, thought)) not in self._made:
+                grammar = self.grammar_for(tokenizer, guidance, opened=thought[0], may_think=thought[1])
+                self._made[key] = Constraint(guidance, grammar)
+            return self._made[key].copy()
 
         return make
 
@@ -142,6 +145,11 @@ class ConstraintOptions:
         if self.is_checked_afterwards and isinstance(self.json_schema, dict) and not is_calls:
             return violation(self.json_schema, answer)
         return None
+
+    @cached_property
+    def _made(self) -> dict[tuple[Guidance, tuple[bool, bool]], Constraint]:
+        """Constraints at their beginning, which take their time to make: all answers have copies."""
+        return {}
 
     @cached_property
     def _rules(self) -> dict[str, Any]:

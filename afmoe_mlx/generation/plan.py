@@ -50,11 +50,12 @@ class Plan:
         logits_processors: Sequence[LogitsProcessor] | None = None,
         skip_special_tokens: bool = False,
         seen: Sequence[int] = (),
+        rules: ConstraintOptions | None = None,
         **options: Any,
     ) -> "Plan":
         """By the options of `stream_generate`; InputError and TokenizerError for those that make no sense.
 
-        seen: the tokens before the prompt.
+        seen: the tokens before the prompt. rules: in place of the options that constrain the answer.
         """
         config, vocab_size = tokenizer.generation_config, model.vocab_size
         sampling, stopping = ({name: options.get(name) for name in names} for names in (SAMPLING, STOPPING))
@@ -73,7 +74,7 @@ class Plan:
             sampler or make_sampler(chosen, xtc_special_tokens=known),
             make_logits_processors(chosen, len(seen) + len(tokens)) if logits_processors is None else logits_processors,
             ending,
-            ConstraintOptions.of(options),
+            ConstraintOptions.of(options) if rules is None else rules,
             skip_special_tokens,
         )
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ContextFullError, InputError
-from ...generation import NO_LIMIT, Plan, check_options, check_token_ids, encode_prompt, is_constrained
+from ...generation import (
+    CONSTRAINT,
+    NO_LIMIT,
+    ConstraintOptions,
+    Plan,
+    check_options,
+    check_token_ids,
+    encode_prompt,
+)
 from ...messages import AnswerReader, for_template
 from ...messages.reasoning import opened_by
 from ...messages.tool_formats import format_of
@@ -30,6 +38,12 @@ class Rendered:
     """What of the answer the prompt holds already; None: the answer is a text, and read as nothing else."""
     top_logprobs: int | None
     parallel_tool_calls: bool = True
+
+    @property
+    def rules(self) -> ConstraintOptions:
+        """What the answer is held to, made once for all answers of a request."""
+        found: ConstraintOptions = self.options["rules"]
+        return found
 
     @property
     def most_tokens(self) -> int:
@@ -63,18 +77,24 @@ class Renderer:
         """Each question's prompt and what goes with it. Raises what makes a `RequestError`, where there can be none."""
         found: list[Rendered] = []
         for i, question in enumerate(questions):
-            is_same = i > 0 and _asked(question) == _asked(questions[i - 1])
-            found.append(self._rendered(question, found[-1].prompt if is_same else None))
+            prompt = rules = None
+            if i and _asked(question) == _asked(questions[i - 1]):
+                prompt = found[-1].prompt
+            if i and _held(question) == _held(questions[i - 1]):
+                rules = found[-1].rules
+            found.append(self._rendered(question, prompt, rules))
         return found
 
-    def _rendered(self, question: Question, prompt: list[int] | None) -> Rendered:
-        """prompt: the question's, if it is known."""
+    def _rendered(self, question: Question, prompt: list[int] | None, rules: ConstraintOptions | None) -> Rendered:
+        """prompt, rules: the question's, if they are known."""
         options = {name: value for name, value in question.options.items() if value is not None}
         options.setdefault("max_tokens", self._max_tokens)
         tools = None if options.get("tool_choice") == "none" else question.tools
         if options.get("tool_choice") is not None:
             options["tools"] = tools
+        held = {name: options.pop(name) for name in CONSTRAINT if name in options}
         check_options(**options)
+        options["rules"] = ConstraintOptions(**held) if rules is None else rules
         if prompt is None:
             prompt = self._encoded(question, tools)
         room = self._context - len(prompt)
@@ -92,7 +112,7 @@ class Renderer:
     def prepare(self, rendered: Sequence[Rendered]) -> None:
         """Make constraints for once: no answer that is being written is to wait for what they need, or fail by them."""
         for question in rendered:
-            if is_constrained(question.options):
+            if question.rules.is_given:
                 plan = Plan.of(self._config, self._tokenizer, question.prompt, **question.options)
                 plan.rules.begin(plan.tokenizer, self._config.vocab_size, question.prompt)()
 
@@ -150,6 +170,11 @@ def _asked(question: Question) -> tuple[Any, ...]:
     is_called = question.options.get("tool_choice") != "none"
     variables = question.template_variables
     return question.messages, question.prompt, question.tools, variables, question.continues, is_called
+
+
+def _held(question: Question) -> tuple[Any, ...]:
+    """All that an answer is held to."""
+    return question.tools, *(question.options.get(name) for name in CONSTRAINT)
 
 
 def _text(message: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from ... import device
 from ...cache import PrefixStore
 from ...errors import InputError
-from ...generation import MAX_ROWS, is_constrained
+from ...generation import MAX_ROWS
 from ...models import CausalLM
 from ...tokenizer import Tokenizer
 from ..errors import failure, unavailable
@@ -133,7 +133,7 @@ class ModelService:
     async def ask(self, questions: Sequence[Question], call: Call) -> Answers:
         """Take questions on, once they are rendered and checked. RequestError if they are not."""
         rendered = await self._work(partial(self._renderer.render, questions))
-        if any(is_constrained(question.options) for question in rendered):
+        if any(question.rules.is_given for question in rendered):
             await self._work(partial(self._renderer.prepare, rendered), self._waiters)
         needed = sorted((self._memory.needed(question.most_tokens) for question in rendered), reverse=True)
         rows = min(len(rendered), self._max_rows)

@@ -13,7 +13,7 @@ import pytest
 from afmoe_mlx import generate, load
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.errors import InputError
-from afmoe_mlx.generation import BatchAnswers
+from afmoe_mlx.generation import BatchAnswers, grammar
 from afmoe_mlx.generation.chunks import AnswerChunks
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.server.engine import engine as engine_module
@@ -202,6 +202,25 @@ class Prompted:
 async def steps() -> None:
     """Let the engine make some."""
     await asyncio.sleep(0.03)
+
+
+def test_what_several_answers_are_held_to_is_made_once(
+    scripted: tuple[CausalLM, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class Counted(grammar.Constraint):
+        def __init__(self, guidance: Guidance, text: str) -> None:
+            made.append(text)
+            super().__init__(guidance, text)
+
+    monkeypatch.setattr(grammar, "Constraint", Counted)
+    one = Question(prompt="x", options={"json_schema": {"enum": [1, 22]}, "max_tokens": 8})
+    other = Question(prompt="x", options={"json_schema": {"enum": [3]}, "max_tokens": 8})
+    told = asked(scripted, one, one, other, one)
+    assert [one.answer.content in ("1", "22") for one in told] == [True, True, False, True]
+    assert told[2].answer.content == "3"
+    assert len(made) == 3
 
 
 def test_who_leaves_frees_the_row_wherever_the_request_is(endless: tuple[CausalLM, Tokenizer]) -> None:
