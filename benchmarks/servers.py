@@ -135,6 +135,9 @@ class Server:
 
     @property
     def resident_bytes(self) -> int:
+        pages = Path(f"/proc/{self.process.pid}/statm")
+        if pages.exists():  # where it is, ps may not be
+            return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         told = subprocess.run(["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, check=True)
         return int(told.stdout) * 1024
 

@@ -4,10 +4,7 @@ They take seconds to import, so only the process that runs these tests does.
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -16,6 +13,7 @@ from pydantic import BaseModel
 
 from helpers.chat_templates import CHATML
 from helpers.scripted import scripted_folder
+from helpers.serving import serve
 
 KEY = "the-key-of-a-test"
 CONTEXT = 2048
@@ -43,16 +41,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         template=CHATML.replace("think>", "note>"),  # to have no thoughts
         context=CONTEXT,
     )
-    command = [sys.executable, "-m", "afmoe_mlx", "serve", "--model", str(folder), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"AFMOE_MLX_API_KEY": KEY})
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
+    with serve(str(folder), environment={"AFMOE_MLX_API_KEY": KEY}) as server:
+        yield server.url
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end()[0] == 0
 
 
 @pytest.fixture(scope="module")
