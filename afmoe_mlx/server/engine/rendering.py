@@ -5,15 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ContextFullError, InputError
-from ...generation import (
-    CONSTRAINT,
-    NO_LIMIT,
-    ConstraintOptions,
-    Plan,
-    check_options,
-    check_token_ids,
-    encode_prompt,
-)
+from ...generation import CONSTRAINT, NO_LIMIT, ConstraintOptions, Plan, check_options, check_token_ids, encode_prompt
 from ...messages import AnswerReader, for_template
 from ...messages.reasoning import opened_by
 from ...messages.tool_formats import format_of
