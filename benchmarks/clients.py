@@ -172,7 +172,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     tokenizer = prose_tokenizer()
     with TemporaryDirectory() as temporary:
-        base = arguments.keep or Path(temporary).resolve()
+        base = (arguments.keep or Path(temporary)).resolve()
         for agent in AGENTS:
             if arguments.names and agent.name not in arguments.names:
                 continue

@@ -33,7 +33,7 @@ from streaming_client import answered, ask
 from afmoe_mlx.api import DEMO
 from afmoe_mlx.cache import shared_prefix
 from afmoe_mlx.device import blas
-from afmoe_mlx.server.service import BLOCK_SIZE
+from afmoe_mlx.server.engine.service import BLOCK_SIZE
 from afmoe_mlx.tokenizer import Tokenizer
 
 MODELS = {"demo": servers.endless_demo, "narrow": servers.endless_narrow, "wide": servers.endless_wide}

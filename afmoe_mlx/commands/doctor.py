@@ -166,8 +166,8 @@ def _examine_cache(findings: Findings) -> None:
 
 def _examine_server(findings: Findings) -> None:
     """Whether something answers where `serve` would listen, and the keys that it would ask for."""
-    from ..server.probe import probe
-    from ..server.settings import Settings
+    from ..server.http.probe import probe
+    from ..server.http.settings import Settings
 
     keys = keys_of_environment()
     is_taken, status = probe(PORT)

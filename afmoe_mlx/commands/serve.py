@@ -16,8 +16,8 @@ from ..command_line.self_test import suggest_self_test
 from ..command_line.template import read_template, template_variables
 from ..interrupts import begun
 from ..models import CausalLM
-from ..server.address import bind, url
-from ..server.settings import Settings
+from ..server.http.address import bind, url
+from ..server.http.settings import Settings
 from ..terminal import write
 from ..tokenizer import Tokenizer
 
@@ -32,11 +32,11 @@ def run(request: ServeRequest) -> int:
     listening = bind(settings)
     name = or_demo(request.model)
     loading = begun(partial(_load, request, name))
-    from ..server.app import App  # meanwhile
-    from ..server.listener import listen
-    from ..server.log import log_to_stderr
+    from ..server.engine.service import ModelService, make_store
+    from ..server.http.app import App  # meanwhile
+    from ..server.http.listener import listen
+    from ..server.http.log import log_to_stderr
     from ..server.protocols import ENDPOINTS
-    from ..server.service import ModelService, make_store
 
     model, tokenizer = loading.result()
     tell_kv_bits(model)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 LEAST, FIRST = 32, 128
 MEMORY = 0.7  # of what was measured before, in a running mean
-AIM = 0.6  # of the time that there is: some chunks take longer than the mean
+AIM = 0.6  # of the time that there is: some chunks take longer than the mean, which grows with the prompt
 
 
 class ChunkBudget:

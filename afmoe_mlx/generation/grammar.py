@@ -16,6 +16,7 @@ from ..tokenizer import Tokenizer
 from ..tokenizer.guidance import Guidance
 from . import schema as schemas
 from .constraint import Constraint
+from .schema_check import violation
 from .tool_grammar import arguments_schema, tool_grammars
 
 # Line ends between a thought and the answer, as templates and models write them.
@@ -139,7 +140,7 @@ class ConstraintOptions:
         answer = split_thinking(text)[1]
         is_calls = bool(self._callable) and answer.startswith("<")  # no JSON does
         if self.is_checked_afterwards and isinstance(self.json_schema, dict) and not is_calls:
-            return schemas.violation(self.json_schema, answer)
+            return violation(self.json_schema, answer)
         return None
 
     @cached_property
@@ -195,6 +196,9 @@ def _validated(name: str, rules: Mapping[str, Any], schema: Mapping[str, Any] | 
     one."""
     from llguidance import LLMatcher
 
+    if schema is not None and schemas.is_too_deep(schema):
+        most = f"{schemas.DEEPEST:,} levels within each other, with references followed"
+        raise InputError(f"{name}it may have more than {most}: expected a smaller one")
     grammar = _serialized(rules)
     is_wrong, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     if is_wrong:

@@ -1,9 +1,9 @@
-"""JSON schemas: what of them cannot be enforced, where that stands, and whether an answer satisfies one."""
+"""JSON schemas: what of them cannot be enforced or satisfied, and where that stands."""
 
 import json
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +17,8 @@ LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator":
 _ONE = ("items", "additionalItems", "additionalProperties")
 _LISTS = ("items", "prefixItems", "anyOf", "oneOf", "allOf")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
+# Levels that llguidance may go down, by recursion: at about 2,000 a thread's stack of 8 MiB is full.
+DEEPEST = 1000
 _NAME = re.compile(r"[A-Za-z_$][\w$]*")
 
 
@@ -86,35 +88,89 @@ def _step(name: str) -> str:
     return f".{name}" if _NAME.fullmatch(name) else f"[{name!r}]"
 
 
+def is_too_deep(schema: Schema) -> bool:
+    """Whether the library could go so deep into a schema that the process died of it."""
+    return _depth(schema) > DEEPEST
+
+
+def _depth(schema: Schema) -> int:
+    """Levels at most if each part that is referred to stands within another; where they are over `DEEPEST`, only that.
+
+    A reference by another name than its place may be to anything; so may all where parts have names, `$id`, of theirs.
+    """
+    whole = _nesting(schema)
+    places = list(_references(schema))
+    if any("$id" in part for part in _mappings(schema) if part is not schema):
+        return whole * (1 + len(places))
+    parts = {id(part): part for place in set(places) if (part := _at(schema, place)) is not None}
+    levels = whole * (1 + sum(_at(schema, place) is None for place in set(places)))
+    for part in parts.values():
+        if levels > DEEPEST:
+            break
+        levels += max(_nesting(part), 1)
+    return levels
+
+
+def _nesting(value: Any) -> int:
+    """Levels of lists and mappings within each other."""
+    levels, found = 0, [value]
+    while found := [part for one in found for part in _parts(one)]:
+        levels += 1
+    return levels
+
+
+def _references(schema: Schema) -> Iterator[str]:
+    return (ref for part in _mappings(schema) if isinstance(ref := part.get("$ref"), str))
+
+
+def _mappings(value: Any) -> Iterator[Schema]:
+    """Every mapping in a value, itself too: more than the schemas, as a reference may make one of any."""
+    left = [value]
+    while left:
+        if isinstance(one := left.pop(), Mapping):
+            yield one
+        left += _parts(one)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+
+
 def never_ends(schema: Schema) -> bool:
     """Whether whatever satisfies a schema holds itself, as a required property that is the whole again."""
-    return not _ends(schema, schema, frozenset())
+    left = {place: _at(schema, place) for place in _references(schema)}
+    ending = set[str]()
+    while done := [place for place, part in left.items() if _ends(part, ending)]:
+        ending.update(done)
+        for place in done:
+            del left[place]
+    return not _ends(schema, ending)
 
 
-def _ends(schema: Any, root: Schema, within: frozenset[str]) -> bool:
-    """Whether something finite satisfies a schema without those references that one is `within`."""
+def _ends(schema: Any, ending: Set[str]) -> bool:
+    """Whether something finite satisfies a schema, of which those references are known for that."""
     if not isinstance(schema, Mapping):
         return True
+    if isinstance(ref := schema.get("$ref"), str) and ref not in ending:
+        return False
     ends = [True]
-    if isinstance(ref := schema.get("$ref"), str):
-        ends.append(ref not in within and _ends(_at(root, ref), root, within | {ref}))
     choices = [parts for key in ("anyOf", "oneOf") if isinstance(parts := schema.get(key), list)]
-    ends += [any(_ends(part, root, within) for part in parts) for parts in choices]
+    ends += [any(_ends(part, ending) for part in parts) for parts in choices]
     if isinstance(parts := schema.get("allOf"), list):
-        ends += [_ends(part, root, within) for part in parts]
+        ends += [_ends(part, ending) for part in parts]
     properties, required = schema.get("properties"), schema.get("required")
     if schema.get("type") == "object" and isinstance(properties, Mapping) and isinstance(required, list):
-        ends += [_ends(properties.get(name), root, within) for name in required]
+        ends += [_ends(properties.get(name), ending) for name in required]
     if schema.get("type") == "array" and isinstance(count := schema.get("minItems"), int) and count > 0:
         first = schema.get("prefixItems")
         first = first[:count] if isinstance(first, list) else []
-        ends += [_ends(part, root, within) for part in [*first, *[schema.get("items")] * (len(first) < count)]]
+        ends += [_ends(part, ending) for part in [*first, *[schema.get("items")] * (len(first) < count)]]
     return all(ends)
 
 
 def _at(root: Schema, ref: str) -> Any:
     """What a reference within the schema stands for, None for any other."""
-    if not ref.startswith("#"):
+    if ref != "#" and not ref.startswith("#/"):
         return None
     found: Any = root
     for step in unquote(ref[1:]).split("/")[1:]:
@@ -126,17 +182,3 @@ def _at(root: Schema, ref: str) -> Any:
         else:
             return None
     return found
-
-
-def violation(schema: Schema, text: str) -> str | None:
-    """What of a schema a JSON text does not satisfy, in a line; None if it does."""
-    from jsonschema import validators
-    from referencing.exceptions import Unresolvable
-    from referencing.jsonschema import EMPTY_REGISTRY
-
-    try:
-        validator = validators.validator_for(schema)(schema, registry=EMPTY_REGISTRY)  # by default it would use the net
-        error = next(validator.iter_errors(json.loads(text)), None)
-    except (re.error, RecursionError, Unresolvable, ValueError) as problem:  # Python's patterns are others
-        return f"it cannot be checked ({' '.join(str(problem).split())})"
-    return None if error is None else f"{error.json_path}: {' '.join(error.message.split())}"

@@ -24,10 +24,11 @@ def check_tools(tools: Any) -> list[dict[str, Any]]:
     if not isinstance(tools, list | tuple):
         raise InputError(f"tools are of type {type(tools).__name__}: {EXPECTED}")
     checked = [_checked(tool, index) for index, tool in enumerate(tools)]
-    names = [tool["function"]["name"] for tool in checked]
-    for name in names:
-        if names.count(name) > 1:
+    names = set[str]()
+    for tool in checked:
+        if (name := tool["function"]["name"]) in names:
             raise InputError(f"two tools are called {name!r}: expected names that differ")
+        names.add(name)
     return checked
 
 

@@ -22,16 +22,32 @@ T = TypeVar("T")
 Several = Annotated[list[T], Field(fail_fast=True)]
 """A list, read up to what is wrong in it: a million errors are told no better than one, and take a gigabyte."""
 
+Share = Annotated[Number, Field(ge=0, le=1)]
+Temperature = Annotated[Number, Field(ge=0)]
+TopLogprobs = Annotated[Integer, Field(ge=0, le=20), WHOLE]
+"""How many of the likeliest tokens are told with each."""
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""Of OpenAI's: how much is thought."""
+
 Text = Annotated[str, Field(min_length=1)]
 Stops = Annotated[Several[Text], Field(max_length=64)]  # all are looked for at each token, of all rows
 StopTexts = Annotated[Stops | Text, AfterValidator(lambda value: [value] if isinstance(value, str) else value)]
 """Texts that end an answer; one may stand alone."""
 
 Limit = Positive | Literal[-1]
-"""Tokens of an answer; -1: as many as there is room for."""
+"""Tokens of an answer; -1, which is NO_LIMIT: as many as there is room for."""
 
 
 class Fields(BaseModel):
     """A field that has fields of its own, of which unknown ones are refused by name."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class JSONSchema(Fields):
+    """A schema by OpenAI's fields, held to in any case: `strict` changes nothing."""
+
+    name: str | None = None
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: Flag | None = None

@@ -17,10 +17,10 @@ def function_tool(name: str, description: str | None, parameters: dict[str, Any]
     return {"type": "function", "function": {"name": name, **described, "parameters": parameters or {}}}
 
 
-def checked(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
-    """Tools whose names differ, None if there are none. RequestError for others."""
+def checked(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same tools; RequestError for what is none, and for two of one name."""
     try:
-        return check_tools(tools) or None
+        return check_tools(tools)
     except InputError as error:
         raise RequestError(400, str(error), param="tools") from error
 

@@ -119,7 +119,7 @@ def test_what_cannot_be_answered_is_one_line(
 
 
 def test_a_message_longer_than_the_context_is_refused(model: str) -> None:
-    result = chat("hello " * 3000, "--model", model)
+    result = chat("hello " * 2000, "--model", model)
     assert result.exit_code == 1
     assert "error: the conversation would have" in result.stderr
 

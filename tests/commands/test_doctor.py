@@ -241,7 +241,7 @@ def test_a_fast_blas_is_known_by_its_name(
 def test_the_servers_port_is_asked(
     found: Any, words: str, problem: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afmoe_mlx.server.probe.probe", lambda port: found)
+    monkeypatch.setattr("afmoe_mlx.server.http.probe.probe", lambda port: found)
     assert words in run()
     assert [problem in line for line in problems()] == ([] if problem is None else [True])
 

@@ -9,7 +9,7 @@ import typer
 from afmoe_mlx.command_line.configuration import configuration_file
 from afmoe_mlx.command_line.requests.serving import ServeRequest, byte_size, duration
 from afmoe_mlx.commands import serve
-from afmoe_mlx.server.settings import Settings
+from afmoe_mlx.server.http.settings import Settings
 from helpers.command_line import run
 
 

@@ -1,14 +1,21 @@
 """Schemas and grammars that cannot be enforced or satisfied are refused by name; what is not enforced is checked."""
 
+import json
 from typing import Any
 
 import pytest
 
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import ConstraintOptions, check_options
-from afmoe_mlx.generation.schema import violation
+from afmoe_mlx.generation.schema_check import violation
 
 ARRAY = {"type": "array"}
+
+
+def doubling(count: int) -> dict[str, Any]:
+    """A schema of so many definitions, each of which refers to the next twice."""
+    parts = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(count)}
+    return {"$ref": "#/$defs/d0", "$defs": {**parts, f"d{count}": {"type": "string"}}}
 
 
 @pytest.mark.parametrize(
@@ -30,6 +37,8 @@ ARRAY = {"type": "array"}
         ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "holds itself without end"),
         ({"type": "array", "items": {"anyOf": [{"$ref": "#"}]}, "minItems": 1}, "holds itself without end"),
         ({"allOf": [{"$ref": "#/$defs/a~1b"}], "$defs": {"a/b": {"$ref": "#/$defs/a~1b"}}}, "holds itself without end"),
+        (doubling(3000), "may have more than 1,000 levels within each other"),  # it would end the process
+        ({"$id": "http://a", "$defs": {"a": doubling(90) | {"$id": "http://b"}}}, "may have more than 1,000 levels"),
         ("{", "json_schema is no JSON"),
         ("[]", "json_schema is []: expected an object"),
         ({"const": "\ud800"}, "json_schema has a lone surrogate"),
@@ -37,7 +46,7 @@ ARRAY = {"type": "array"}
         ({"enum": [{1, 2}]}, "json_schema holds what is not JSON"),
         (True, "json_schema is True: expected an object"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_a_schema_that_cannot_be_is_refused_in_a_line_by_name(schema: Any, words: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -56,9 +65,11 @@ def test_a_schema_that_cannot_be_is_refused_in_a_line_by_name(schema: Any, words
         {"type": "object", "properties": {"next": {"$ref": "#"}}},
         {"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#"}, "minItems": 1}]},
         {"type": "null", "$defs": {"unused": {"not": {}}}},
+        {"$ref": "#a", "$defs": {"a": {"$anchor": "a", "type": "null"}}},
+        doubling(300),
         '{"type": "integer"}',
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_words_that_are_no_keywords_and_schemas_that_end_are_taken(schema: Any) -> None:
     assert not ConstraintOptions(json_schema=schema).is_checked_afterwards
@@ -105,7 +116,28 @@ def test_one_of_runs_as_any_of_and_is_checked_afterwards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema", "text"), [({"$ref": "http://127.0.0.1:1/a"}, "1"), ({"pattern": r"\p{L}"}, '"a"'), ({}, "{")], ids=str
+    ("schema", "text"), [({"$ref": "http://127.0.0.1:1/a"}, "1"), ({"pattern": "(?=a)"}, '"a"'), ({}, "{")], ids=str
 )
 def test_what_cannot_be_checked_says_so_and_fetches_nothing(schema: dict[str, Any], text: str) -> None:
     assert (violation(schema, text) or "").startswith("it cannot be checked (")
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "words"),
+    [
+        ({"pattern": "^(a+)+b$"}, "a" * 60, "does not match"),
+        ({"patternProperties": {"^(a+)+$": {"type": "null"}}}, {"a" * 60: 1}, "is not of type 'null'"),
+        ({"patternProperties": {"^(a+)+b$": {}}, "additionalProperties": False}, {"a" * 60: 1}, "no property that may"),
+        ({"patternProperties": {"b": {}}, "additionalProperties": {"type": "null"}}, {"abc": 1, "a": 2}, "2 is not of"),
+        (doubling(40), "a", "it cannot be checked (more than 20,000 references)"),
+    ],
+    ids=lambda value: str(value)[:80],
+)
+def test_no_schema_makes_a_check_endless(schema: dict[str, Any], value: Any, words: str) -> None:
+    assert words in (violation(schema, json.dumps(value)) or "")
+
+
+@pytest.mark.parametrize("text", ["é", "\x01\n\\", "\x7f\u2028\U0001f600", ""])
+def test_a_pattern_is_looked_for_in_any_text(text: str) -> None:
+    assert violation({"pattern": "^[^a]*$"}, json.dumps(text)) is None
+    assert violation({"pattern": "^[^a]*$"}, json.dumps(f"{text}a")) is not None

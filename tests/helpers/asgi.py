@@ -31,7 +31,12 @@ class Response:
         return self.json["error"]
 
 
-def ask(
+def ask(app: Any, method: str, path: str, body: Any = None, **more: Any) -> Response:
+    """What `asked` gives, in an event loop of its own."""
+    return asyncio.run(asked(app, method, path, body, **more))
+
+
+async def asked(
     app: Any,
     method: str,
     path: str,
@@ -46,20 +51,6 @@ def ask(
     body: bytes, or what is sent as JSON. chunks: the body in pieces instead; if the last is empty, no more comes.
     stays: seconds after which the client goes away. headers: with _ for -; None leaves one out.
     """
-    return asyncio.run(asked(app, method, path, body, chunks=chunks, stays=stays, **headers))
-
-
-async def asked(
-    app: Any,
-    method: str,
-    path: str,
-    body: Any = None,
-    *,
-    chunks: Sequence[bytes] | None = None,
-    stays: float | None = None,
-    **headers: str | None,
-) -> Response:
-    """The same in a running event loop."""
     response = Response()
     if chunks is None:
         chunks = [body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()]

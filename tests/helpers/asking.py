@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from afmoe_mlx.messages import Answer
+from afmoe_mlx.server.engine.service import ModelService
 from afmoe_mlx.server.question import Call, Finish, Question, TokenLogprob
-from afmoe_mlx.server.service import ModelService
 
 # Seconds in which anything happens, on the slowest machine.
 PATIENCE = 20.0

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 
-from afmoe_mlx.server.app import App
 from afmoe_mlx.server.endpoint import Body, Endpoint, EventStream, Handled
-from afmoe_mlx.server.engine import EngineState
+from afmoe_mlx.server.engine.engine import EngineState
 from afmoe_mlx.server.errors import RequestError
+from afmoe_mlx.server.http.app import App
+from afmoe_mlx.server.http.settings import Settings
 from afmoe_mlx.server.question import Call
-from afmoe_mlx.server.settings import Settings
 
 HEALTHY = EngineState(
     is_alive=True,

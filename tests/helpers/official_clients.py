@@ -1,20 +1,46 @@
 """Endpoints as the official packages' clients meet them, by HTTP's words without a connection."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from afmoe_mlx.server.endpoint import Endpoint, EventStream
 from afmoe_mlx.server.errors import RequestError
+from afmoe_mlx.server.protocols import ENDPOINTS
 from afmoe_mlx.server.question import Call, Service
+from helpers.fake_engine import FakeTokenizer
+from helpers.fake_service import FakeService
+
+TOKENIZER: Any = FakeTokenizer()
+TEXT = (
+    '<think>\nHm.\n</think>\n\nX\u2028Y<tool_call>{"name": "f", "arguments": {"a": "é"}}</tool_call>\n'
+    '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
+)
 
 
-def http_client(service: Service, endpoints: Sequence[Endpoint]) -> Any:
-    """What `openai.AsyncOpenAI` and `anthropic.AsyncAnthropic` take as their `http_client`."""
+def service_of(*texts: str, **more: Any) -> FakeService:
+    return FakeService(TOKENIZER, texts or ("Hello.",), **more)
+
+
+def openai_client(service: Service) -> Any:
+    """An `openai.AsyncOpenAI` that asks a service."""
+    import openai
+
+    return openai.AsyncOpenAI(api_key="k", base_url="http://x/v1", http_client=_http_client(service), max_retries=0)
+
+
+def anthropic_client(service: Service) -> Any:
+    """An `anthropic.AsyncAnthropic` that does."""
+    import anthropic
+
+    return anthropic.AsyncAnthropic(api_key="k", base_url="http://x", http_client=_http_client(service), max_retries=0)
+
+
+def _http_client(service: Service) -> Any:
     import httpx2
 
     async def answer(request: Any) -> Any:
-        (endpoint,) = [endpoint for endpoint in endpoints if endpoint.path == request.url.path]
+        (endpoint,) = [endpoint for endpoint in ENDPOINTS if endpoint.path == request.url.path]
         try:
             found = await ask(service, endpoint, json.loads(request.content or b"{}"))
         except RequestError as error:

@@ -9,6 +9,7 @@ from afmoe_mlx.errors import InputError
 from afmoe_mlx.messages import AnswerReader, read_answer
 from afmoe_mlx.messages.openai_form import for_template
 from afmoe_mlx.messages.tool_formats import FORMATS, ToolFormat, format_of, named
+from afmoe_mlx.messages.tools import check_tools
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers import tiny_tokenizers
 from helpers.chat_templates import CHATML, LFM2, LFM25, LLAMA, SPECIAL_TOKENS, TOOLS, XML
@@ -192,3 +193,18 @@ def test_what_is_no_list_of_tools_is_refused_in_a_line(tools: Any) -> None:
     with pytest.raises(InputError, match="expected") as error:
         AnswerReader(tokenizer_with(CHATML), tools)
     assert "\n" not in str(error.value)
+
+
+def test_a_tool_is_not_compared_with_all_the_others() -> None:
+    class Name(str):
+        __slots__ = ()
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return super().__eq__(other)
+
+        __hash__ = str.__hash__
+
+    check_tools([{"name": Name(i)} for i in range(500)])
+    assert Name.compared < 500

@@ -7,7 +7,7 @@ import re
 import typer
 
 from afmoe_mlx.cli import app
-from afmoe_mlx.server.metrics import Metrics
+from afmoe_mlx.server.http.metrics import Metrics
 from afmoe_mlx.server.protocols import ENDPOINTS
 from afmoe_mlx.server.question import Call
 from helpers import ROOT

@@ -1,17 +1,20 @@
-"""The pages on Messages and on Responses have every field that is taken, and every hint with what becomes of it."""
+"""Each protocol's page has every field that is taken, and every hint with what becomes of it."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from afmoe_mlx.server.anthropic.forms import HINTS as ANTHROPIC_HINTS
 from afmoe_mlx.server.anthropic.forms import MessagesBody
-from afmoe_mlx.server.client_lines import CLIENT_LINES
+from afmoe_mlx.server.engine.client_lines import CLIENT_LINES
+from afmoe_mlx.server.openai.chat_body import ChatBody
+from afmoe_mlx.server.openai.completions import CompletionBody
+from afmoe_mlx.server.openai.hints import HINTS as OPENAI_HINTS
 from afmoe_mlx.server.responses.forms import HINTS as RESPONSES_HINTS
 from afmoe_mlx.server.responses.forms import ResponsesBody
+from helpers import ROOT
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 
 def rows(page: str, heading: str) -> dict[str, str]:
@@ -26,6 +29,7 @@ def rows(page: str, heading: str) -> dict[str, str]:
     ("page", "heading", "body", "hints"),
     [
         ("server-anthropic.md", "Messages", MessagesBody, ANTHROPIC_HINTS),
+        ("server-openai.md", "Chat completions", ChatBody, OPENAI_HINTS),
         ("server-responses.md", "Responses", ResponsesBody, RESPONSES_HINTS),
     ],
 )
@@ -33,6 +37,11 @@ def test_every_field_and_every_hint_is_on_its_page(page: str, heading: str, body
     fields = body.model_fields.keys()  # type: ignore[attr-defined]
     assert rows(page, heading).keys() == fields
     assert rows(page, "Taken and left") == {name: why for name, why in hints.items() if name not in fields}
+
+
+def test_fields_of_completions_are_on_the_page_unless_those_of_chat_are() -> None:
+    shared = ChatBody.model_fields.keys() & CompletionBody.model_fields.keys() - {"logprobs"}
+    assert rows("server-openai.md", "Completions").keys() == CompletionBody.model_fields.keys() - shared
 
 
 def test_every_client_whose_lines_are_left_out_is_on_the_page() -> None:

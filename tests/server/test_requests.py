@@ -16,8 +16,8 @@ from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from afmoe_mlx.models import read_config
+from afmoe_mlx.server.engine.rendering import Renderer
 from afmoe_mlx.server.protocols import ENDPOINTS
-from afmoe_mlx.server.rendering import Renderer
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers import tiny_tokenizers
 from helpers.chat_templates import CHATML, SPECIAL_TOKENS

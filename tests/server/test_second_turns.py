@@ -8,8 +8,8 @@ import pytest
 
 from afmoe_mlx.models import read_config
 from afmoe_mlx.server import anthropic, openai, responses
+from afmoe_mlx.server.engine.rendering import Renderer
 from afmoe_mlx.server.question import Question
-from afmoe_mlx.server.rendering import Renderer
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers.chat_templates import CHATML, LFM25, SPECIAL_TOKENS
 from helpers.fake_service import FakeService

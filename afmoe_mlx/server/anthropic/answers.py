@@ -4,8 +4,7 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 from uuid import uuid4
 
-from ..errors import RequestError
-from ..failures import failure
+from ..errors import RequestError, failure
 from ..parts import Begin, End, More, Part, Parts, Step
 from ..question import Answering, Finish
 from ..sse import ALIVE, event
@@ -42,10 +41,10 @@ class MessageWriter:
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The events of a stream: whatever happens, to its very end, without which clients ask again or wait."""
-        yield ALIVE
         failed: RequestError | None = None
         try:
             async with self._answering:
+                yield ALIVE
                 async for update in self._answering:
                     if told := self._beginning() + "".join(map(self._told, self._parts.take(update.deltas))):
                         yield told

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import Count, Fields, Flag, Number, Positive, Several, Stops, Text
+from ..fields import Count, Fields, Flag, Positive, Several, Share, Stops, Temperature, Text
 
 HINTS = {
     "anthropic_beta": "all that is supported is there in any case",
@@ -232,8 +232,8 @@ class MessagesBody(Prompted):
     """What the context does not hold is left out of it."""
     stream: Flag | None = None
     stop_sequences: Stops | None = None
-    temperature: Annotated[Number, Field(ge=0)] | None = None
-    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
     top_k: Count | None = None
 
 

@@ -89,7 +89,7 @@ def _tools(body: Prompted) -> list[dict[str, Any]] | None:
     if isinstance(body.tool_choice, NoChoice):
         return None
     custom = [tool for tool in body.tools or () if isinstance(tool, CustomTool)]
-    return checked([function_tool(tool.name, tool.description, tool.input_schema) for tool in custom])
+    return checked([function_tool(tool.name, tool.description, tool.input_schema) for tool in custom]) or None
 
 
 def _chosen(choice: Choice | None) -> Any:

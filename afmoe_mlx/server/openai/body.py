@@ -6,15 +6,13 @@ from pydantic import Field
 
 from ...generation import THE_ANSWER
 from ..endpoint import Body
-from ..fields import WHOLE, Count, Fields, Flag, Integer, Limit, Number, StopTexts
-from ..question import Service
+from ..fields import WHOLE, Count, Fields, Flag, Integer, Limit, Number, Share, StopTexts, Temperature
 from .hints import HINTS
 
 MOST_ANSWERS = 128
 """To one request."""
 _STRIDE = 0x9E3779B97F4A7C15  # of seeds: far apart, and different for as many answers as there are
 
-Share = Annotated[Number, Field(ge=0, le=1)]
 Penalty = Annotated[Number, Field(ge=-2, le=2)]
 Bias = Annotated[Number, Field(ge=-100, le=100)]
 TokenId = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
@@ -51,7 +49,7 @@ class AnswerBody(Body):
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Limit | None = None
-    temperature: Annotated[Number, Field(ge=0)] | None = None
+    temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: Count | None = None
     min_p: Share | None = None
@@ -78,7 +76,7 @@ class AnswerBody(Body):
         """Tokens of an answer, as it was asked for."""
         return self.max_tokens
 
-    def options(self, service: Service, choice: int) -> dict[str, Any]:
+    def options(self, choice: int) -> dict[str, Any]:
         """Those of `stream_generate`, for the answer of this number to a prompt: with a seed each has its own."""
         found = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
         if "repetition_penalty" in found:
@@ -87,7 +85,7 @@ class AnswerBody(Body):
             if f"{name}_penalty" in found:
                 found[f"{name}_context_size"] = THE_ANSWER
         if self.limit is not None:
-            found["max_tokens"] = service.context if self.limit == -1 else self.limit
+            found["max_tokens"] = self.limit
         if self.seed is not None:
             found["seed"] = (self.seed + choice * _STRIDE) % 2**64
         return found

@@ -67,7 +67,7 @@ class ChatCompletion(BaseModel):
 
 async def handle(service: Service, body: ChatBody, call: Call) -> Handled:
     """Answer a request."""
-    questions = body.questions(service, call.id)
+    questions = body.questions(call.id)
     head = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": service.name}
     answering = await service.ask(questions, call)
     if body.stream:

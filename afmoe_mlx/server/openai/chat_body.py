@@ -5,15 +5,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..effort import reasoning_budget, template_variables
-from ..fields import WHOLE, Count, Flag, Integer, Limit, Several
-from ..question import Question, Service
+from ..fields import Count, Effort, Flag, Limit, Several, TopLogprobs
+from ..question import Question
 from ..tools import choice_beside
 from .body import AnswerBody
-from .conversation import Message
+from .messages import Message
 from .response_format import ResponseFormat
 from .tools import ToolChoice, chosen, functions_of
-
-MOST_LOGPROBS = 20
 
 # What a template is given in any case, or that is no variable of one.
 _RESERVED = {"messages", "tools", "add_generation_prompt", "continue_final_message", "tokenize", "self"}
@@ -25,12 +23,12 @@ class ChatBody(AnswerBody):
     messages: Annotated[Several[Message], Field(min_length=1)]
     max_completion_tokens: Limit | None = None
     logprobs: Flag | None = None
-    top_logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    top_logprobs: TopLogprobs | None = None
     tools: Several[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: Flag | None = None
     response_format: ResponseFormat | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    reasoning_effort: Effort | None = None
     reasoning_budget: Count | None = None
     modalities: Several[Literal["text"]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -53,7 +51,7 @@ class ChatBody(AnswerBody):
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
-    def questions(self, service: Service, request: str) -> list[Question]:
+    def questions(self, request: str) -> list[Question]:
         """One for each answer. request: its id, for the log."""
         functions = functions_of(self.tools or (), request)
         offered = functions if self.tool_choice != "none" else []
@@ -68,7 +66,7 @@ class ChatBody(AnswerBody):
             Question(
                 messages=messages,
                 tools=offered or None,
-                options=self.options(service, choice) | {k: v for k, v in added.items() if v is not None},
+                options=self.options(choice) | {k: v for k, v in added.items() if v is not None},
                 template_variables=template_variables(self.reasoning_effort) | (self.chat_template_kwargs or {}),
                 continues=bool(self.continue_final_message),
                 parallel_tool_calls=self.parallel_tool_calls is not False,

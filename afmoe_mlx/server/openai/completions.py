@@ -10,14 +10,12 @@ from ...messages import ContentDelta, Delta
 from .. import sse
 from ..collected import Collected, collect
 from ..endpoint import Endpoint, EventStream, Handled
-from ..fields import WHOLE, Flag, Integer, Several
+from ..fields import WHOLE, Flag, Integer, Several, TopLogprobs
 from ..question import Call, Question, Service, Update
 from . import logprobs
 from .body import MOST_ANSWERS, AnswerBody
 from .errors import error_body
 from .stream import Chunks, usage_body, usage_of
-
-MOST_LOGPROBS = 20
 
 Ids = Annotated[Several[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1)]
 Prompts = str | Ids | Annotated[Several[str], Field(min_length=1)] | Annotated[Several[Ids], Field(min_length=1)]
@@ -28,7 +26,7 @@ class CompletionBody(AnswerBody):
 
     prompt: Prompts
     """A text or the ids of its tokens, or several."""
-    logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    logprobs: TopLogprobs | None = None
     best_of: Annotated[Integer, WHOLE] | None = None
     echo: Flag | None = None
     suffix: str | None = None
@@ -52,10 +50,10 @@ class CompletionBody(AnswerBody):
             return [self.prompt]
         return [self.prompt] if isinstance(self.prompt[0], int) else self.prompt
 
-    def questions(self, service: Service) -> list[Question]:
+    def questions(self) -> list[Question]:
         """One for each answer, those to a prompt together."""
         return [
-            Question(prompt=prompt, options=self.options(service, choice), top_logprobs=self.logprobs)
+            Question(prompt=prompt, options=self.options(choice), top_logprobs=self.logprobs)
             for prompt in self.prompts
             for choice in range(self.answers)
         ]
@@ -89,7 +87,7 @@ async def handle(service: Service, body: CompletionBody, call: Call) -> Handled:
         "created": int(time.time()),
         "model": service.name,
     }
-    answering = await service.ask(body.questions(service), call)
+    answering = await service.ask(body.questions(), call)
     if body.stream:
         chunks = TextChunks(head, prompts=len(body.prompts), answers=body.answers, includes_usage=body.includes_usage)
         return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)

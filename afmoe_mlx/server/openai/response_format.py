@@ -2,25 +2,16 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ..fields import Fields, Flag
-
-
-class JsonSchema(Fields):
-    """A schema, held to in any case: `strict` changes nothing."""
-
-    name: str | None = None
-    description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
-    strict: Flag | None = None
+from ..fields import Fields, JSONSchema
 
 
 class ResponseFormat(Fields):
     """Text as it comes, any JSON object, or what satisfies a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+    json_schema: JSONSchema | None = None
 
     @model_validator(mode="after")
     def _has_schema(self) -> Self:

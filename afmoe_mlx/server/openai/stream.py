@@ -1,17 +1,14 @@
 """`Chunks`: answers as a stream of OpenAI's chunks, which ends as its clients expect, whatever happens."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .. import sse
-from ..errors import RequestError
+from ..errors import failure
 from ..question import Answering, Finish, Update
-from ..usage import Usage
 from .errors import error_body
-
-_log = logging.getLogger("afmoe_mlx.server")
 
 DONE = "[DONE]"
 
@@ -34,7 +31,7 @@ class Chunks(ABC):
 
     async def events(self, answering: Answering) -> AsyncGenerator[str, None]:
         """All of them."""
-        failure = None
+        failed = None
         try:
             async with answering:
                 for index in self._open:
@@ -43,13 +40,10 @@ class Chunks(ABC):
                 async for update in answering:
                     for event in self._told(update):
                         yield event
-        except RequestError as error:
-            failure = error
-        except Exception:
-            _log.exception("a stream failed")
-            failure = RequestError(500, "the answer failed: the server's log says why", code="internal_error")
-        if failure is not None:
-            yield sse.event(error_body(failure))
+        except Exception as error:
+            failed = failure(error)
+        if failed is not None:
+            yield sse.event(error_body(failed))
             for index in self._open:  # clients wait for it, and an answer that broke off is not whole
                 yield self._event([self.choice(index, "length")])
         if self._includes_usage:
@@ -88,12 +82,28 @@ class Chunks(ABC):
         return sse.event({**self._head, "choices": choices, **told})
 
 
+@dataclass(frozen=True)
+class Usage:
+    """The tokens of a request's answers together: the reasoning's are among the completion's."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Of the prompts'."""
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
 def usage_of(finishes: Mapping[int, Finish], answers: int) -> Usage:
-    """Of answers by their numbers, of which so many are to each prompt."""
+    """Of answers by their numbers, of which so many are to each prompt, that counts once."""
     first: dict[int, Finish] = {}
     for index in sorted(finishes):
         first.setdefault(index // answers, finishes[index])
-    return Usage.of(first.values(), finishes.values())
+    return Usage(
+        sum(finish.prompt_tokens for finish in first.values()),
+        sum(finish.cached_tokens for finish in first.values()),
+        sum(finish.completion_tokens for finish in finishes.values()),
+        sum(finish.reasoning_tokens for finish in finishes.values()),
+    )
 
 
 def usage_body(usage: Usage) -> dict[str, Any]:

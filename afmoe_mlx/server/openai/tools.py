@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from ...errors import InputError
-from ...messages.tools import check_tools
-from ..errors import RequestError
 from ..fields import Fields
-from ..tools import log_left_out
+from ..tools import checked, log_left_out
 
 
 class FunctionName(Fields):
@@ -33,10 +30,7 @@ def functions_of(tools: Sequence[dict[str, Any]], request: str) -> list[dict[str
     """
     kinds = {tool.get("type", "function") for tool in tools if isinstance(tool.get("type", "function"), str)}
     log_left_out(kinds - {"function"}, request)
-    try:
-        return check_tools([tool for tool in tools if tool.get("type", "function") == "function"])
-    except InputError as error:
-        raise RequestError(400, str(error), param="tools") from error
+    return checked([tool for tool in tools if tool.get("type", "function") == "function"])
 
 
 def chosen(choice: ToolChoice | None) -> Any:

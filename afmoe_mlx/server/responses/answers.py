@@ -5,8 +5,7 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Literal
 from uuid import uuid4
 
-from ..errors import RequestError
-from ..failures import failure
+from ..errors import RequestError, failure
 from ..openai.logprobs import of_chat
 from ..parts import More, Parts
 from ..question import Answering, Finish, TokenLogprob, Update
@@ -54,10 +53,10 @@ class ResponseWriter:
 
     async def events(self) -> AsyncGenerator[str, None]:
         """The events of a stream: whatever happens, to its very end, without which clients ask again or wait."""
-        yield self._lifecycle("created", "in_progress") + self._lifecycle("in_progress", "in_progress")
         failed: RequestError | None = None
         try:
             async with self._answering:
+                yield self._lifecycle("created", "in_progress") + self._lifecycle("in_progress", "in_progress")
                 async for update in self._answering:
                     for told in self._told(update):
                         yield self._event(*told)

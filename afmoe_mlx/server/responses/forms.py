@@ -9,10 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
 from ..endpoint import Body
-from ..fields import WHOLE, Fields, Flag, Integer, Number, Positive, Several, Text
+from ..fields import Effort, Fields, Flag, JSONSchema, Positive, Several, Share, Temperature, Text, TopLogprobs
 from ..openai.hints import HINTS as OPENAI_HINTS
-
-MOST_LOGPROBS = 20
 
 HINTS = OPENAI_HINTS | {
     "client_metadata": "a client's own",
@@ -152,14 +150,10 @@ class JSONObjectFormat(Fields):
     type: Literal["json_object"]
 
 
-class JSONSchemaFormat(Fields):
-    """JSON that satisfies a schema, held to in any case: `strict` changes nothing."""
+class JSONSchemaFormat(JSONSchema):
+    """JSON that satisfies a schema."""
 
     type: Literal["json_schema"]
-    name: str | None = None
-    description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
-    strict: Flag | None = None
 
 
 Format = Annotated[TextFormat | JSONObjectFormat | JSONSchemaFormat, Field(discriminator="type")]
@@ -175,7 +169,7 @@ class TextConfig(Fields):
 class ReasoningConfig(Fields):
     """How much is thought, and whether it is told as a summary: all of it is."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
 
@@ -207,9 +201,9 @@ class ResponsesBody(Body):
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
     max_output_tokens: Positive | None = None
-    temperature: Annotated[Number, Field(ge=0)] | None = None
-    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    top_logprobs: Annotated[Integer, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_logprobs: TopLogprobs | None = None
     include: Several[Include] | None = None
     metadata: dict[str, Any] | None = None
     stream: Flag | None = None

@@ -44,7 +44,7 @@ def question_of(body: ResponsesBody, request: str) -> Question:
     }
     return Question(
         messages=_messages(body),
-        tools=checked([function_tool(tool.name, tool.description, tool.parameters) for tool in tools]),
+        tools=checked([function_tool(tool.name, tool.description, tool.parameters) for tool in tools]) or None,
         options={name: value for name, value in options.items() if value is not None},
         template_variables=template_variables(effort),
         parallel_tool_calls=body.parallel_tool_calls is not False,

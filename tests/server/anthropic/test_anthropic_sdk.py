@@ -4,7 +4,6 @@ The package takes long to import: it is looked at here alone.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,38 +12,13 @@ from afmoe_mlx.server.anthropic import ENDPOINTS
 from afmoe_mlx.server.anthropic.errors import error_body
 from afmoe_mlx.server.errors import ContextLengthError, RequestError
 from afmoe_mlx.server.openai.models import model
-from helpers.fake_engine import FakeTokenizer
 from helpers.fake_service import FakeService
-from helpers.official_clients import ask, events, http_client
+from helpers.official_clients import TEXT, TOKENIZER, anthropic_client, ask, events, service_of
 
 MESSAGES, COUNT = ENDPOINTS
-TOKENIZER: Any = FakeTokenizer()
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 TOOLS: Any = [{"name": name, "input_schema": SCHEMA} for name in ("f", "g")]
-TEXT = (
-    '<think>\nHm.\n</think>\n\nX\u2028Y<tool_call>{"name": "f", "arguments": {"a": "é"}}</tool_call>\n'
-    '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
-)
 HELLO: Any = {"model": "tiny", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello."}]}
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Any]:
-    import asyncio
-
-    with asyncio.Runner() as runner:
-        yield runner.run
-
-
-def service(*texts: str, **more: Any) -> FakeService:
-    return FakeService(TOKENIZER, texts or ("Hello.",), **more)
-
-
-def client(service: FakeService) -> Any:
-    import anthropic
-
-    http = http_client(service, ENDPOINTS)
-    return anthropic.AsyncAnthropic(api_key="k", base_url="http://x", http_client=http, max_retries=0)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -53,7 +27,7 @@ def test_a_stream_and_a_whole_message_are_the_package_s_and_add_up_to_the_same(r
     from anthropic.types import Message, RawMessageStreamEvent
     from pydantic import TypeAdapter
 
-    found = service(TEXT, size=size)
+    found = service_of(TEXT, size=size)
     whole = Message.model_validate(run(ask(found, MESSAGES, HELLO | {"tools": TOOLS})), strict=True)
     streamed = run(ask(found, MESSAGES, HELLO | {"tools": TOOLS, "stream": True}))
     event = TypeAdapter(RawMessageStreamEvent)
@@ -76,7 +50,7 @@ def test_a_stream_and_a_whole_message_are_the_package_s_and_add_up_to_the_same(r
 
 def test_the_client_s_stream_ends_with_the_message_whatever_signs_of_life_come_between(run: Any) -> None:
     async def read() -> Any:
-        async with client(service(TEXT, size=2)).messages.stream(**HELLO, tools=TOOLS) as stream:
+        async with anthropic_client(service_of(TEXT, size=2)).messages.stream(**HELLO, tools=TOOLS) as stream:
             return "".join([text async for text in stream.text_stream]), await stream.get_final_message()
 
     text, message = run(read())
@@ -103,7 +77,7 @@ def test_the_tool_runner_runs_a_tool_and_sends_all_again_where_threads_are_refus
     found = Scripted(TOKENIZER)
 
     async def converse() -> Any:
-        runner = client(found).beta.messages.tool_runner(**HELLO, tools=[f])
+        runner = anthropic_client(found).beta.messages.tool_runner(**HELLO, tools=[f])
         return [message async for message in runner]
 
     first, last = run(converse())
@@ -125,14 +99,16 @@ def test_a_schema_is_parsed_by_the_package(run: Any) -> None:
     class City(BaseModel):
         name: str
 
-    found = service('{"name": "Zürich"}')
-    parsed = run(client(found).messages.parse(**HELLO, output_format=City))
+    found = service_of('{"name": "Zürich"}')
+    parsed = run(anthropic_client(found).messages.parse(**HELLO, output_format=City))
     assert parsed.parsed_output == City(name="Zürich")
     assert found.asked[0].options["json_schema"]["properties"].keys() == {"name"}
 
 
 def test_tokens_are_counted(run: Any) -> None:
-    counted = run(client(service()).messages.count_tokens(model="tiny", messages=HELLO["messages"], tools=TOOLS))
+    counted = run(
+        anthropic_client(service_of()).messages.count_tokens(model="tiny", messages=HELLO["messages"], tools=TOOLS)
+    )
     assert counted.input_tokens == 7
 
 
@@ -152,20 +128,20 @@ def test_errors_are_raised_by_the_package_as_what_they_are(run: Any) -> None:
     for status, kind in expected.items():
         refusal = RequestError(status, "why")
         with pytest.raises(kind, match="why"):
-            run(client(service(refusal=refusal)).messages.create(**HELLO))
+            run(anthropic_client(service_of(refusal=refusal)).messages.create(**HELLO))
         if status != 413:  # which the package's types leave out
             ErrorResponse.model_validate(error_body(refusal), strict=True)
     with pytest.raises(anthropic.BadRequestError, match="prompt is too long: 5000 tokens > 4095 maximum"):
-        run(client(service(refusal=ContextLengthError(5000, 4095))).messages.create(**HELLO))
+        run(anthropic_client(service_of(refusal=ContextLengthError(5000, 4095))).messages.create(**HELLO))
 
 
 def test_a_failure_in_the_middle_is_raised_by_the_package_and_the_stream_ends_all_the_same(run: Any) -> None:
     import anthropic
 
-    failing = service(failure=RequestError(503, "the engine died"), fails_after=1)
+    failing = service_of(failure=RequestError(503, "the engine died"), fails_after=1)
 
     async def read() -> None:
-        async with client(failing).messages.stream(**HELLO) as stream:
+        async with anthropic_client(failing).messages.stream(**HELLO) as stream:
             async for _ in stream:
                 pass
 
@@ -189,5 +165,5 @@ def test_a_failure_in_the_middle_is_raised_by_the_package_and_the_stream_ends_al
 def test_the_model_that_is_served_is_told_as_the_package_says() -> None:
     from anthropic.types import ModelInfo
 
-    found = model(service())
+    found = model(service_of())
     assert ModelInfo.model_validate(found).max_input_tokens == found["max_model_len"] - 1

@@ -13,8 +13,8 @@ from afmoe_mlx.server.anthropic.errors import error_body
 from afmoe_mlx.server.anthropic.forms import MessagesBody
 from afmoe_mlx.server.anthropic.questions import arguments_of, input_of, question_of
 from afmoe_mlx.server.errors import RequestError
+from afmoe_mlx.server.http.reading import check
 from afmoe_mlx.server.question import Question
-from afmoe_mlx.server.reading import check
 from helpers.fake_engine import FakeTokenizer
 from helpers.fake_service import FakeService
 from helpers.official_clients import ask, events
@@ -268,7 +268,7 @@ pieces = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pieces, st.integers(1, 30))
 def test_a_stream_adds_up_to_the_whole_message(answer: str, size: int) -> None:
     whole, streamed = told(FakeService(TOKENIZER, [answer], size=size), tools=[TOOL])

@@ -4,49 +4,22 @@ The package takes long to import: it is looked at here alone.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from afmoe_mlx.server.errors import RequestError
-from afmoe_mlx.server.openai import ENDPOINTS, error_body
-from helpers.fake_engine import FakeTokenizer
-from helpers.fake_service import FakeService
-from helpers.official_clients import http_client
+from afmoe_mlx.server.openai import error_body
+from helpers.official_clients import TEXT, openai_client, service_of
 
-TOKENIZER: Any = FakeTokenizer()
 TOOLS: Any = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
-TEXT = (
-    '<think>\nHm.\n</think>\n\nX\u2028Y<tool_call>{"name": "f", "arguments": {"a": "é"}}</tool_call>\n'
-    '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
-)
 HELLO: Any = {"model": "tiny", "messages": [{"role": "user", "content": "Hello."}]}
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Any]:
-    import asyncio
-
-    with asyncio.Runner() as runner:
-        yield runner.run
-
-
-def service(*texts: str, **more: Any) -> FakeService:
-    return FakeService(TOKENIZER, texts or ("Hello.",), **more)
-
-
-def client_of(service: FakeService) -> Any:
-    import openai
-
-    http = http_client(service, ENDPOINTS)
-    return openai.AsyncOpenAI(api_key="k", base_url="http://x/v1", http_client=http, max_retries=0)
 
 
 def test_a_whole_answer_is_what_the_package_says_it_is(run: Any) -> None:
     from openai.types.chat import ChatCompletion
 
-    client = client_of(service(TEXT, size=2))
+    client = openai_client(service_of(TEXT, size=2))
     found = run(client.chat.completions.create(**HELLO, tools=TOOLS, n=2, logprobs=True))
     strict = ChatCompletion.model_validate(found.to_dict(), strict=True)
     message = strict.choices[1].message
@@ -61,7 +34,7 @@ def test_a_stream_is_put_together_by_the_package(run: Any) -> None:
     from openai.types.chat import ChatCompletionChunk
 
     async def read() -> tuple[Any, list[Any]]:
-        client = client_of(service(TEXT, size=2))
+        client = openai_client(service_of(TEXT, size=2))
         asked = {**HELLO, "tools": TOOLS, "stream_options": {"include_usage": True}}
         async with client.chat.completions.stream(**asked) as stream:
             chunks = [event.chunk async for event in stream if event.type == "chunk"]
@@ -84,8 +57,8 @@ def test_a_schema_is_parsed_by_the_package(run: Any) -> None:
     class City(BaseModel):
         name: str
 
-    found = service('{"name": "Zürich"}')
-    parsed = run(client_of(found).chat.completions.parse(**HELLO, response_format=City))
+    found = service_of('{"name": "Zürich"}')
+    parsed = run(openai_client(found).chat.completions.parse(**HELLO, response_format=City))
     assert parsed.choices[0].message.parsed == City(name="Zürich")
     assert found.asked[0].options["json_schema"]["properties"].keys() == {"name"}
 
@@ -94,8 +67,8 @@ def test_a_failure_in_the_middle_is_raised_by_the_package(run: Any) -> None:
     import openai
 
     async def read() -> None:
-        failing = service(failure=RequestError(503, "the engine died"), fails_after=1)
-        async for _ in await client_of(failing).chat.completions.create(**HELLO, stream=True):
+        failing = service_of(failure=RequestError(503, "the engine died"), fails_after=1)
+        async for _ in await openai_client(failing).chat.completions.create(**HELLO, stream=True):
             pass
 
     with pytest.raises(openai.APIError, match="the engine died"):
@@ -105,9 +78,9 @@ def test_a_failure_in_the_middle_is_raised_by_the_package(run: Any) -> None:
 def test_a_refusal_is_raised_by_the_package_with_its_code(run: Any) -> None:
     import openai
 
-    refused = service(refusal=RequestError(400, "prompt is too long", code="context_length_exceeded"))
+    refused = service_of(refusal=RequestError(400, "prompt is too long", code="context_length_exceeded"))
     with pytest.raises(openai.BadRequestError) as error:
-        run(client_of(refused).chat.completions.create(**HELLO))
+        run(openai_client(refused).chat.completions.create(**HELLO))
     assert error.value.code == "context_length_exceeded"
     assert error.value.body == error_body(RequestError(400, "prompt is too long", code=error.value.code))["error"]
 
@@ -116,7 +89,7 @@ def test_completions_and_models_are_what_the_package_says_they_are(run: Any) -> 
     from openai.types import Completion, Model
 
     async def read() -> list[Any]:
-        client = client_of(service("abc"))
+        client = openai_client(service_of("abc"))
         asked: Any = {"model": "tiny", "prompt": ["a", "b"], "logprobs": 2}
         whole = await client.completions.create(**asked)
         parts = [part async for part in await client.completions.create(**asked, stream=True)]

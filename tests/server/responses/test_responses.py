@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.server.errors import RequestError
+from afmoe_mlx.server.http.reading import check
 from afmoe_mlx.server.question import Question
-from afmoe_mlx.server.reading import check
 from afmoe_mlx.server.responses import ENDPOINTS
 from afmoe_mlx.server.responses.forms import ResponsesBody
 from afmoe_mlx.server.responses.questions import question_of, sealed
@@ -230,7 +230,7 @@ FIELDS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pieces, st.integers(1, 30), st.sampled_from([None, "auto"]))
 def test_a_stream_adds_up_to_the_whole_response(answer: str, size: int, summary: str | None) -> None:
     service = FakeService(TOKENIZER, [answer], size=size)

@@ -3,25 +3,17 @@
 The package takes long to import: it is looked at here alone.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.responses import ENDPOINTS
-from helpers.fake_engine import FakeTokenizer
-from helpers.fake_service import FakeService
-from helpers.official_clients import ask, events, http_client
+from helpers.official_clients import TEXT, ask, events, openai_client, service_of
 
 (RESPONSES,) = ENDPOINTS
-TOKENIZER: Any = FakeTokenizer()
 PARAMETERS = {"type": "object", "properties": {"a": {"type": "string"}}}
 TOOLS: Any = [{"type": "function", "name": name, "parameters": PARAMETERS, "strict": False} for name in ("f", "g")]
-TEXT = (
-    '<think>\nHm.\n</think>\n\nX\u2028Y<tool_call>{"name": "f", "arguments": {"a": "é"}}</tool_call>\n'
-    '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
-)
 HELLO: Any = {"model": "tiny", "input": "Hello.", "store": False}
 ALL: Any = HELLO | {
     "tools": TOOLS,
@@ -35,25 +27,6 @@ ALL: Any = HELLO | {
     "top_p": 0.9,
     "max_output_tokens": 100,
 }
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Any]:
-    import asyncio
-
-    with asyncio.Runner() as runner:
-        yield runner.run
-
-
-def service(*texts: str, **more: Any) -> FakeService:
-    return FakeService(TOKENIZER, texts or ("Hello.",), **more)
-
-
-def client(service: FakeService) -> Any:
-    import openai
-
-    http = http_client(service, ENDPOINTS)
-    return openai.AsyncOpenAI(api_key="k", base_url="http://x/v1", http_client=http, max_retries=0)
 
 
 def comparable(response: Any) -> Any:
@@ -75,7 +48,7 @@ def test_a_stream_and_a_whole_response_are_the_package_s_and_add_up_to_the_same(
     from openai.types.responses import Response, ResponseStreamEvent
     from pydantic import TypeAdapter
 
-    found = service(TEXT, size=size, reasoning_tokens=3)
+    found = service_of(TEXT, size=size, reasoning_tokens=3)
     whole = Response.model_validate(run(ask(found, RESPONSES, asked)), strict=True)
     told = run(events(run(ask(found, RESPONSES, asked | {"stream": True})), alive_after=1))
     assert [data["sequence_number"] for data in told] == list(range(len(told)))
@@ -107,14 +80,14 @@ def test_the_client_s_stream_and_its_parser_end_with_the_response(run: Any) -> N
     class City(BaseModel):
         name: str
 
-    found = service('{"name": "Zürich"}', size=2)
+    found = service_of('{"name": "Zürich"}', size=2)
 
     async def read() -> Any:
-        async with client(found).responses.stream(**HELLO, text_format=City) as stream:
+        async with openai_client(found).responses.stream(**HELLO, text_format=City) as stream:
             return [event.type async for event in stream], await stream.get_final_response()
 
     kinds, streamed = run(read())
-    parsed = run(client(found).responses.parse(**HELLO, text_format=City))
+    parsed = run(openai_client(found).responses.parse(**HELLO, text_format=City))
     assert streamed.output_parsed == parsed.output_parsed == City(name="Zürich")
     assert kinds[-4:] == [
         "response.output_text.done",
@@ -128,11 +101,11 @@ def test_the_client_s_stream_and_its_parser_end_with_the_response(run: Any) -> N
 def test_an_answer_that_is_cut_is_incomplete_and_so_is_its_last_item(run: Any) -> None:
     from openai.types.responses import Response
 
-    found = Response.model_validate(run(ask(service("Hel", reason="length"), RESPONSES, HELLO)), strict=True)
+    found = Response.model_validate(run(ask(service_of("Hel", reason="length"), RESPONSES, HELLO)), strict=True)
     assert found.status == found.output[-1].status == "incomplete"  # type: ignore[union-attr]
     assert found.incomplete_details is not None
     assert found.incomplete_details.reason == "max_output_tokens"
-    told = run(events(run(ask(service("Hel", reason="length"), RESPONSES, HELLO | {"stream": True}))))
+    told = run(events(run(ask(service_of("Hel", reason="length"), RESPONSES, HELLO | {"stream": True}))))
     assert told[-1]["type"] == "response.incomplete"
     assert told[-1]["response"]["usage"]["output_tokens"] == 1
 
@@ -140,7 +113,7 @@ def test_an_answer_that_is_cut_is_incomplete_and_so_is_its_last_item(run: Any) -
 def test_a_failure_in_the_middle_is_the_end_that_clients_wait_for(run: Any) -> None:
     from openai.types.responses import ResponseFailedEvent
 
-    failing = service(TEXT, size=9, failure=RequestError(503, "the engine died"), fails_after=2)
+    failing = service_of(TEXT, size=9, failure=RequestError(503, "the engine died"), fails_after=2)
     *_, done, failed = run(events(run(ask(failing, RESPONSES, HELLO | {"stream": True}))))
     assert done["type"] == "response.output_item.done"
     assert done["item"]["status"] == "incomplete"
