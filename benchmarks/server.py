@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,8 +173,8 @@ def delays(model: str, folder: Path, port: int, runs: int) -> Row:
         messages = [{"role": "user", "content": words(chance, 40)}]
         arriving = {"messages": messages, "tools": tools(chance, PREAMBLE[model], tokenizer), "max_tokens": 1}
         arrived, *rows = ask(port, "beside", running, arriving)
-        gaps = [pair for row in rows for pair in zip(row["times"], row["times"][1:], strict=False)]
-        alone = [b - a for a, b in gaps if b < arrived["began"]]
+        alone = [b - a for row in rows for a, b in pairwise(row["times"]) if b < arrived["began"]]
+        gaps = pairwise(sorted(time for row in rows for time in row["times"]))  # by any row: some tokens have no text
         during = [b - a for a, b in gaps if arrived["began"] <= b and a <= arrived["times"][0]]
         assert min(row["times"][-1] for row in rows) > arrived["times"][0], "a row ended before the prompt was read"
         steps.append(statistics.median(alone)), longest.append(max(during))
