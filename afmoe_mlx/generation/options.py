@@ -115,7 +115,7 @@ _RULES = {
     "top_k": _Rule(Integral, lambda x: x >= 0, "an integer >= 0"),
     "xtc_probability": _Rule(Real, lambda x: 0 <= x <= 1, "a number from 0 to 1"),
     "xtc_threshold": _Rule(Real, lambda x: 0 <= x <= 0.5, "a number from 0 to 0.5"),
-    "repetition_penalty": _Rule(Real, lambda x: x > 0, "a finite number > 0"),
+    "repetition_penalty": _Rule(Real, lambda x: 1e-3 <= x <= 1e3, "a number from 0.001 to 1000"),
     "repetition_context_size": _CONTEXT_SIZE,
     "presence_penalty": _PENALTY,
     "presence_context_size": _CONTEXT_OR_ANSWER,

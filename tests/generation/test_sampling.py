@@ -246,7 +246,7 @@ def test_a_penalty_of_one_needs_no_processor():
         ("top_k", [-1, 2.0, True, "5", None]),
         ("xtc_probability", [-0.1, 1.1, math.nan]),
         ("xtc_threshold", [-0.1, 0.51, math.nan]),
-        ("repetition_penalty", [0, -1.0, math.nan, math.inf, True]),
+        ("repetition_penalty", [0, -1.0, 1e-308, 1e4, math.nan, math.inf, True]),
         ("repetition_context_size", [-1, 2.5, True]),
         ("presence_penalty", [math.nan, -math.inf, 1e31, True, "1", None]),
         ("presence_context_size", [-2, 2.5, True, None]),

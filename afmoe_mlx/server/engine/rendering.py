@@ -131,6 +131,8 @@ class Renderer:
         messages = without_client_lines(question.messages)
         if not messages:
             raise InputError("there are no messages: expected one at least")
+        if len(messages) > self._context:  # each has a token at least: a template would take long over so many
+            raise ContextLengthError(len(messages), self._context - 1)
         if tools and format_of(self._tokenizer) is None:
             raise RequestError(400, "this model's chat template knows no tools: ask without them", param="tools")
         begun = []

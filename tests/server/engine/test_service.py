@@ -163,6 +163,8 @@ def test_a_prompt_that_is_too_long_is_told_in_numbers(scripted: tuple[CausalLM, 
     assert str(error) == "prompt is too long: 16384 tokens > 16383 maximum"
     guessed = failed(scripted, Question(prompt="a b " * 40000))  # not all of it is read
     assert str(guessed) == "prompt is too long: 40000 tokens > 16383 maximum"
+    many = failed(scripted, Question(messages=[{"role": "user", "content": ""}] * 20000))  # nor is any rendered
+    assert str(many) == "prompt is too long: 20000 tokens > 16383 maximum"
 
 
 @pytest.mark.parametrize(("asked_for", "given"), [(10**9, 4), (-1, 4), (None, 4), (3, 3)])
