@@ -48,7 +48,7 @@ def test_the_hints_are_those_of_the_requests() -> None:
 def test_every_option_that_is_named_is_there() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     options = {option for command in commands.values() for param in command.params for option in param.opts}
-    others = {"--retry", "--retry-connrefused", "--user", "--now"}
+    others = {"--retry", "--retry-connrefused", "--user", "--now", "--only"}  # of other programs
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE)) - others <= options
     serve = {option for param in commands["serve"].params for option in param.opts}
     assert {next(iter(named(row[0]))) for row in rows("option")} <= serve
