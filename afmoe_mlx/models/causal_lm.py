@@ -17,8 +17,10 @@ from .config import ModelConfig
 from .decode import LONGEST_STEP, DecodeStep
 from .linear import Linear
 from .moe import sorts
+from .pool import ExpertReads
 from .rope import Rope
 from .rows import RowStep
+from .streamed import is_streamed
 from .trace import Trace
 
 
@@ -43,6 +45,8 @@ class CausalLM(nn.Module):
 
     Sliding layers' are bounded and stay as they are.
     """
+    expert_reads: ExpertReads
+    """What was read of experts that are not all in memory."""
 
     def __init__(self, config: ModelConfig, model: nn.Module, rope: Rope) -> None:
         super().__init__()
@@ -52,6 +56,7 @@ class CausalLM(nn.Module):
         self._rope = rope
         self.compiles_decode = not is_cpu()
         self.kv_quantization: KVQuantization | None = None
+        self.expert_reads = ExpertReads()
         self._decode_step: DecodeStep | None = None
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -61,6 +66,11 @@ class CausalLM(nn.Module):
         """The decoder layers, from the first to the last."""
         layers: list[nn.Module] = self.model.layers
         return layers
+
+    @property
+    def reads_experts(self) -> bool:
+        """Whether some layers read their experts when they are chosen. Such a model is for one sequence at a time."""
+        return any(is_streamed(layer) for layer in self.layers)
 
     def make_cache(self, slack: int | None = None, *, kv_quantization: KVQuantization | None = None) -> Cache:
         """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512).
@@ -113,7 +123,7 @@ class CausalLM(nn.Module):
         Raises InputError for shapes that do not fit, CacheError for a cache that cannot go on.
         """
         shape = self._check_inputs(input_ids, inputs_embeds)
-        chunk = self._chunk(shape, cache, attention_mask, position_ids)
+        chunk = self.chunk(shape, cache, attention_mask, position_ids)
         is_plain = trace is None and labels is None and chunk.valid is None and input_ids is not None
         if is_plain and cache is not None and self._compiles(*shape, wants_all=_wants_all(logits_to_keep)):
             assert input_ids is not None
@@ -133,7 +143,7 @@ class CausalLM(nn.Module):
         trace: Trace | None = None,
     ) -> mx.array:
         """(B, L, D): the final norm's output, of which the head makes the logits; the arguments are those of a call."""
-        chunk = self._chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
+        chunk = self.chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
         return chunk.move(self._last_hidden_state(chunk, input_ids, inputs_embeds, trace), back=True)
 
     def step(self, input_ids: mx.array, caches: Sequence[Cache]) -> mx.array:
@@ -150,21 +160,27 @@ class CausalLM(nn.Module):
             return self._compiled_step()(input_ids[:, None], rows, rows)[:, 0]
         return self.logits(self._through_layers(self.scaled(self.embed(input_ids[:, None])), rows, rows.layers))[:, 0]
 
-    def _chunk(
+    def chunk(
         self,
         shape: tuple[int, int],
         cache: Cache | None,
-        attention_mask: mx.array | None,
-        position_ids: mx.array | None,
+        attention_mask: mx.array | None = None,
+        position_ids: mx.array | None = None,
+        *,
+        ahead: int = 0,
     ) -> Chunk:
-        """The positions and masks of a call's tokens; CacheError for a cache that is not of this model."""
+        """The positions and masks of a call's tokens (B, L); CacheError for a cache that is not of this model.
+
+        ahead: tokens that are run between those that the whole cache has seen and these.
+        """
         if cache is not None:
             if not isinstance(cache, Cache):
                 raise CacheError(f"the cache is a {type(cache).__name__}: expected what model.make_cache() returns")
             if len(cache.layers) != len(self.model.layers):
                 found = f"the cache has {len(cache.layers)} layers, the model {len(self.model.layers)}"
                 raise CacheError(f"{found}: use one of this model's make_cache()")
-        chunk = Chunk(*shape, self._rope, attention_mask=attention_mask, position_ids=position_ids, cache=cache)
+        options: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
+        chunk = Chunk(*shape, self._rope, **options, cache=cache, ahead=ahead)
         self.check(chunk)
         return chunk
 
