@@ -52,7 +52,7 @@ def stored_weights(config: ModelConfig, headers: Headers, dtype: mx.Dtype) -> We
     tied = config.tie_word_embeddings
     counts = {name: prod(tensor.shape) for name, tensor in headers.items()}
     held = {
-        name: counts[name] * _loaded(name, DTYPES[tensor.dtype], dtype, config).size
+        name: counts[name] * loaded_dtype(name, DTYPES[tensor.dtype], dtype, config).size
         for name, tensor in headers.items()
         if not is_extra(name, tensor.shape, tied=tied)
     }
@@ -90,7 +90,7 @@ def _active(sizes: Mapping[str, int], config: ModelConfig) -> int:
     return sum(sizes.values()) - idle
 
 
-def _loaded(name: str, stored: mx.Dtype, dtype: mx.Dtype, config: ModelConfig) -> mx.Dtype:
+def loaded_dtype(name: str, stored: mx.Dtype, dtype: mx.Dtype, config: ModelConfig) -> mx.Dtype:
     """What the loader makes of a tensor."""
     if stored not in FLOATS or name.endswith("global_scale"):
         return stored

@@ -17,10 +17,10 @@ from .config import ModelConfig
 from .decode import LONGEST_STEP, DecodeStep
 from .linear import Linear
 from .moe import sorts
-from .pool import ExpertReads
+from .pool import ExpertPool, ExpertReads
 from .rope import Rope
 from .rows import RowStep
-from .streamed import is_streamed
+from .streamed import pool_of
 from .trace import Trace
 
 
@@ -70,7 +70,12 @@ class CausalLM(nn.Module):
     @property
     def reads_experts(self) -> bool:
         """Whether some layers read their experts when they are chosen. Such a model is for one sequence at a time."""
-        return any(is_streamed(layer) for layer in self.layers)
+        return bool(self.expert_pools)
+
+    @property
+    def expert_pools(self) -> list[ExpertPool]:
+        """Of the layers that read their experts, in order."""
+        return [pool for layer in self.layers if (pool := pool_of(layer)) is not None]
 
     def make_cache(self, slack: int | None = None, *, kv_quantization: KVQuantization | None = None) -> Cache:
         """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512).

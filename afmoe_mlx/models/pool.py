@@ -7,7 +7,7 @@ array be made of the slots, and it waits for what was made of a slot before that
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, Self
 
 import mlx.core as mx
@@ -57,6 +57,24 @@ class ExpertReads:
     """From the beginning of each reading to its end."""
     seconds_waited: float = 0.0
     """For experts, while the host had nothing else to do."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    def __sub__(self, before: Self) -> Self:
+        """What has been added since."""
+        return type(self)(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share that was in memory; None where nothing was wanted."""
+        wanted = self.hits + self.misses
+        return self.hits / wanted if wanted else None
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """How fast was read; None where nothing was."""
+        return self.bytes_read / self.seconds_reading if self.seconds_reading else None
 
 
 @dataclass
@@ -132,6 +150,7 @@ class ExpertPool:
     def __init__(self, experts: Experts, slots: int, source: ExpertSource, reads: ExpertReads) -> None:
         self.experts, self.slots, self._source, self._reads = experts, slots, source, reads
         self._parts = [_Part.of(experts, name, stored) for name, stored in source.tensors.items()]
+        self.expert_bytes = sum(part.size for part in self._parts)  # in memory
         rows = experts.down_proj.weight.shape[0]
         self._pinned = {experts.num_experts - rows + slot: slot for slot in range(slots, rows)}
         self._slots: dict[int, int] = {}  # of experts that were read whole
@@ -140,6 +159,11 @@ class ExpertPool:
         self._wanted = 0
         self._made: dict[int, mx.array] = {}  # by slot: to be evaluated before it is written
         self._fill: _Fill | None = None
+
+    @property
+    def pinned(self) -> int:
+        """Experts that always stay."""
+        return len(self._pinned)
 
     @property
     def held(self) -> list[int]:

@@ -25,6 +25,10 @@ class StreamedExperts(nn.Module):
         super().__init__()
         self._pool = pool  # no setting by which compiled parts differ
 
+    @property
+    def pool(self) -> ExpertPool:
+        return self._pool
+
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """As Experts. Raises AfmoeError for an expert that cannot be read."""
         return self.over([(x, experts, weights)])[0]
@@ -145,5 +149,10 @@ def stream_layer(layer: nn.Module, source: ExpertSource, reads: ExpertReads) -> 
 
 def is_streamed(layer: nn.Module) -> bool:
     """Whether a decoder layer reads its experts when they are chosen."""
-    block = layer.sparse
-    return block is not None and isinstance(block[block.ROUTED], StreamedExperts)
+    return pool_of(layer) is not None
+
+
+def pool_of(layer: nn.Module) -> ExpertPool | None:
+    """What a decoder layer that reads its experts holds of them; None for any other layer."""
+    experts = None if layer.sparse is None else layer.sparse[layer.sparse.ROUTED]
+    return experts.pool if isinstance(experts, StreamedExperts) else None
