@@ -98,6 +98,8 @@ class LayerExperts:
         self._threads, self._stored = threads, list(tensors.values())
         self.tensors = {name: tensor.dtype for name, tensor in tensors.items()}
         self.expert_bytes = sum(tensor.size for tensor in self._stored)
+        files = dict.fromkeys(file for tensor in self._stored for file in tensor.files)
+        self.identity = " ".join(file.identity for file in files)
 
     def read(self, wanted: Mapping[int, Sequence[memoryview]]) -> "Batch":
         """Begin to read experts, each into the views of its `tensors` in their order.
@@ -150,30 +152,33 @@ class WatchedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._identity: tuple[int, ...] | None = None  # None: to be opened again
-        self._handle, self._content = self._opened()
+        self._opened = self._open()
+        self._is_lost = False
+        opened = self._opened
+        self.identity = f"{opened.samples} {opened.size} {opened.identity[-1]}"
 
     def check(self) -> None:
         """CheckpointError unless it has the content that it had at first."""
-        if self._identity is None or self._identity != self._found():
-            handle, content = self._opened()
-            if content != self._content:
-                self._identity = None
-                sizes = f"{content[0]:,} bytes, expected {self._content[0]:,}"
-                what = sizes if content[0] != self._content[0] else "its weights are others"
-                raise CheckpointError(f"{self.path}: has changed since the model was loaded ({what}): {BACK}")
-            self._handle = handle
+        if not self._is_lost and self._found() == self._opened.identity:
+            return
+        self._is_lost = True
+        opened, was = self._open(), self._opened
+        if opened.size != was.size or opened.samples != was.samples:
+            sizes = f"{opened.size:,} bytes, expected {was.size:,}"
+            what = sizes if opened.size != was.size else "its weights are others"
+            raise CheckpointError(f"{self.path}: has changed since the model was loaded ({what}): {BACK}")
+        self._opened, self._is_lost = opened, False
 
     def read(self, into: memoryview, offset: int) -> None:
         """Fill memory with the bytes from `offset` on; CheckpointError if they are not all there."""
-        handle, done = self._handle, 0
+        opened, done = self._opened, 0
         while done < into.nbytes:
             try:
-                count = os.preadv(handle.fd, [into[done:]], offset + done)
+                count = os.preadv(opened.fd, [into[done:]], offset + done)
             except OSError as error:
                 raise self._lost(error) from None
             if not count:
-                self._identity = None
+                self._is_lost = True
                 end = offset + into.nbytes
                 raise CheckpointError(f"{self.path}: ends before byte {end} of its experts' weights: {BACK}")
             done += count
@@ -184,38 +189,36 @@ class WatchedFile:
         except OSError as error:
             raise self._lost(error) from None
 
-    def _opened(self) -> "tuple[_Handle, tuple[int, bytes]]":
-        """What has the name now, and its size and samples."""
+    def _open(self) -> "_OpenFile":
         try:
-            handle = _Handle(self.path)
-            status = os.fstat(handle.fd)
-            content = status.st_size, _sampled(handle.fd, status.st_size)
+            return _OpenFile(self.path)
         except OSError as error:
             raise self._lost(error) from None
-        self._identity = _identity(status)
-        return handle, content
 
     def _lost(self, error: OSError) -> CheckpointError:
-        self._identity = None
+        self._is_lost = True
         return CheckpointError(f"{self.path}: cannot be read: {error.strerror or error}: {BACK}")
 
 
-class _Handle:
-    """A file open for reading, until nobody has this."""
+class _OpenFile:
+    """What a path named when it was opened, until nobody has this: a thread may still be reading it."""
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self.fd)
+        status = os.fstat(self.fd)
+        self.size, self.identity = status.st_size, _identity(status)
+        self.samples = _sampled(self.fd, self.size)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _sampled(fd: int, size: int) -> bytes:
+def _sampled(fd: int, size: int) -> str:
     """A digest of some bytes all over a file."""
     digest = hashlib.sha256()
     last = max(size - SAMPLE, 0)
     for place in sorted({last * i // SAMPLES for i in range(SAMPLES + 1)}):
         digest.update(os.pread(fd, SAMPLE, place))
-    return digest.digest()
+    return digest.hexdigest()

@@ -40,6 +40,10 @@ class ExpertSource(Protocol):
     def expert_bytes(self) -> int:
         """What reading one of them takes."""
 
+    @property
+    def identity(self) -> str:
+        """What tells them from those of another model."""
+
     def read(self, wanted: Mapping[int, Sequence[memoryview]]) -> Reading:
         """Begin to read experts, each into the views of its `tensors` in their order. Raises AfmoeError."""
 
@@ -150,6 +154,7 @@ class ExpertPool:
     def __init__(self, experts: Experts, slots: int, source: ExpertSource, reads: ExpertReads) -> None:
         self.experts, self.slots, self._source, self._reads = experts, slots, source, reads
         self._parts = [_Part.of(experts, name, stored) for name, stored in source.tensors.items()]
+        self.identity = source.identity
         self.expert_bytes = sum(part.size for part in self._parts)  # in memory
         rows = experts.down_proj.weight.shape[0]
         self._pinned = {experts.num_experts - rows + slot: slot for slot in range(slots, rows)}

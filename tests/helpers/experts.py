@@ -52,7 +52,7 @@ class MemorySource:
         self.tensors: Mapping[str, mx.Dtype] = {
             f"{name}.weight": mx.float32 for name in ("gate_proj", "up_proj", "down_proj")
         }
-        self.expert_bytes = 3 * 4 * size
+        self.expert_bytes, self.identity = 3 * 4 * size, "numbers"
         self.batches: list[list[int]] = []
         self.during: Callable[[], None] = lambda: None
 
