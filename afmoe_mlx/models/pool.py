@@ -8,12 +8,16 @@ array be made of the slots, and it waits for what was made of a slot before that
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import mlx.core as mx
 
+from ..device import parallel_streams
 from ..errors import AfmoeError
 from .moe import Experts
+
+if TYPE_CHECKING:
+    from ..device import Stream
 
 # Makes arrays of some experts, which lie in these slots: (experts, slots) -> arrays, which need not be evaluated.
 Compute = Callable[[Sequence[int], Sequence[int]], Sequence[mx.array]]
@@ -115,7 +119,12 @@ class _Part:
         """An array to read the tensor of one expert into, as it is stored, if that is to be cast."""
         if self.stored == self.array.dtype:
             return None
-        return mx.zeros((self.size // self.array.itemsize,), self.stored)
+        return mx.zeros((self.size // self.array.itemsize,), self.stored, stream=_aside())
+
+
+def _aside() -> "Stream":
+    """Where to prepare what is read: beside what is computed meanwhile, not after it."""
+    return parallel_streams()[-1]
 
 
 class _Fill:
@@ -134,14 +143,18 @@ class _Fill:
         self._staged.append((place, array, part.array.dtype))
         return memoryview(array).cast("B")  # type: ignore[arg-type]
 
-    def finish(self) -> float:
-        """Wait until all is in its place; the seconds that reading took. Raises AfmoeError once nothing is written."""
-        seconds = self._reading.wait()
-        cast = [array.astype(dtype) for _, array, dtype in self._staged]
+    def wait(self) -> float:
+        """Wait until all is read; the seconds that this took. Raises AfmoeError once nothing is written any more."""
+        return self._reading.wait()
+
+    def cast(self) -> None:
+        """Put what is stored in another dtype into its place."""
+        if not self._staged:
+            return
+        cast = [array.astype(dtype, stream=_aside()) for _, array, dtype in self._staged]
         mx.eval(cast)
         for (place, *_), array in zip(self._staged, cast, strict=True):
             place[:] = memoryview(array).cast("B")  # type: ignore[arg-type]
-        return seconds
 
 
 class ExpertPool:
@@ -243,13 +256,14 @@ class ExpertPool:
             return
         began = time.perf_counter()
         try:
-            self._reads.seconds_reading += fill.finish()
+            self._reads.seconds_reading += fill.wait()
         except AfmoeError:
             self._free += fill.slots.values()
             self._fill = None
             raise
         finally:
             self._reads.seconds_waited += time.perf_counter() - began
+        fill.cast()
         self._slots |= fill.slots
         self._reads.misses += len(fill.slots)
         self._reads.bytes_read += len(fill.slots) * self._source.expert_bytes
