@@ -7,8 +7,8 @@ import typer
 
 # What --prompt-lookup stands for without a number.
 AUTO = "auto"
-SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)I?B?")
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(I?)B?")
+UNITS = ["", "K", "M", "G", "T"]
 
 
 def guesses(given: str | int) -> int:
@@ -22,11 +22,11 @@ def guesses(given: str | int) -> int:
 
 
 def experts_in_memory(given: str | int) -> int | str:
-    """Bytes, as in 600MB or 2.5G; or auto."""
-    match = SIZE.fullmatch(str(given).strip().upper())
-    if str(given) == AUTO:
+    """Bytes, as in 600MB, 2.5G or 1GiB; or auto."""
+    if given == AUTO:
         return AUTO
-    if match is None or not (count := round(float(match[1]) * UNITS[match[2]])):
+    match = SIZE.fullmatch(str(given).strip().upper())
+    if match is None or not (count := round(float(match[1]) * (1024 if match[3] else 1000) ** UNITS.index(match[2]))):
         raise typer.BadParameter(f"{given!r} is no size: expected one such as 600MB or 8GB, or auto")
     return count
 
