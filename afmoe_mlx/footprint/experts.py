@@ -1,7 +1,7 @@
 """Experts from the SSD: which of them a budget of memory holds, and what speed is to be expected of the rest."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -14,7 +14,7 @@ from ..checkpoint.files import DTYPES
 from ..errors import InputError
 from ..models import ExpertPlacement, ModelConfig
 from ..terminal import size
-from .weights import Headers, loaded_dtype
+from .weights import Headers, converted_arrays, loaded_dtype
 
 # Bytes, or what is free but for what the system needs; None: all experts are in memory.
 ExpertsInMemory = int | Literal["auto"] | None
@@ -59,14 +59,23 @@ class ExpertMemory:
                 layer, count = int(match[1]), prod(tensor.shape)
                 held[layer] = held.get(layer, 0) + count * loaded_dtype(name, DTYPES[tensor.dtype], dtype, config).size
                 stored[layer] = stored.get(layer, 0) + tensor.nbytes
-        layers = sorted(held)
+        return cls._of_layers(config, held, stored)
+
+    @classmethod
+    def of_conversion(cls, config: ModelConfig, *, bits: int | None, dtype: mx.Dtype = mx.bfloat16) -> Self:
+        """All experts of a config's model as our converter would quantize it, in memory."""
+        held: dict[int, int] = {}
+        for name, array in converted_arrays(config, dtype, bits=bits).items():
+            if match := LAYER.fullmatch(name):
+                held[int(match[1])] = held.get(int(match[1]), 0) + array.nbytes
+        return cls._of_layers(config, held, held)
+
+    @classmethod
+    def _of_layers(cls, config: ModelConfig, held: Mapping[int, int], stored: Mapping[int, int]) -> Self:
+        """By the bytes of all experts of each layer."""
         number = config.num_experts
-        return cls(
-            number,
-            config.num_experts_per_tok,
-            [held[layer] // number for layer in layers],
-            [stored[layer] // number for layer in layers],
-        )
+        layers = [[sizes[layer] // number for layer in sorted(sizes)] for sizes in (held, stored)]
+        return cls(number, config.num_experts_per_tok, *layers)
 
     @property
     def total(self) -> int:

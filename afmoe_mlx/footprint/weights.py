@@ -65,14 +65,20 @@ def converted_weights(config: ModelConfig, dtype: mx.Dtype, *, bits: int | None)
 
     bits: None for weights in `dtype`.
     """
+    arrays = converted_arrays(config, dtype, bits=bits)
+    stored = {name: array.nbytes for name, array in arrays.items()}
+    wide = {name: array.size * mx.float32.size for name, array in arrays.items() if config.is_float32(name)}
+    held = stored | wide
+    return Weights(sum(stored.values()), sum(held.values()), _active(held, config))
+
+
+def converted_arrays(config: ModelConfig, dtype: mx.Dtype, *, bits: int | None) -> dict[str, mx.array]:
+    """The tensors of `converted_weights` by name, which nothing has evaluated."""
     model = make_model(config)
     nn.Module.set_dtype(model, dtype)  # all of it, as it is stored
     if bits is not None:
         quantize_all(model, {"bits": bits, "group_size": 64, "mode": "affine"})
-    stored = {name: array.nbytes for name, array in _arrays(model).items()}
-    wide = {name: array.size * mx.float32.size for name, array in _arrays(model).items() if config.is_float32(name)}
-    held = stored | wide
-    return Weights(sum(stored.values()), sum(held.values()), _active(held, config))
+    return _arrays(model)
 
 
 def _arrays(model: CausalLM) -> dict[str, mx.array]:
