@@ -14,19 +14,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from afmoe_mlx import load_model  # first: it looks for a fast BLAS
+from afmoe_mlx import load, load_model  # first: it looks for a fast BLAS
+from afmoe_mlx.api import DEMO
 from afmoe_mlx.checkpoint.random import save_random
+from afmoe_mlx.demo.corpus import Writer
 from afmoe_mlx.footprint import place_experts
 from afmoe_mlx.generation import SamplingOptions, decode, make_sampler, prefill
-from afmoe_mlx.models import CausalLM, ExpertPlacement
+from afmoe_mlx.models import CausalLM, ExpertPlacement, Trace
 from afmoe_mlx.models.pool import ExpertPool, ExpertSource, Reading
 from afmoe_mlx.models.shapes import shape
+from afmoe_mlx.models.streamed import StreamedExperts
 
 import mlx.core as mx  # isort: skip
 
@@ -216,6 +220,109 @@ def resident(where: Path) -> None:
     )
 
 
+def ideas(where: Path) -> None:
+    """On the built-in demo, whose routers are trained: what else might be in memory, and what reading ahead gives.
+
+    Hit rates are of a simulator, for the answer after a prompt. The time is of steps from a disk on which an expert
+    takes as long as one of Trinity Mini from 3 GB/s, or a fourth of that.
+    """
+    model, tokenizer = load("demo")
+    (calibrated, _), (chosen, ids) = (routing(model, tokenizer, seed) for seed in (9, 5))
+    for slots in (2, 4, 8):
+        rates: dict[str, list[float]] = {}
+        for layer, known in zip(chosen, calibrated, strict=True):
+            prompt, answer = layer[:600], layer[600:]
+            used = list(dict.fromkeys(expert for step in reversed(prompt) for expert in reversed(step)))[::-1]
+            top = [expert for expert, _ in Counter(expert for step in known for expert in step).most_common(slots)]
+            ways = {
+                "16 tokens, cold": hits(answer[:16], slots),
+                "16 tokens, warm": hits(answer[:16], slots, used[-slots:]),
+                "LRU": hits(answer, slots, used[-slots:]),
+                "fixed by calibration": hits(answer, 0, (), top),
+                "half of them fixed": hits(answer, slots - slots // 2, (), top[: slots // 2]),
+            }
+            for name, rate in ways.items():
+                rates.setdefault(name, []).append(rate)
+        found = ", ".join(f"{name} {sum(each) / len(each):.0%}" for name, each in rates.items())
+        print(f"{slots} of 16 slots: {found}", flush=True)
+    for milliseconds in (1.2, 0.3):
+        read_ahead(ids, milliseconds)
+
+
+def routing(model: CausalLM, tokenizer: Any, seed: int) -> tuple[list[list[list[int]]], list[int]]:
+    """The experts of each token of a text, by layer, and the text's tokens."""
+    ids: list[int] = []
+    for messages in Writer(seed=seed).dialogues():
+        ids += tokenizer.apply_chat_template(messages, add_generation_prompt=False)
+        if len(ids) >= 1200:
+            break
+    trace = Trace(keep=["selected_experts"])
+    model(mx.array([ids[:1200]]), trace=trace)
+    return [layer.tolist() for layer in trace.selected_experts], ids[:1200]  # type: ignore[misc]
+
+
+def hits(steps: Sequence[Sequence[int]], slots: int, held: Sequence[int] = (), fixed: Sequence[int] = ()) -> float:
+    """The share found in `slots` least recently used ones, or among those that are fixed."""
+    cache = OrderedDict.fromkeys(held)
+    found = 0
+    for step in steps:
+        found += sum(expert in fixed or expert in cache for expert in step)
+        for expert in step:
+            if expert not in fixed:
+                cache[expert] = None
+                cache.move_to_end(expert)
+        while len(cache) > slots:
+            cache.popitem(last=False)
+    return found / sum(map(len, steps))
+
+
+def read_ahead(ids: Sequence[int], milliseconds: float) -> None:
+    """Time steps with and without reading what the next layer's router would choose by this layer's input."""
+    times: dict[bool, list[float]] = {False: [], True: []}
+    misses = {}
+    for is_ahead in times:
+        model = streamed(DEMO, 4)
+        size = model.expert_pools[0]._source.expert_bytes
+        Disk(size / milliseconds * 1e3, 0).attach(model)
+        if is_ahead:
+            for layer, following in pairwise(model.layers[model.config.num_dense_layers :]):
+                layer.sparse.experts = Ahead(layer, following)
+        cache = model.make_cache()
+        prefill(model, ids[:100], cache)
+        before = model.expert_reads.misses
+        for token in ids[100:200]:
+            began = time.perf_counter()
+            mx.eval(model(mx.array([[token]]), cache=cache))
+            times[is_ahead].append(time.perf_counter() - began)
+        misses[is_ahead] = (model.expert_reads.misses - before) / 100
+    ratio = median(times[True]) / median(times[False])
+    read = f"{misses[False]:.1f} experts read a token, {misses[True]:.1f} with it"
+    print(f"reading ahead, {milliseconds} ms an expert: {ratio:.2f} × the time; {read}", flush=True)
+
+
+class Ahead(StreamedExperts):
+    """A layer's experts, after which reading of the next layer's likely ones begins."""
+
+    def __init__(self, layer: Any, following: Any) -> None:
+        super().__init__(layer.sparse.experts.pool)
+        self._layers = [lambda: layer, lambda: following]
+
+    def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
+        y = super().__call__(x, experts, weights)
+        if experts.size > experts.shape[-1]:  # a prompt
+            return y
+        layer, following = (get() for get in self._layers)
+        pool = following.sparse.experts.pool
+        scaled = x / layer.pre_mlp_layernorm.weight * following.pre_mlp_layernorm.weight
+        likely = following.sparse.choose(scaled)[0].flatten().tolist()
+        missing = [expert for expert in likely if not pool._is_here(expert)]
+        pool._finish_reading()
+        pool._used |= {expert: pool._wanted + i for i, expert in enumerate(missing)}
+        pool._wanted += len(missing)
+        pool._begin_reading(missing, beside=[expert for expert in likely if expert in pool._slots])
+        return y
+
+
 def quartiles(values: Sequence[float]) -> str:
     ordered = sorted(values)
     return f"{ordered[len(ordered) // 4]:.2f} to {ordered[3 * len(ordered) // 4]:.2f}"
@@ -225,7 +332,13 @@ def told(what: str, found: float, bar: float, more: str = "") -> None:
     print(f"{what:24}{found:6.2f}  (≤ {bar:.2f})  {more}", flush=True)
 
 
-PARTS: dict[str, Callable[[Path], None]] = {"memory": memory, "lru": lru, "layer": layer, "resident": resident}
+PARTS: dict[str, Callable[[Path], None]] = {
+    "memory": memory,
+    "lru": lru,
+    "layer": layer,
+    "resident": resident,
+    "ideas": ideas,
+}
 
 
 def main() -> None:

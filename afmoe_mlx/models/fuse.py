@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from ..device import fuses_experts
 from .layers import MLP, HeadNorm
+from .moe import Experts
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -38,6 +39,10 @@ def fuse_layer(layer: nn.Module) -> None:
         _join(mlp, ("gate_proj", "up_proj"), "gate_up_proj")
         return
     experts = mlp.experts if "experts" in mlp else mlp.switch_mlp
+    if not isinstance(experts, Experts):  # read into slots, which stay as they were made
+        if "shared_experts" in mlp:
+            _join(mlp.shared_experts, ("gate_proj", "up_proj"), "gate_up_proj")
+        return
     held = sum(array.nbytes for array in dict(tree_flatten(experts.parameters())).values())
     # by the size of all of them, where there is room for some
     is_fused = fuses_experts(held * experts.num_experts // experts.down_proj.weight.shape[0])
