@@ -22,6 +22,7 @@ from .linear import Embedding, Linear
 from .moe import Experts, route
 from .rope import Place, Rope
 from .rows import RowStep
+from .streamed import StreamedExperts
 from .trace import Trace
 
 
@@ -173,6 +174,11 @@ class SparseMoe(nn.Module):
 
     def combine(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """What experts (..., k), with these weights, and the shared ones make of x (..., D): the same in float32."""
+        if "shared_experts" in self and isinstance(self.experts, StreamedExperts):
+            mx.async_eval(experts, weights)  # first, for the host waits for them
+            shared = self.shared_experts(x)
+            mx.async_eval(shared)  # while experts are read
+            return self.experts(x, experts, weights) + shared
         return self.with_shared(x, self.experts(x, experts, weights))
 
     def with_shared(self, x: mx.array, y: mx.array) -> mx.array:
