@@ -115,7 +115,13 @@ class LayerExperts:
         for expert, views in wanted.items():
             pairs = list(zip(self._stored, views, strict=True))
             tasks += [(expert, pairs[first : first + step]) for first in range(0, len(pairs), step)]
-        return Batch([self._threads.submit(_read_all, task) for task in tasks], files)
+        futures: list[Future[float]] = []
+        try:
+            futures.extend(self._threads.submit(_read_all, task) for task in tasks)
+        except BaseException:  # interrupted: who gave the memory takes it back
+            wait(futures)
+            raise
+        return Batch(futures, files)
 
 
 def _read_all(task: _Task) -> float:

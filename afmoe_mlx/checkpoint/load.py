@@ -71,7 +71,7 @@ def load_model(
             fuse_layer(layer)
             read(layer)
         if i in sources:
-            stream_layer(layer, sources[i], model.expert_reads)
+            stream_layer(model, layer, sources[i])
     read(model)
     mx.clear_cache()
     return model, model.config

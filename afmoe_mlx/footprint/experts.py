@@ -74,8 +74,8 @@ class ExpertMemory:
     def _of_layers(cls, config: ModelConfig, held: Mapping[int, int], stored: Mapping[int, int]) -> Self:
         """By the bytes of all experts of each layer."""
         number = config.num_experts
-        layers = [[sizes[layer] // number for layer in sorted(sizes)] for sizes in (held, stored)]
-        return cls(number, config.num_experts_per_tok, *layers)
+        each, stored_each = ([sizes[layer] // number for layer in sorted(sizes)] for sizes in (held, stored))
+        return cls(number, config.num_experts_per_tok, each, stored_each)
 
     @property
     def total(self) -> int:

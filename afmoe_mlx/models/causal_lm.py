@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from numbers import Integral
 from typing import Any
 
@@ -45,8 +46,10 @@ class CausalLM(nn.Module):
 
     Sliding layers' are bounded and stay as they are.
     """
+    reads_experts: bool
+    """Whether some layers read their experts when they are chosen. Such a model is for one sequence at a time."""
     expert_reads: ExpertReads
-    """What was read of experts that are not all in memory."""
+    """What was read of them."""
 
     def __init__(self, config: ModelConfig, model: nn.Module, rope: Rope) -> None:
         super().__init__()
@@ -56,6 +59,7 @@ class CausalLM(nn.Module):
         self._rope = rope
         self.compiles_decode = not is_cpu()
         self.kv_quantization: KVQuantization | None = None
+        self.reads_experts = False
         self.expert_reads = ExpertReads()
         self._decode_step: DecodeStep | None = None
         if not config.tie_word_embeddings:
@@ -66,11 +70,6 @@ class CausalLM(nn.Module):
         """The decoder layers, from the first to the last."""
         layers: list[nn.Module] = self.model.layers
         return layers
-
-    @property
-    def reads_experts(self) -> bool:
-        """Whether some layers read their experts when they are chosen. Such a model is for one sequence at a time."""
-        return bool(self.expert_pools)
 
     @property
     def expert_pools(self) -> list[ExpertPool]:
@@ -132,7 +131,8 @@ class CausalLM(nn.Module):
         is_plain = trace is None and labels is None and chunk.valid is None and input_ids is not None
         if is_plain and cache is not None and self._compiles(*shape, wants_all=_wants_all(logits_to_keep)):
             assert input_ids is not None
-            return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
+            with self._undone_on_failure(shape[1], cache):
+                return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
         h = self._last_hidden_state(chunk, input_ids, inputs_embeds, trace)
         logits = self.logits(_keep(chunk.move(h, back=True), logits_to_keep))
         return logits if labels is None else (causal_loss(logits, labels), logits)
@@ -161,9 +161,20 @@ class CausalLM(nn.Module):
             raise InputError(
                 f"the tokens have shape {input_ids.shape}: expected ({rows.batch_size},), one for each row"
             )
-        if self._compiles(rows.batch_size, 1):
-            return self._compiled_step()(input_ids[:, None], rows, rows)[:, 0]
-        return self.logits(self._through_layers(self.scaled(self.embed(input_ids[:, None])), rows, rows.layers))[:, 0]
+        with self._undone_on_failure(1, *caches):
+            if self._compiles(rows.batch_size, 1):
+                return self._compiled_step()(input_ids[:, None], rows, rows)[:, 0]
+            h = self._through_layers(self.scaled(self.embed(input_ids[:, None])), rows, rows.layers)
+        return self.logits(h)[:, 0]
+
+    def _undone_on_failure(self, length: int, *caches: Cache | None) -> AbstractContextManager[Any]:
+        """Where experts are read, which may fail, caches are as they were if it does: the last layer's alone cannot tell."""
+        stack = ExitStack()
+        if self.reads_experts:
+            for cache in caches:
+                if cache is not None:
+                    stack.enter_context(cache.restored_on_failure(length))
+        return stack
 
     def chunk(
         self,
@@ -197,7 +208,8 @@ class CausalLM(nn.Module):
         embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert embeddings is not None
         caches = [None] * len(self.model.layers) if cache is None else cache.layers
-        return self._through_layers(chunk.move(self.scaled(embeddings)), chunk, caches, trace)
+        with self._undone_on_failure(chunk.length, cache):
+            return self._through_layers(chunk.move(self.scaled(embeddings)), chunk, caches, trace)
 
     def _through_layers(
         self, h: mx.array, chunk: Chunk | RowStep, caches: Sequence[Any], trace: Trace | None = None

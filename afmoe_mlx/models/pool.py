@@ -7,6 +7,7 @@ array be made of the slots, and it waits for what was made of a slot before that
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -189,7 +190,9 @@ class ExpertPool:
         return sorted(self._slots, key=self._used.__getitem__)
 
     def order(self, needed: Sequence[int]) -> list[int]:
-        """The order in which `run` computes with experts: those that are here come first."""
+        """The order in which `run`, called next, computes with experts: those that are here come first."""
+        with suppress(AfmoeError):  # of a run that was interrupted: what it has not read is not here
+            self._finish_reading()
         return sorted(needed, key=lambda expert: not self._is_here(expert))
 
     def run(self, needed: Sequence[int], compute: Compute) -> None:
@@ -198,11 +201,11 @@ class ExpertPool:
         Those that are not here are read meanwhile. Raises AfmoeError for what cannot be read; then not all has been
         computed.
         """
-        self._finish_reading()  # of a run that was interrupted
+        order = self.order(needed)
         self._used |= {expert: self._wanted + i for i, expert in enumerate(needed)}
         self._wanted += len(needed)
-        group = [expert for expert in needed if self._is_here(expert)]
-        missing = [expert for expert in needed if not self._is_here(expert)]
+        here = sum(map(self._is_here, order))
+        group, missing = order[:here], order[here:]
         self._reads.hits += sum(expert in self._slots for expert in group)
         while group or missing:
             following = self._begin_reading(missing, beside=group)
@@ -231,6 +234,7 @@ class ExpertPool:
         if experts:
             slots = self._claim(len(experts), beside)
             try:
+                self._settle(slots)
                 self._fill = _Fill(dict(zip(experts, slots, strict=True)), self._parts, self._source)
             except BaseException:
                 self._free += slots
@@ -238,17 +242,18 @@ class ExpertPool:
         return experts
 
     def _claim(self, count: int, beside: Sequence[int]) -> list[int]:
-        """So many slots to write, those of the least recently used experts if need be."""
+        """So many slots, those of the least recently used experts if need be, which nobody else has from now on."""
         if (short := count - len(self._free)) > 0:
             for expert in [expert for expert in self.held if expert not in beside][:short]:
                 self._free.append(self._slots.pop(expert))
         slots, self._free = self._free[:count], self._free[count:]
-        self._settle(slots)
         return slots
 
     def _settle(self, slots: Sequence[int]) -> None:
         """Wait for all that was made of slots."""
-        mx.eval([self._made.pop(slot) for slot in slots if slot in self._made])
+        mx.eval([self._made[slot] for slot in slots if slot in self._made])
+        for slot in slots:
+            self._made.pop(slot, None)
 
     def _finish_reading(self) -> None:
         """Publish what was read; of what could not be, the slots stay empty."""

@@ -12,7 +12,7 @@ import mlx.nn as nn
 
 from ..device import is_cpu
 from .moe import SORT_FROM, SORT_FROM_PER_EXPERT, Experts, sorts
-from .pool import ExpertPool, ExpertReads, ExpertSource
+from .pool import ExpertPool, ExpertSource
 
 # Of some tokens: x (..., D), experts and weights (..., k), as `Experts` takes them.
 Routed = tuple[mx.array, mx.array, mx.array]
@@ -136,15 +136,16 @@ def leave_room(layer: nn.Module, slots: int) -> None:
             linear[name] = mx.zeros((slots, *array.shape[1:]), array.dtype)
 
 
-def stream_layer(layer: nn.Module, source: ExpertSource, reads: ExpertReads) -> None:
-    """Read a layer's experts from a source: those that its arrays have rows for are in memory at a time.
+def stream_layer(model: nn.Module, layer: nn.Module, source: ExpertSource) -> None:
+    """Read the experts of a model's layer from a source: those that its arrays have rows for are in memory at a time.
 
     Rows beyond them, where shared experts were put behind the routed ones, stay as they are.
     """
     block = layer.sparse
     experts = block[block.ROUTED]
     slots = experts.down_proj.weight.shape[0] - (experts.num_experts - block.config.num_experts)
-    block[block.ROUTED] = StreamedExperts(ExpertPool(experts, slots, source, reads))
+    block[block.ROUTED] = StreamedExperts(ExpertPool(experts, slots, source, model.expert_reads))
+    model.reads_experts = True
 
 
 def is_streamed(layer: nn.Module) -> bool:

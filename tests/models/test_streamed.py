@@ -1,6 +1,7 @@
 """A model that reads its experts has the bits of the one that holds them all."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmoe_mlx import load_model
+from afmoe_mlx import device, load_model
 from afmoe_mlx.cache import Cache, KVQuantization, PrefixStore
 from afmoe_mlx.errors import CheckpointError
 from afmoe_mlx.generation.loop import prefill
@@ -157,6 +158,45 @@ def test_a_prompt_that_fails_leaves_the_cache_as_it_was(pair: tuple[Path, Causal
     assert all(mx.array_equal(array, cache.state[name]).item() for name, array in state.items())
     found = prefill(model, ids[seen:], cache, step_size=16)
     assert mx.array_equal(found, prefill(model, ids[seen:], expected, step_size=16)).item()
+
+
+def test_a_step_that_is_interrupted_while_it_reads_is_taken_again(pair: tuple[Path, CausalLM]) -> None:
+    folder, plain = pair
+    model, ids = streamed(folder, 4), tokens(1, 20)
+    expected = run(plain, ids, [10, *[1] * 10])
+    cache = model.make_cache()
+    found = [model(ids[:, :10], cache=cache)]
+    pool = model.expert_pools[-1]
+    whole = pool._source.read
+
+    def interrupt(wanted: Any) -> Any:
+        pool._source.read = whole
+        reading = whole(wanted)
+        return SimpleNamespace(wait=lambda: reading.wait() if interrupted else interrupted.append(True) or _stop())
+
+    for i in range(10, 20):
+        interrupted: list[bool] = []
+        pool._source.read = interrupt
+        try:
+            found.append(model(ids[:, i : i + 1], cache=cache))
+        except KeyboardInterrupt:
+            found.append(model(ids[:, i : i + 1], cache=cache))
+    assert_same((found, cache), expected)
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_shared_experts_that_stay_apart_have_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a large model do on the CPU."""
+    monkeypatch.setattr(device, "FUSE_EXPERTS_UP_TO", 0)
+    folder, ids = wide_folder(tmp_path / "model", "afmoe", bits=4, group_size=32), tokens(1, LENGTH)
+    plain, model = load_model(folder)[0], streamed(folder, 3)
+    assert "shared_experts" in model.layers[1].mlp
+    assert_same(run(model, ids, [30, 1, 9]), run(plain, ids, [30, 1, 9]))
+    prompts = [prefill(m, ids[0].tolist(), m.make_cache(), step_size=7) for m in (plain, model)]
+    assert mx.array_equal(*prompts).item()
 
 
 def test_the_weights_that_change_are_no_parameters(pair: tuple[Path, CausalLM]) -> None:
