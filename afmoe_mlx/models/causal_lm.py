@@ -168,7 +168,7 @@ class CausalLM(nn.Module):
         return self.logits(h)[:, 0]
 
     def _undone_on_failure(self, length: int, *caches: Cache | None) -> AbstractContextManager[Any]:
-        """Where experts are read, which may fail, caches are as they were if it does: the last layer's alone cannot tell."""
+        """Where experts are read, which may fail, the caches are then as they were, whichever layer it was."""
         stack = ExitStack()
         if self.reads_experts:
             for cache in caches:
