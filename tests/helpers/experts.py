@@ -17,7 +17,7 @@ from afmoe_mlx.models.moe import Experts
 from helpers.tiny import BASES, tiny
 
 # Wide enough for every format, with a layer that has no experts and two that have.
-WIDE = {"hidden_size": 64, "moe_intermediate_size": 64, "num_hidden_layers": 3, "num_experts": 6}
+WIDE = {"hidden_size": 64, "moe_intermediate_size": 64, "head_dim": 32, "num_hidden_layers": 3, "num_experts": 6}
 EXPERTS = re.compile(r"experts\.|switch_mlp\.")
 SHORT = {"afmoe": "sliding_attention", "lfm2_moe": "conv"}
 

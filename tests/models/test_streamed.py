@@ -14,6 +14,7 @@ from afmoe_mlx.cache import Cache, KVQuantization, PrefixStore
 from afmoe_mlx.errors import CheckpointError
 from afmoe_mlx.generation.loop import prefill
 from afmoe_mlx.models import CausalLM, fuse, sweep
+from afmoe_mlx.models.moe import Experts
 from helpers.experts import WIDE, streamed, wide_folder
 from helpers.tiny import ARCHITECTURES, tokens
 
@@ -100,13 +101,11 @@ def test_unfused_models_and_rows_of_a_batch_have_the_same_bits(pair: tuple[Path,
     assert mx.abs(logits - run(plain, ids, [15, 5])[0][-1]).max().item() < 2e-5
 
 
-@pytest.mark.parametrize("kept", [None, KVQuantization(8)])
+@pytest.mark.parametrize("kept", [None, KVQuantization(8, 32)])
 def test_a_prompt_reads_each_expert_once_with_the_bits_of_its_chunks(
     pair: tuple[Path, CausalLM], kept: KVQuantization | None
 ) -> None:
     folder, plain = pair
-    if kept is not None:
-        kept = KVQuantization(8, 32) if plain.config.head_dim % 32 == 0 else None
     model, ids = streamed(folder, 2), tokens(1, LENGTH)
     expected, found = plain.make_cache(kv_quantization=kept), model.make_cache(kv_quantization=kept)
     logits = [prefill(m, ids[0].tolist(), c, step_size=7) for m, c in ((plain, expected), (model, found))]
@@ -197,6 +196,24 @@ def test_shared_experts_that_stay_apart_have_the_same_bits(tmp_path: Path, monke
     assert_same(run(model, ids, [30, 1, 9]), run(plain, ids, [30, 1, 9]))
     prompts = [prefill(m, ids[0].tolist(), m.make_cache(), step_size=7) for m in (plain, model)]
     assert mx.array_equal(*prompts).item()
+
+
+def test_on_a_gpu_sorted_rows_are_as_many_as_the_kernel_for_them_takes(
+    pair: tuple[Path, CausalLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plain = pair
+    model, ids, rows = streamed(folder, 2), tokens(1, LENGTH), []
+    outputs = Experts.outputs
+
+    def counted(self: Experts, x: mx.array, experts: mx.array, *rest: Any, ordered: bool = False) -> mx.array:
+        if ordered:
+            rows.append(experts.size / self.down_proj.weight.shape[0])
+        return outputs(self, x, experts, *rest, ordered=ordered)
+
+    monkeypatch.setattr("afmoe_mlx.models.streamed.is_cpu", lambda: False)
+    monkeypatch.setattr(Experts, "outputs", counted)
+    assert mx.abs(model(ids) - plain(ids)).max().item() < 2e-5
+    assert min(rows) >= 4
 
 
 def test_the_weights_that_change_are_no_parameters(pair: tuple[Path, CausalLM]) -> None:
