@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "float": ((int, float), "a number"),
     "str": ((str,), "text"),
     "guesses": ((int, bool), "a number of tokens, or true"),
+    "experts_in_memory": ((int, str), 'a size such as "6GB", or "auto"'),
 }
 # What `stream_generate` calls an option that is short here.
 SPELLED_OUT = {"temp": "temperature"}

@@ -24,15 +24,20 @@ class WatchedReads:
     """What a model reads of its experts for one answer: for the prompt, and after it."""
 
     def __init__(self, model: CausalLM) -> None:
-        self._model = model
-        self._began = self._prompt = replace(model.expert_reads)
+        # None: all are in memory
+        self._reads = model.expert_reads if getattr(model, "reads_experts", False) else None
+        self._began = self._prompt = self._now
+
+    @property
+    def _now(self) -> ExpertReads:
+        return ExpertReads() if self._reads is None else replace(self._reads)
 
     def during(self, on_progress: Progress | None = None) -> Progress:
         """The same report of progress, which also tells when the prompt is read."""
 
         def progress(done: int, total: int) -> None:
             if done == total:
-                self._prompt = replace(self._model.expert_reads)
+                self._prompt = self._now
             if on_progress is not None:
                 on_progress(done, total)
 
@@ -40,10 +45,10 @@ class WatchedReads:
 
     def figures(self, last: GenerationChunk | None) -> dict[str, Any]:
         """What `--json` says, given the answer's last token; empty for a model whose experts are all in memory."""
-        if not self._model.reads_experts:
+        if self._reads is None:
             return {}
         steps = 0 if last is None else last.generation_tokens - 1  # the prompt gives the first
-        found = figures(self._model.expert_reads - self._prompt, steps)
+        found = figures(self._now - self._prompt, steps)
         return {"experts": found | {"prompt_bytes_read": (self._prompt - self._began).bytes_read}}
 
     def short(self, last: GenerationChunk | None) -> str:
