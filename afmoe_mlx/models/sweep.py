@@ -41,10 +41,11 @@ def sweep(
 
 
 def sweep_length(model: CausalLM) -> int:
-    """Tokens of a prompt to sweep at once: as many as there is room for the outputs of all of a layer's experts."""
+    """Tokens of a prompt to sweep at once: as many as have room, with what a layer's experts make of each."""
     config = model.config
     token = (config.num_experts_per_tok + 4) * config.hidden_size * model.dtype.size
-    return max(device.PREFILL_ROOM // token, device.PREFILL_STEP)
+    room = device.PREFILL_ROOM // 2  # the rest is for a chunk's work
+    return max(room // token, device.PREFILL_STEP)
 
 
 def _through(layer: Any, h: Sequence[mx.array], chunks: Sequence[Chunk], cache: KVCache) -> list[mx.array]:
