@@ -104,7 +104,7 @@ def _this_machine(footprint: Footprint) -> Machine:
 
 
 def _with_experts(machine: Machine, config: ModelConfig, headers: Headers, wanted: int | str) -> Machine:
-    """The same machine with so much of the experts in memory; unchanged where that is too little for any."""
+    """The same machine with so much of the experts in memory; InputError if that is too little for any."""
     experts = ExpertMemory.of_checkpoint(config, headers, machine.footprint.dtype)
     return replace(machine, footprint=with_experts(machine.footprint, experts, wanted, machine.usable))
 

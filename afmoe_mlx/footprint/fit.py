@@ -8,6 +8,7 @@ import mlx.core as mx
 from .. import device
 from ..cache import KVQuantization
 from ..cache.quantized import GROUP_SIZES
+from ..checkpoint.derived import DerivedTensor
 from ..checkpoint.load import Place
 from ..checkpoint.verify import Check
 from ..errors import FitError, InputError
@@ -55,10 +56,13 @@ def fit_check(
         footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
         footprint = replace(footprint, rows=rows).with_kv(config, kv_quantization)
         experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
+        is_readable = not any(isinstance(tensor, DerivedTensor) for tensor in headers.values())
         if experts_in_memory is not None:
+            if not is_readable:
+                raise InputError(f"{name}: experts of another quantizer's format are not read apart: convert it first")
             footprint = with_experts(footprint, experts, experts_in_memory, usable)
         if usable is not None and footprint.needed > usable:
-            fits = "; or ".join(_what_fits(config, footprint, experts, usable))
+            fits = "; or ".join(_what_fits(config, footprint, experts if is_readable else None, usable))
             what = advice or f"{fits}; --force (force=True) loads it anyway"
             raise FitError(f"{_excess(name, footprint, usable)}: {what}")
 
@@ -130,12 +134,16 @@ def _excess(name: str, footprint: Footprint, usable: int) -> str:
     return f"{needs}, this machine has {size(usable)} for it"
 
 
-def _what_fits(config: ModelConfig, footprint: Footprint, experts: ExpertMemory, usable: int) -> Iterator[str]:
-    """What would need no more than `usable`, each as a phrase; if nothing would, how little that is."""
-    if footprint.experts is not None and footprint.needed - footprint.experts.resident + experts.least <= usable:
+def _what_fits(config: ModelConfig, footprint: Footprint, experts: ExpertMemory | None, usable: int) -> Iterator[str]:
+    """What would need no more than `usable`, each as a phrase; if nothing would, how little that is.
+
+    experts: all of them; None if they cannot be read one by one.
+    """
+    asked = footprint.experts
+    if asked is not None and footprint.needed - asked.resident + asked.least <= usable:
         yield "with fewer experts in memory it would fit (--experts-in-memory auto)"
         return
-    reads = list(_experts_from_ssd(footprint, experts, usable))
+    reads = [] if asked is not None or experts is None else list(_experts_from_ssd(footprint, experts, usable))
     yield from reads
     context = longest_context(config, footprint, usable)
     if context is not None:
@@ -154,7 +162,7 @@ def _what_fits(config: ModelConfig, footprint: Footprint, experts: ExpertMemory,
 
 def _experts_from_ssd(footprint: Footprint, experts: ExpertMemory, usable: int) -> Iterator[str]:
     """What experts in memory would fit, and the speed to expect with the others on slow and on fast SSDs."""
-    if footprint.experts is not None or not experts.held or not device.writes_in_place():
+    if not experts.held or not device.writes_in_place():
         return
     room = _room_for_experts(footprint, experts, usable)
     part = footprint.with_experts(experts.within(room))

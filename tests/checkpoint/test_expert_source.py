@@ -12,7 +12,8 @@ import pytest
 
 from afmoe_mlx import load_model
 from afmoe_mlx.cache import Cache
-from afmoe_mlx.errors import CheckpointError
+from afmoe_mlx.errors import CheckpointError, InputError
+from afmoe_mlx.footprint import fit_check
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.models.pool import _Part
 from helpers import foreign
@@ -49,6 +50,9 @@ def test_experts_of_another_quantizer_are_refused_with_what_to_do(tmp_path: Path
     foreign.write_golden(tmp_path, "w4a16")
     with pytest.raises(CheckpointError, match="convert the model first"):
         streamed(tmp_path, 2)
+    check = fit_check("it", experts_in_memory=1 << 20)  # before a download
+    with pytest.raises(InputError, match="convert it first"):
+        load_model(tmp_path, check=check)
 
 
 @pytest.fixture
