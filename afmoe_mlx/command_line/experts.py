@@ -5,7 +5,7 @@ from typing import Any
 
 from ..generation import GenerationChunk
 from ..generation.loop import Progress
-from ..models import CausalLM, ExpertReads
+from ..models import CausalLM, ExpertReads, sweeps
 from ..terminal import note, size
 
 
@@ -25,7 +25,7 @@ class WatchedReads:
 
     def __init__(self, model: CausalLM) -> None:
         # None: all are in memory
-        self._reads = model.expert_reads if getattr(model, "reads_experts", False) else None
+        self._reads = model.expert_reads if sweeps(model) else None
         self._began = self._prompt = self._now
 
     @property

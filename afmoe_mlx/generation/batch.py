@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..cache import Cache, PrefixStore, Row, regroup, row_kind, row_lengths, row_of
 from ..errors import InputError
-from ..models import CausalLM
+from ..models import CausalLM, sweeps
 from .chunk_budget import ChunkBudget
 from .grouping import arrange
 from .loop import CLEAR_EVERY, CLEAR_PROMPT_EVERY
@@ -53,7 +53,7 @@ class BatchEngine:
         if prefill_step_size is not None:
             check_count("prefill_step_size", prefill_step_size)
         # a token of several rows wants more experts than one that is read for: they would be read over and over
-        self.model, self.max_rows = model, 1 if model.reads_experts else max_rows
+        self.model, self.max_rows = model, 1 if sweeps(model) else max_rows
         self.store = self._checked(store)
         self._sampler, self._budget = sampler, ChunkBudget(chunk_seconds)
         self._prompts = PromptReader(model, self._budget, step_size=prefill_step_size)

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from .. import device
 from ..cache import Cache
-from ..models import CausalLM, sweep, sweep_length
+from ..models import CausalLM, sweep, sweep_length, sweeps
 from .processors import LogitsProcessor, check_token_ids
 from .sampling import Sampler, keeps_no_count
 
@@ -34,7 +34,7 @@ def prefill(
     InputError for a token that the model has not.
     """
     check_token_ids(tokens, model.config.vocab_size, "the prompt")
-    if model.reads_experts:
+    if sweeps(model):
         return _sweep(model, tokens, cache, step_size, on_progress, on_chunk)
     done, cleared, total = 0, 0, len(tokens)
     while done < total:

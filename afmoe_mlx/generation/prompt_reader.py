@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from .. import device
 from ..cache import ROW_SLACK, Cache, row_of
-from ..models import CausalLM, sweep, sweep_length
+from ..models import CausalLM, sweep, sweep_length, sweeps
 from .chunk_budget import ChunkBudget
 from .requests import Event, Request
 
@@ -62,7 +62,7 @@ class PromptReader:
             try:
                 cache = self._own_cache(first)
                 room = self._step_size or device.prefill_step(cache.offset)
-                if self._model.reads_experts:  # once for as many tokens as there is room for
+                if sweeps(self._model):  # once for as many tokens as there is room for
                     room = sweep_length(self._model)
                 room = (min(room, self._budget.tokens) if is_beside else room) - found.tokens
                 rest = len(first.prompt) - first.read_tokens
@@ -150,7 +150,7 @@ class PromptReader:
         """`count` more tokens of a prompt: awaited, or under way beside rows; the last one's logits (1, vocab)."""
         began = time.perf_counter()
         chunk = request.prompt[request.read_tokens : request.read_tokens + count]
-        if self._model.reads_experts:
+        if sweeps(self._model):
             step = self._step_size or device.prefill_step(cache.offset + count)
             logits = sweep(self._model, chunk, cache, step_size=step)[None]
         else:

@@ -12,7 +12,7 @@ from .fuse import fuse, fuse_layer
 from .lfm2_moe import Lfm2MoeConfig, Lfm2MoeForCausalLM
 from .pool import ExpertReads
 from .streamed import ExpertPlacement, leave_room, stream_layer
-from .sweep import sweep, sweep_length
+from .sweep import sweep, sweep_length, sweeps
 from .trace import Trace
 
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], Callable[..., CausalLM]]] = {
@@ -39,6 +39,7 @@ __all__ = [
     "stream_layer",
     "sweep",
     "sweep_length",
+    "sweeps",
 ]
 
 

@@ -40,6 +40,11 @@ def sweep(
         return model.logits(model.final_norm(h[-1])[:, -1:])[:, -1]
 
 
+def sweeps(model: Any) -> bool:
+    """Whether prompts are for `sweep`: the model is one of ours, and reads its experts."""
+    return getattr(model, "reads_experts", False)
+
+
 def sweep_length(model: CausalLM) -> int:
     """Tokens of a prompt to sweep at once: as many as have room, with what a layer's experts make of each."""
     config = model.config
