@@ -16,7 +16,7 @@ from .checkpoint.load import parse_dtype
 from .checkpoint.names import published
 from .checkpoint.save import SHARD_BYTES
 from .errors import ConversionError, InputError
-from .footprint import fit_check
+from .footprint import ExpertsInMemory, fit_check, place_experts
 from .keywords import CONVERT, LOAD, takes
 from .models import CausalLM
 from .tokenizer import Tokenizer
@@ -39,6 +39,7 @@ def load(
     revision: str | None = None,
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
+    experts_in_memory: ExpertsInMemory = None,
     force: bool = False,
     return_config: Literal[False] = False,
 ) -> tuple[CausalLM, Tokenizer]: ...
@@ -52,6 +53,7 @@ def load(
     revision: str | None = None,
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
+    experts_in_memory: ExpertsInMemory = None,
     force: bool = False,
     return_config: Literal[True],
 ) -> tuple[CausalLM, Tokenizer, dict[str, Any]]: ...
@@ -65,6 +67,7 @@ def load(
     revision: str | None = None,
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
+    experts_in_memory: ExpertsInMemory = None,
     force: bool = False,
     return_config: bool = False,
 ) -> Any:
@@ -73,19 +76,24 @@ def load(
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. revision: a branch, tag
     or commit on the Hub. context: tokens of conversation that memory must have room for beside the weights, 4096
     unless told. kv_quantization: how caches keep the keys and values of full-attention layers, which counts there too.
-    force: load even what does not fit. return_config: give config.json as a third, as it is parsed (`model.config` has
-    what is made of it). Keywords of mlx-lm that mean the same are taken too (`afmoe_mlx.keywords`). Raises FitError
-    before weights are fetched or read, ConfigError, CheckpointError, TokenizerError, HubError or InputError.
+    experts_in_memory: bytes for experts; the others are read from the files when the router chooses them, which gives
+    the same answers, more slowly. "auto": what is free, but for what the system needs. None, or enough for all: all are
+    in memory. `model.expert_reads` counts. force: load even what does not fit. return_config: give config.json as a
+    third, as it is parsed (`model.config` has what is made of it). Keywords of mlx-lm that mean the same are taken too
+    (`afmoe_mlx.keywords`). Raises FitError before weights are fetched or read, ConfigError, CheckpointError,
+    TokenizerError, HubError or InputError.
     """
     if source == "demo" and revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
     check_kv_quantization(kv_quantization)
     wanted = parse_dtype(dtype)
-    check = None if force else fit_check(str(source), context=context, dtype=wanted, kv_quantization=kv_quantization)
+    needs: dict[str, Any] = {"context": context, "dtype": wanted, "kv_quantization": kv_quantization}
+    place = place_experts(experts_in_memory, **needs)
+    check = None if force else fit_check(str(source), **needs, experts_in_memory=experts_in_memory)
     folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
     raw = read_config_json(folder)  # first: what cannot be read is told before a tokenizer is
     tokenizer = Tokenizer.from_folder(folder)
-    model, config = load_model(folder, dtype=wanted, check=check)
+    model, config = load_model(folder, dtype=wanted, check=check, place=place)
     if kv_quantization is not None:
         model.kv_quantization = kv_quantization.of_heads(config.head_dim)
     return (model, tokenizer, raw) if return_config else (model, tokenizer)

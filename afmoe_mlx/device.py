@@ -166,6 +166,11 @@ def dequantizes_experts(rows: int) -> bool:
     return rows >= CUDA_DEQUANTIZE_FROM and backend() == "CUDA"
 
 
+def writes_in_place() -> bool:
+    """Whether the host may write into an array's memory; CUDA's would have to move for that, and for good."""
+    return backend() != "CUDA"
+
+
 def multiplies_slices() -> bool:
     """Whether a slice of a quantized array can be multiplied; CUDA's kernels take whole arrays alone."""
     return backend() != "CUDA"

@@ -61,6 +61,7 @@ def run(request: ChatRequest) -> int:
             draft_model=request.draft_model,
             chat_template=template,
             kv=request.kv,
+            experts_in_memory=request.experts_in_memory,
             context=request.context,
             force=request.force,
             directory=directory,

@@ -202,7 +202,8 @@ class Chat:
                 for last in chunks:
                     display.add(last.text)
                 used, limit = self.conversation.context_used, self.conversation.context_limit
-                display.finish(last, context_used=used, context_limit=limit)
+                read = self.conversation.reads.short(last)
+                display.finish(last, experts=read, context_used=used, context_limit=limit)
             if last is not None:
                 self._tell_cut_off(last)
         except SystemExit:  # told to end: what was asked is there when the conversation is resumed

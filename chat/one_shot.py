@@ -76,7 +76,7 @@ def answer(
         speculated = any(conversation.options.get(name) for name in ("draft_model", "prompt_lookup"))
         held = is_constrained(conversation.options)
         told = summary(found[-1], speculated=speculated, kept=conversation.store is not None, held=held)
-        write_json(told)
+        write_json(told | conversation.reads.figures(found[-1].last))
     elif not found[-1].is_interrupted:
         tell_cut_off(found[-1], context=conversation.context_limit)
     return 130 if found[-1].is_interrupted or agent.is_stopped else 0

@@ -37,6 +37,12 @@ def test_the_conversion_guides_sizes_are_what_its_script_prints(arguments: list[
     assert printed.strip() in (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
 
 
+def test_the_table_of_experts_is_what_its_script_prints() -> None:
+    script = ROOT / "docs" / "make_experts_table.py"
+    table = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout.strip()
+    assert table in (ROOT / "docs" / "experts.md").read_text(encoding="utf-8")
+
+
 def test_the_conversion_guides_recipe_is_the_file_beside_it() -> None:
     recipe = (ROOT / "docs" / "trinity-mini-16gb.toml").read_text(encoding="utf-8")
     assert f"```toml\n{recipe}```" in (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")

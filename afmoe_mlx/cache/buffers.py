@@ -108,6 +108,11 @@ class KVCache:
         self.arrays = tuple(mx.array(array) for array in state.arrays)
         self.start, self.offset = state.start, state.offset
 
+    def kept(self) -> tuple[Arrays, int, int]:
+        """`arrays`, `start` and `offset` as they are now, to put them back later."""
+        # writing is in place: copies of the handles keep what is held
+        return tuple(mx.array(array) for array in self.arrays), self.start, self.offset
+
     def copy(self, first: int, last: int) -> Arrays:
         """The columns of positions `first` to `last`, all of them held, in arrays of their own."""
         # contiguous: a view would keep the whole buffer alive

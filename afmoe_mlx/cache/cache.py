@@ -1,6 +1,7 @@
 """The cache of a batch, all layers together: what `model.make_cache()` returns."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import mlx.core as mx
 
@@ -68,6 +69,23 @@ class Cache:
             self.rewind(0)
         if self.batch_size not in (None, batch_size):
             raise InputError(f"the cache holds {self.batch_size} rows, the input has {batch_size}")
+
+    @contextmanager
+    def restored_on_failure(self, length: int) -> Iterator[None]:
+        """Should the block fail, which runs `length` tokens through one layer after the other, be as before it."""
+        offset = self.offset
+        # only of layers that could not step back: keeping the old buffer takes a copy of it
+        kept = {layer: layer.kept() for layer in self.layers if layer.rewindable_after(length) < length}
+        try:
+            yield
+        except BaseException:
+            self.changes += 1
+            for layer in self.layers:
+                if layer in kept:
+                    layer.arrays, layer.start, layer.offset = kept[layer]
+                else:
+                    layer.rewind(layer.offset - offset)
+            raise
 
     @property
     def arrays(self) -> list[mx.array]:

@@ -23,6 +23,7 @@ def fingerprint(model: Any) -> bytes:
     """32 bytes that are the same for the same config, weights, quantization and dtype, after a restart too.
 
     Every bit of the weights counts: they are read once, on the device, which takes as long as decoding a few tokens.
+    Of experts that are not in memory it is their files' samples, sizes and times.
     """
     names, arrays = zip(*sorted(tree_flatten(model.parameters())), strict=True)
     digests = [_digest(array).tolist() for array in arrays]  # one at a time: each takes twice an array's memory
@@ -40,6 +41,8 @@ def fingerprint(model: Any) -> bytes:
         "weights": [(name, str(a.dtype), a.shape) for name, a in zip(names, arrays, strict=True)],
         "digests": digests,
     }
+    if pools := getattr(model, "expert_pools", ()):  # experts that are read when they are wanted
+        told["experts"] = [pool.identity for pool in pools]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()
 
 

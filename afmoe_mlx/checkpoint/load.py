@@ -2,9 +2,10 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,12 +13,27 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import device
 from ..errors import InputError
-from ..models import CausalLM, ModelConfig, fuse_layer, make_model, read_config
+from ..models import (
+    CausalLM,
+    ExpertPlacement,
+    ModelConfig,
+    fuse_layer,
+    leave_room,
+    make_model,
+    read_config,
+    stream_layer,
+)
 from . import files, layouts, verify
 from .derived import lazily
 from .foreign import translate
 from .methods import is_foreign
 from .quantized import quantize_modules, read_quantization
+
+if TYPE_CHECKING:
+    from .expert_source import LayerExperts
+
+# Says by config and headers which experts are to be in memory; None for all.
+Place = Callable[[ModelConfig, verify.Headers], ExpertPlacement | None]
 
 
 def load_model(
@@ -27,30 +43,35 @@ def load_model(
     fuse: bool = True,
     revision: str | None = None,
     check: verify.Check | None = None,
+    place: Place | None = None,
 ) -> tuple[CausalLM, ModelConfig]:
     """A model, ready to run, and its config, from a folder, a short name or a Hub id; no tokenizer is needed.
 
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. fuse: merge projections
     for inference. revision: a branch, tag or commit on the Hub. check: may refuse a model by its config and headers,
-    before weights are fetched or read. Raises ConfigError, CheckpointError, HubError, and InputError for a dtype there
-    is not.
+    before weights are fetched or read. place: says by them which experts are to be in memory; without it all are.
+    Raises ConfigError, CheckpointError, HubError, and InputError for a dtype there is not.
     """
     from .hub import resolve
 
     wanted = parse_dtype(dtype)
     folder = resolve(source, revision=revision, check=check)
     streams = device.reading_streams()
-    model = open_model(folder, dtype=wanted, check=check, streams=streams)
+    model, stored = _open(folder, dtype=wanted, check=check, streams=streams)
+    placement = None if place is None else place(model.config, stored.headers)
+    sources = {} if placement is None else _experts_apart(model, stored, placement)
     is_as_stored = wanted is None and not is_foreign(files.read_config_json(folder))
     read = _read_at_once if len(streams) > 1 and is_as_stored else _read_in_turn
     read(model.model.embed_tokens)
     if "lm_head" in model:
         read(model.lm_head)
-    for layer in model.model.layers:
+    for i, layer in enumerate(model.model.layers):
         read(layer)
         if fuse:
             fuse_layer(layer)
             read(layer)
+        if i in sources:
+            stream_layer(model, layer, sources[i])
     read(model)
     mx.clear_cache()
     return model, model.config
@@ -78,6 +99,22 @@ def open_model(
 
     streams: what reads them; only the thread that made a stream can evaluate what it reads.
     """
+    return _open(folder, dtype=dtype, check=check, streams=streams)[0]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a model is made of: its parameters' tensors, and their headers."""
+
+    folder: Path
+    groups: verify.Groups
+    headers: verify.Headers
+
+
+def _open(
+    folder: Path, *, dtype: mx.Dtype | None, check: verify.Check | None, streams: "Sequence[device.Stream | None]"
+) -> tuple[CausalLM, _Stored]:
+    """As `open_model`, with what it is made of."""
     raw = files.read_config_json(folder)
     config = read_config(raw)
     paths = files.find_weights(folder)
@@ -97,7 +134,19 @@ def open_model(
     weights = {name: _cast(name, a, compute_dtype, config) if name in narrow else a for name, a in weights.items()}
     model.update(tree_unflatten(list(weights.items())))
     model.eval()
-    return model
+    return model, _Stored(folder, groups, headers)
+
+
+def _experts_apart(model: CausalLM, stored: _Stored, placement: ExpertPlacement) -> "dict[int, LayerExperts]":
+    """Leave room for some experts alone in the layers that read theirs: where from, by the layers' places."""
+    from .expert_source import ExpertFiles
+
+    files = ExpertFiles(stored.folder, stored.groups, stored.headers)
+    sources = {}
+    for i, path in placement.streamed(model).items():
+        sources[i] = files.layer(path, model.config.num_experts)
+        leave_room(model.layers[i], placement.slots)
+    return sources
 
 
 def empty_model(

@@ -22,6 +22,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "guesses": ((int, bool), "a number of tokens, or true"),
     "byte_size": ((int, str), 'bytes, or such as "32MB"'),
     "duration": ((int, float, str), 'seconds, or such as "10m"'),
+    "experts_in_memory": ((int, str), 'a size such as "6GB", or "auto"'),
 }
 # What `stream_generate` calls an option that is short here.
 SPELLED_OUT = {"temp": "temperature"}

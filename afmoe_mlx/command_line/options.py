@@ -1,11 +1,14 @@
 """The options that several commands have, as Typer's annotations with their help."""
 
+import re
 from typing import Annotated, Any
 
 import typer
 
 # What --prompt-lookup stands for without a number.
 AUTO = "auto"
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(I?)B?")
+UNITS = ["", "K", "M", "G", "T"]
 
 
 def guesses(given: str | int) -> int:
@@ -16,6 +19,16 @@ def guesses(given: str | int) -> int:
         return int(given)
     except ValueError:
         raise typer.BadParameter(f"{given!r} is no number of tokens") from None
+
+
+def experts_in_memory(given: str | int) -> int | str:
+    """Bytes, as in 600MB, 2.5G or 1GiB; or auto."""
+    if given == AUTO:
+        return AUTO
+    match = SIZE.fullmatch(str(given).strip().upper())
+    if match is None or not (count := round(float(match[1]) * (1024 if match[3] else 1000) ** UNITS.index(match[2]))):
+        raise typer.BadParameter(f"{given!r} is no size: expected one such as 600MB or 8GB, or auto")
+    return count
 
 
 def _take_preset(context: typer.Context, name: str | None) -> str | None:
@@ -101,6 +114,14 @@ PromptLookup = Annotated[
     ),
 ]
 DraftModel = Annotated[str | None, typer.Option(help="A smaller model with the same tokenizer, to guess tokens.")]
+ExpertsInMemory = Annotated[
+    Any | None,
+    typer.Option(
+        parser=experts_in_memory,
+        metavar="SIZE|auto",
+        help="Hold only so much of the experts in memory (auto: what is free) and read the others from the SSD.",
+    ),
+]
 KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 2 to 6 or 8 bits.")]
 KVGroupSize = Annotated[int | None, typer.Option(help="Numbers that share a scale, with --kv-bits; 64 if they fit.")]
 KVStart = Annotated[

@@ -1,5 +1,6 @@
 """`afmoe-mlx bench`: how fast a model runs here, and how near that is to what the memory's bandwidth allows."""
 
+import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,13 +16,14 @@ from ..cache import Cache
 from ..checkpoint import load_model, resolve
 from ..checkpoint.random import random_model
 from ..checkpoint.verify import Headers
+from ..command_line.experts import figures, in_words, tell_experts
 from ..command_line.progress import progress_bar
 from ..command_line.requests.answering import or_demo
 from ..command_line.requests.machine import BenchRequest
 from ..errors import InputError
-from ..footprint import check_shape, fit_check
+from ..footprint import ExpertsInMemory, check_shape, fit_check, place_experts
 from ..generation import SamplingOptions, decode, make_sampler, prefill
-from ..models import CausalLM, ModelConfig, read_config
+from ..models import CausalLM, ExpertReads, ModelConfig, read_config
 from ..models.shapes import shape
 from ..terminal import note, size, write, write_json
 
@@ -66,6 +68,8 @@ class Trial:
 
     prompt_tps: float
     generation_tps: float
+    prompt_reads: ExpertReads
+    """Of experts that are not in memory, for the prompt."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,24 @@ def run(request: BenchRequest) -> None:
     """Measure a model, or a shape, and print what came of it."""
     settings = Settings(**{field.name: getattr(request, field.name) for field in fields(Settings)})
     if request.shape is None:
-        bench_model(or_demo(request.model), settings, revision=request.revision, as_json=request.as_json)
+        experts = request.experts_in_memory
+        name, revision = or_demo(request.model), request.revision
+        bench_model(name, settings, revision=revision, experts_in_memory=experts, as_json=request.as_json)
     else:
         bits = 4 if request.bits is None else request.bits
         bench_shape(request.shape, settings, layers=request.layers, bits=bits, as_json=request.as_json)
 
 
-def bench_model(name: str, settings: Settings, *, revision: str | None, as_json: bool) -> None:
+def bench_model(
+    name: str, settings: Settings, *, revision: str | None, experts_in_memory: ExpertsInMemory, as_json: bool
+) -> None:
     """Measure a model given as a folder, a short name, a Hub id or "demo"."""
     if name == "demo" and revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
     advice = "take fewer --prompt-tokens or a smaller --batch-size"
-    fits = fit_check(name, context=settings.context, rows=settings.batch_size, advice=advice)
+    place = place_experts(experts_in_memory, context=settings.context)
+    wanted: dict[str, Any] = {"rows": settings.batch_size, "experts_in_memory": experts_in_memory}
+    fits = fit_check(name, context=settings.context, **wanted, advice=advice)
 
     def check(config: ModelConfig, headers: Headers) -> None:
         settings.check_context(config)
@@ -99,7 +109,8 @@ def bench_model(name: str, settings: Settings, *, revision: str | None, as_json:
 
     folder = DEMO if name == "demo" else resolve(name, revision=revision, check=check)
     copied = device.copy_bandwidth()
-    model, _ = load_model(folder, check=check)
+    model, _ = load_model(folder, check=check, place=place)
+    tell_experts(model)
     _bench({"model": name}, model, settings, copied, as_json=as_json)
 
 
@@ -129,6 +140,7 @@ def _bench(subject: Mapping[str, Any], model: CausalLM, settings: Settings, copi
     with device.resident():
         note("Warming up", dim=True)
         run_trial(model, prompts, min(settings.generation_tokens, WARM_UP), step_size)
+        before = copy.copy(model.expert_reads)
         for count in range(1, settings.num_trials + 1):
             trial, cache = run_trial(model, prompts, settings.generation_tokens, step_size)
             speeds = f"prompt {trial.prompt_tps:.1f} tokens/s, generation {trial.generation_tps:.1f} tokens/s"
@@ -136,6 +148,11 @@ def _bench(subject: Mapping[str, Any], model: CausalLM, settings: Settings, copi
             trials.append(trial)
     reads = bytes_per_token(model, cache, settings.prompt_tokens + settings.generation_tokens // 2)
     result = _summary(subject, settings, trials, reads, copied)
+    if model.reads_experts:
+        prompts_read = sum((trial.prompt_reads for trial in trials), ExpertReads())
+        answers = model.expert_reads - before - prompts_read
+        result["experts"] = figures(answers, settings.num_trials * settings.generation_tokens)
+        result["experts"]["prompt_bytes_read"] = prompts_read.bytes_read // settings.num_trials
     if as_json:
         write_json(result, indent=2)
     else:
@@ -147,6 +164,7 @@ def run_trial(model: CausalLM, prompts: mx.array, generation_tokens: int, step_s
     cache = model.make_cache()
     batch, length = prompts.shape
     limit = generation_tokens + 1  # the prompt gives the first
+    before = copy.copy(model.expert_reads)
     began = time.perf_counter()
     steps: Iterator[Any]
     if batch == 1:
@@ -154,12 +172,13 @@ def run_trial(model: CausalLM, prompts: mx.array, generation_tokens: int, step_s
         steps = decode(model, logits, cache, make_sampler(SamplingOptions()), limit=limit)
     else:
         steps = decode_rows(model, prefill_rows(model, prompts, cache, step_size=step_size), cache, limit=limit)
+    prompt_reads = model.expert_reads - before
     next(steps)
     first = time.perf_counter()
     for _ in steps:
         pass
     seconds = time.perf_counter() - first
-    return Trial(batch * length / (first - began), batch * generation_tokens / seconds), cache
+    return Trial(batch * length / (first - began), batch * generation_tokens / seconds, prompt_reads), cache
 
 
 def prefill_rows(model: CausalLM, prompts: mx.array, cache: Cache, *, step_size: int) -> mx.array:
@@ -200,6 +219,7 @@ def bytes_per_token(model: CausalLM, cache: Cache, context: int) -> Reads:
         elif name.startswith("model.embed_tokens.") and "lm_head" in model:
             share = min(batch / config.vocab_size, 1)
         weights += share * array.nbytes
+    weights += sum((config.num_experts_per_tok + pool.pinned) * pool.expert_bytes for pool in model.expert_pools)
     histories = [getattr(layer, "history", None) for layer in cache.layers]
     columns = [context if history is None else min(context, history + 1) for history in histories]
     held = sum(
@@ -219,7 +239,7 @@ def _summary(
         **subject,
         "device": {"name": device.device_name(), "backend": device.backend()},
         **asdict(settings),
-        "trials": [asdict(trial) for trial in trials],
+        "trials": [{"prompt_tps": t.prompt_tps, "generation_tps": t.generation_tps} for t in trials],
         "prompt_tps": median(trial.prompt_tps for trial in trials),
         "generation_tps": generation_tps,
         "peak_memory_gb": device.peak_memory() / 1e9,
@@ -252,6 +272,8 @@ def _table(result: Mapping[str, Any]) -> str:
         f"Read per token  {result['bytes_per_token'] / 1e9:10.3f} GB  ({parts})",
         f"Bandwidth       {result['bandwidth_bytes_per_second'] / 1e9:10.1f} GB/s  ({copied})",
     ]
+    if (read := result.get("experts")) is not None:
+        lines.append(f"Experts         {in_words(read)}; {size(read['prompt_bytes_read'])} for a prompt")
     return "\n".join(lines) + "\n"
 
 

@@ -162,6 +162,15 @@ def _examine_cache(findings: Findings) -> None:
         findings.problems.append(_one_line(error))
         return
     findings.sections["models"] = found | {"count": len(cached), "bytes": sum(model.bytes for model in cached)}
+    findings.sections["models"]["read_bytes_per_second"] = _disk_speed(folder)
+
+
+def _disk_speed(folder: Path) -> float | None:
+    """Of the disk that models are on, by the largest of their files; None without a large one."""
+    from ..checkpoint.disk_speed import read_speed
+
+    files = [path for path in folder.glob("models--*/blobs/*") if path.is_file()]
+    return read_speed(max(files, key=lambda path: path.stat().st_size)) if files else None
 
 
 def _examine_server(findings: Findings) -> None:
@@ -234,4 +243,6 @@ def _memory(found: dict[str, Any]) -> str:
 def _models(found: dict[str, Any]) -> str:
     count = found.get("count")
     held = "cannot be read" if count is None else f"{count} models, {size(found['bytes'])}" if count else "none yet"
-    return f"{found['folder']}: {held} ({size(found['free_bytes'])} free)"
+    speed = found.get("read_bytes_per_second")
+    read = "" if speed is None else f", read at {speed / 1e9:.1f} GB/s"
+    return f"{found['folder']}: {held} ({size(found['free_bytes'])} free{read})"

@@ -38,6 +38,8 @@ def _evaluate(request: EvalRequest) -> None:
     target = None if request.plot is None else Path(os.path.expanduser(request.plot))
     if target is not None:
         check_plot(target)
+    if request.experts_in_memory is not None:
+        note("An evaluation has one layer in memory at a time, experts and all: --experts-in-memory changes nothing.")
     with progress_bar("evaluating") as show:
         evaluation = evaluate(
             request.model,

@@ -8,6 +8,7 @@ from ..cache import PrefixStore
 from ..command_line.answer import Answer, AnswerPrinter, receive, summary, tell_cut_off
 from ..command_line.batch import PrintedBatch
 from ..command_line.draft import with_draft_model
+from ..command_line.experts import WatchedReads, tell_experts
 from ..command_line.generation_config import sampling_in_words, tell_unused_keys
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.length import check_length
@@ -56,9 +57,11 @@ def run(request: GenerateRequest) -> int:
         revision=request.revision,
         context=request.context,
         kv_quantization=request.kv.quantization,
+        experts_in_memory=request.experts_in_memory,
         force=request.force,
     )
     tell_kv_bits(model)
+    tell_experts(model)
     tell_unused_keys(tokenizer)
     suggest_self_test(name)
     options = with_draft_model(options, request.draft_model, tokenizer, force=request.force)
@@ -93,11 +96,12 @@ def _answer_one(
     beginning = request.prefill_response or opened_by(tokenizer, prompt)
     answer = Answer(AnswerReader(tokenizer, variables["tools"] or (), beginning=beginning))
     with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
+        reads = WatchedReads(model)
         rest = prompt[len(options.get("seen", ())) :]
-        chunks = stream_generate(model, tokenizer, rest, on_progress=show, **options)
+        chunks = stream_generate(model, tokenizer, rest, on_progress=reads.during(show), **options)
         receive(answer, chunks, None if request.as_json else AnswerPrinter())
     context, sampling = model.config.max_position_embeddings, sampling_in_words(tokenizer, options)
-    report(answer, request, options, context=context, sampling=sampling)
+    report(answer, request, options, context=context, sampling=sampling, reads=reads)
     if store is not None:
         store.flush()
     if file is not None and not answer.is_interrupted:
@@ -167,17 +171,26 @@ def _messages_of(line: PromptLine, tokenizer: Tokenizer, request: GenerateReques
 
 
 def report(
-    answer: Answer, request: GenerateRequest, options: Mapping[str, Any], *, context: int, sampling: str
+    answer: Answer,
+    request: GenerateRequest,
+    options: Mapping[str, Any],
+    *,
+    context: int,
+    sampling: str,
+    reads: WatchedReads,
 ) -> None:
     """Print what is left to print: how it ended, the statistics and how was sampled, or all of it as one object."""
     speculated = request.draft_model is not None or options.get("prompt_lookup") is not None
     kept = options["store"] is not None or "cache" in options
     if request.as_json:
-        write_json(summary(answer, speculated=speculated, kept=kept, held=is_constrained(options)))
+        told = summary(answer, speculated=speculated, kept=kept, held=is_constrained(options))
+        write_json(told | reads.figures(answer.last))
         return
     tell_cut_off(answer, context=context)
     if request.wants_statistics and answer.last:
         _statistics(answer.last, answer.finish_reason, speculated=speculated, kept=kept)
+        if (words := reads.line(answer.last)) is not None:
+            note(f"Reading: {words}")
         note(f"Sampling: {sampling}")
 
 

@@ -1,6 +1,6 @@
 """`afmoe-mlx info`: a model's size, memory and speed on this machine and on Macs, from config and headers alone."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,19 @@ from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.foreign import translate
 from ..checkpoint.hub import resolve_headers
 from ..checkpoint.quantized import parameters, read_quantization
+from ..checkpoint.verify import Headers
 from ..command_line.requests.machine import InfoRequest
 from ..errors import InputError
-from ..footprint import MACS, Footprint, count_parameters, stated_bandwidth
+from ..footprint import (
+    MACS,
+    SSD_SPEEDS,
+    TYPICAL_SSD,
+    ExpertMemory,
+    Footprint,
+    count_parameters,
+    stated_bandwidth,
+    with_experts,
+)
 from ..generation import SamplingOptions
 from ..models import AfmoeConfig, ModelConfig, read_config
 from ..terminal import printable, size, write, write_json
@@ -38,6 +48,7 @@ class Machine:
     """By a model; None where it is unknown."""
     bandwidth: float
     is_measured: bool
+    ssd: float
     footprint: Footprint
 
     @property
@@ -46,7 +57,7 @@ class Machine:
 
     @property
     def speed(self) -> float:
-        return self.footprint.tokens_per_second(self.bandwidth)
+        return self.footprint.streamed_tokens_per_second(self.bandwidth, self.ssd)
 
 
 def run(request: InfoRequest) -> None:
@@ -63,14 +74,18 @@ def run(request: InfoRequest) -> None:
     stored = Footprint.of_checkpoint(config, found, context=tokens, dtype=stored_dtype(found))
     stored = stored.with_kv(config, kept)
     here = _this_machine(Footprint.of_checkpoint(config, found, context=tokens).with_kv(config, kept))
-    macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, stored) for mac in MACS]
+    macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, mac.ssd, stored) for mac in MACS]
+    if (wanted := request.experts_in_memory) is not None:
+        here, *macs = [_with_experts(machine, config, found, wanted) for machine in (here, *macs)]
     model = _describe(source, raw, config, stored) | _conversation(folder)
     if request.as_json:
         sizes = _sizes(stored)
         machines = {"this_machine": _machine_json(here), "macs": [_machine_json(mac) for mac in macs]}
-        write_json(model | sizes | machines, indent=2)
+        write_json(model | sizes | _experts_json(here) | machines, indent=2)
         return
-    parts = (_model_lines(model, config), _size_lines(stored, here.footprint), _machine_lines(here, macs))
+    parts = [_model_lines(model, config), _size_lines(stored, here.footprint), _machine_lines(here, macs)]
+    if wanted is not None:
+        parts.insert(2, _expert_lines(here))
     write("\n\n".join("\n".join(lines) for lines in parts) + "\n")
 
 
@@ -85,7 +100,52 @@ def _this_machine(footprint: Footprint) -> Machine:
     name, memory = device.device_name(), device.memory()
     stated = None if device.is_cpu() else stated_bandwidth(name)
     bandwidth = stated or device.copy_bandwidth(QUICK_COPY)
-    return Machine(name, memory.total, memory.usable, bandwidth, stated is None, footprint)
+    return Machine(name, memory.total, memory.usable, bandwidth, stated is None, TYPICAL_SSD, footprint)
+
+
+def _with_experts(machine: Machine, config: ModelConfig, headers: Headers, wanted: int | str) -> Machine:
+    """The same machine with so much of the experts in memory; InputError if that is too little for any."""
+    experts = ExpertMemory.of_checkpoint(config, headers, machine.footprint.dtype)
+    return replace(machine, footprint=with_experts(machine.footprint, experts, wanted, machine.usable))
+
+
+def _experts_json(here: Machine) -> dict[str, Any]:
+    """Which experts are in memory here, and what is to be expected of the others; nothing where all are."""
+    experts = here.footprint.experts
+    if experts is None or experts.placement is None:
+        return {}
+    speeds = {ssd: here.footprint.streamed_tokens_per_second(here.bandwidth, ssd) for ssd in SSD_SPEEDS}
+    return {
+        "experts_in_memory": {
+            "bytes": experts.resident,
+            "share": experts.resident / experts.total,
+            "slots": experts.placement.slots,
+            "whole_layers": experts.placement.whole_layers,
+            "reading_layers": len(experts.held) - experts.placement.whole_layers,
+            "expected_hit_rate": experts.hit_rate,
+            "expected_bytes_per_token": experts.read_per_token,
+            "bytes_per_prompt": experts.read_per_prompt,
+            "expected_tps": [{"ssd_bytes_per_second": ssd, "tps": speed} for ssd, speed in speeds.items()],
+        }
+    }
+
+
+def _expert_lines(here: Machine) -> list[str]:
+    found = _experts_json(here).get("experts_in_memory")
+    if found is None or here.footprint.experts is None:
+        return ["Experts in memory           all of them: they fit"]
+    number, layers = here.footprint.experts.num_experts, found["reading_layers"]
+    whole = f", all in the {found['whole_layers']} others" if found["whole_layers"] else ""
+    speeds = ", ".join(
+        f"{_rounded(each['tps'])} at {each['ssd_bytes_per_second'] / 1e9:g} GB/s" for each in found["expected_tps"]
+    )
+    return [
+        f"Experts in memory           {size(found['bytes'])}, {found['share']:.0%} of all",
+        f"Slots                       {found['slots']} of {number} in {layers} layers{whole}",
+        f"Read from the SSD           {size(found['expected_bytes_per_token'])} a token,"
+        f" if {found['expected_hit_rate']:.0%} are found in memory; {size(found['bytes_per_prompt'])} a prompt",
+        f"Tokens/s to expect          {speeds} from the SSD",
+    ]
 
 
 def _describe(source: str, raw: dict[str, Any], config: ModelConfig, stored: Footprint) -> dict[str, Any]:
@@ -207,6 +267,9 @@ def _machine_lines(here: Machine, macs: list[Machine]) -> list[str]:
         speed = "-" if machine.fits is False else _rounded(machine.speed)
         name = printable(machine.name)[:27]
         lines.append(f"{name:28}{memory:>10}{usable:>12}{bandwidth:>12}{fits:>6}{speed:>10}")
+    if here.footprint.experts is not None:
+        lines.append("tokens/s: what is to be expected with experts from an SSD; nobody has measured it on a Mac yet")
+        return lines
     lines.append("tokens/s: the most that the bandwidth allows, one conversation at a time")
     if here.is_measured:
         lines.append("*: measured by a copy just now")

@@ -1,17 +1,24 @@
 """The memory that a model needs, from config and headers alone, and whether this machine has it."""
 
-from .fit import check_shape, fit_check
+from .experts import SSD_SPEEDS, TYPICAL_SSD, ExpertMemory, ExpertsInMemory
+from .fit import check_shape, fit_check, place_experts, with_experts
 from .footprint import Footprint
 from .macs import MACS, Mac, stated_bandwidth
 from .weights import Parameters, count_parameters
 
 __all__ = [
     "MACS",
+    "SSD_SPEEDS",
+    "TYPICAL_SSD",
+    "ExpertMemory",
+    "ExpertsInMemory",
     "Footprint",
     "Mac",
     "Parameters",
     "check_shape",
     "count_parameters",
     "fit_check",
+    "place_experts",
     "stated_bandwidth",
+    "with_experts",
 ]

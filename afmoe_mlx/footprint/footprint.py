@@ -11,6 +11,7 @@ from ..cache import KVQuantization
 from ..checkpoint.files import stored_dtype
 from ..models import ModelConfig
 from .cache import LayerCaches, layer_caches
+from .experts import ExpertMemory
 from .weights import Headers, Weights, converted_weights, stored_weights
 
 
@@ -28,6 +29,8 @@ class Footprint:
     """By kind of layer, of one row."""
     rows: int = 1
     kv_quantization: KVQuantization | None = None
+    experts: ExpertMemory | None = None
+    """Which experts are in memory, as `with_experts` says; None for all."""
 
     @classmethod
     def of_checkpoint(
@@ -49,6 +52,11 @@ class Footprint:
         """The same with keys and values of full-attention layers kept so; InputError if the heads do not allow it."""
         caches = layer_caches(config, self.context, self.dtype, kv_quantization)
         return replace(self, caches=caches, kv_quantization=kv_quantization)
+
+    def with_experts(self, experts: ExpertMemory) -> Self:
+        """The same with these experts in memory, where all were before."""
+        held = self.weights.held - experts.total + experts.resident
+        return replace(self, weights=replace(self.weights, held=held), experts=experts)
 
     @property
     def cache_bytes(self) -> int:
@@ -75,5 +83,11 @@ class Footprint:
         return self.weights.read + sum(caches.read for caches in self.caches.values())
 
     def tokens_per_second(self, bandwidth: float) -> float:
-        """The highest decode speed with memory that gives `bandwidth` bytes a second."""
+        """The highest decode speed with memory that gives `bandwidth` bytes a second, all experts being there."""
         return bandwidth / self.bytes_per_token
+
+    def streamed_tokens_per_second(self, bandwidth: float, ssd: float) -> float:
+        """The decode speed to expect where experts are read from an SSD that gives `ssd` bytes a second."""
+        if self.experts is None:
+            return self.tokens_per_second(bandwidth)
+        return 1 / (self.bytes_per_token / bandwidth + self.experts.seconds_per_token(ssd))

@@ -24,6 +24,13 @@ BANDWIDTHS = {
     "M5 Max": 614.0,
 }
 
+# Bytes a second of the SSDs that chips come with, by the last word of their names: what testers commonly find.
+SSDS = {"Pro": 5.5e9, "Max": 7.5e9, "Ultra": 7.5e9}
+SLOWEST_SSD = 3e9
+
+# Bytes a second to reckon with where a chip is unknown.
+TYPICAL_BANDWIDTH = 1e11
+
 
 @dataclass(frozen=True)
 class Mac:
@@ -41,6 +48,11 @@ class Mac:
     def usable(self) -> int:
         """Bytes that the GPU may hold unless more is allowed: two thirds, three quarters from 36 GB on."""
         return self.memory * 3 // 4 if self.gigabytes >= 36 else self.memory * 2 // 3
+
+    @property
+    def ssd(self) -> float:
+        """Bytes a second, about."""
+        return SSDS.get(self.chip.split()[-1], SLOWEST_SSD)
 
     @property
     def bandwidth(self) -> float:

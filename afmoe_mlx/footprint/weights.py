@@ -52,7 +52,7 @@ def stored_weights(config: ModelConfig, headers: Headers, dtype: mx.Dtype) -> We
     tied = config.tie_word_embeddings
     counts = {name: prod(tensor.shape) for name, tensor in headers.items()}
     held = {
-        name: counts[name] * _loaded(name, DTYPES[tensor.dtype], dtype, config).size
+        name: counts[name] * loaded_dtype(name, DTYPES[tensor.dtype], dtype, config).size
         for name, tensor in headers.items()
         if not is_extra(name, tensor.shape, tied=tied)
     }
@@ -65,14 +65,20 @@ def converted_weights(config: ModelConfig, dtype: mx.Dtype, *, bits: int | None)
 
     bits: None for weights in `dtype`.
     """
+    arrays = converted_arrays(config, dtype, bits=bits)
+    stored = {name: array.nbytes for name, array in arrays.items()}
+    wide = {name: array.size * mx.float32.size for name, array in arrays.items() if config.is_float32(name)}
+    held = stored | wide
+    return Weights(sum(stored.values()), sum(held.values()), _active(held, config))
+
+
+def converted_arrays(config: ModelConfig, dtype: mx.Dtype, *, bits: int | None) -> dict[str, mx.array]:
+    """The tensors of `converted_weights` by name, which nothing has evaluated."""
     model = make_model(config)
     nn.Module.set_dtype(model, dtype)  # all of it, as it is stored
     if bits is not None:
         quantize_all(model, {"bits": bits, "group_size": 64, "mode": "affine"})
-    stored = {name: array.nbytes for name, array in _arrays(model).items()}
-    wide = {name: array.size * mx.float32.size for name, array in _arrays(model).items() if config.is_float32(name)}
-    held = stored | wide
-    return Weights(sum(stored.values()), sum(held.values()), _active(held, config))
+    return _arrays(model)
 
 
 def _arrays(model: CausalLM) -> dict[str, mx.array]:
@@ -90,7 +96,7 @@ def _active(sizes: Mapping[str, int], config: ModelConfig) -> int:
     return sum(sizes.values()) - idle
 
 
-def _loaded(name: str, stored: mx.Dtype, dtype: mx.Dtype, config: ModelConfig) -> mx.Dtype:
+def loaded_dtype(name: str, stored: mx.Dtype, dtype: mx.Dtype, config: ModelConfig) -> mx.Dtype:
     """What the loader makes of a tensor."""
     if stored not in FLOATS or name.endswith("global_scale"):
         return stored

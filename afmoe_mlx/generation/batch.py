@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..cache import Cache, PrefixStore, Row, regroup, row_kind, row_lengths, row_of
 from ..errors import InputError
-from ..models import CausalLM
+from ..models import CausalLM, sweeps
 from .chunk_budget import ChunkBudget
 from .grouping import arrange
 from .loop import CLEAR_EVERY, CLEAR_PROMPT_EVERY
@@ -30,7 +30,8 @@ CHUNK_SECONDS = 0.1
 class BatchEngine:
     """Answers to several prompts at once, a token of each a step; each gets the tokens that it would get alone.
 
-    sampler: chooses the next tokens of all rows. max_rows: requests begun and not over; the others wait.
+    sampler: chooses the next tokens of all rows. max_rows: requests begun and not over; the others wait. It is 1 where
+    the model reads its experts (`CausalLM.reads_experts`).
     prefill_step_size: prompt tokens run at a time, by default what suits the device. chunk_seconds: how long rows that
     decode may be delayed by prompts at each step. store: of this model; the beginnings of prompts that it knows are not
     run, and what is run is kept there, answers too.
@@ -51,7 +52,8 @@ class BatchEngine:
         check_count("max_rows", max_rows)
         if prefill_step_size is not None:
             check_count("prefill_step_size", prefill_step_size)
-        self.model, self.max_rows = model, max_rows
+        # a token of several rows wants more experts than one that is read for: they would be read over and over
+        self.model, self.max_rows = model, 1 if sweeps(model) else max_rows
         self.store = self._checked(store)
         self._sampler, self._budget = sampler, ChunkBudget(chunk_seconds)
         self._prompts = PromptReader(model, self._budget, step_size=prefill_step_size)

@@ -7,7 +7,7 @@ import mlx.core as mx
 
 from .. import device
 from ..cache import Cache
-from ..models import CausalLM
+from ..models import CausalLM, sweep, sweep_length, sweeps
 from .processors import LogitsProcessor, check_token_ids
 from .sampling import Sampler, keeps_no_count
 
@@ -34,6 +34,8 @@ def prefill(
     InputError for a token that the model has not.
     """
     check_token_ids(tokens, model.config.vocab_size, "the prompt")
+    if sweeps(model):
+        return _sweep(model, tokens, cache, step_size, on_progress, on_chunk)
     done, cleared, total = 0, 0, len(tokens)
     while done < total:
         if on_progress is not None:
@@ -51,6 +53,32 @@ def prefill(
     if on_progress is not None:
         on_progress(total, total)
     return logits[:, -1]
+
+
+def _sweep(
+    model: CausalLM,
+    tokens: Sequence[int],
+    cache: Cache,
+    step_size: int | None,
+    on_progress: Progress | None,
+    on_chunk: Callable[[], None] | None,
+) -> mx.array:
+    """The same for a model that reads its experts: as many tokens as there is room for, each layer for all of them."""
+    total, length = len(tokens), sweep_length(model)
+    for start in range(0, total, length):
+        part = tokens[start : start + length]
+
+        def tell(layers: int, start: int = start, count: int = len(part)) -> None:
+            if on_progress is not None:
+                on_progress(start + count * layers // len(model.layers), total)
+
+        tell(0)
+        step = step_size or device.prefill_step(cache.offset + len(part))
+        logits = sweep(model, part, cache, step_size=step, on_layer=tell)
+        if on_chunk is not None:
+            on_chunk()
+    mx.clear_cache()
+    return logits
 
 
 def decode(

@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from .. import device
 from ..cache import ROW_SLACK, Cache, row_of
-from ..models import CausalLM
+from ..models import CausalLM, sweep, sweep_length, sweeps
 from .chunk_budget import ChunkBudget
 from .requests import Event, Request
 
@@ -62,6 +62,8 @@ class PromptReader:
             try:
                 cache = self._own_cache(first)
                 room = self._step_size or device.prefill_step(cache.offset)
+                if sweeps(self._model):  # once for as many tokens as there is room for
+                    room = sweep_length(self._model)
                 room = (min(room, self._budget.tokens) if is_beside else room) - found.tokens
                 rest = len(first.prompt) - first.read_tokens
                 if room <= 0 or (found.tokens and rest > room):
@@ -147,7 +149,11 @@ class PromptReader:
         """`count` more tokens of a prompt: awaited, or under way beside rows; the last one's logits (1, vocab)."""
         began = time.perf_counter()
         chunk = request.prompt[request.read_tokens : request.read_tokens + count]
-        logits = self._model(mx.array([chunk]), cache=cache, logits_to_keep=1)
+        if sweeps(self._model):
+            step = self._step_size or device.prefill_step(cache.offset + count)
+            logits = sweep(self._model, chunk, cache, step_size=step)[None]
+        else:
+            logits = self._model(mx.array([chunk]), cache=cache, logits_to_keep=1)
         # the layers alone: the logits stay unused, and so uncomputed, until the last chunk's
         if is_beside:
             mx.async_eval(cache.arrays)

@@ -10,6 +10,9 @@ from .causal_lm import CausalLM
 from .config import ModelConfig
 from .fuse import fuse, fuse_layer
 from .lfm2_moe import Lfm2MoeConfig, Lfm2MoeForCausalLM
+from .pool import ExpertReads
+from .streamed import ExpertPlacement, leave_room, stream_layer
+from .sweep import sweep, sweep_length, sweeps
 from .trace import Trace
 
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], Callable[..., CausalLM]]] = {
@@ -22,14 +25,21 @@ __all__ = [
     "AfmoeConfig",
     "AfmoeForCausalLM",
     "CausalLM",
+    "ExpertPlacement",
+    "ExpertReads",
     "Lfm2MoeConfig",
     "Lfm2MoeForCausalLM",
     "ModelConfig",
     "Trace",
     "fuse",
     "fuse_layer",
+    "leave_room",
     "make_model",
     "read_config",
+    "stream_layer",
+    "sweep",
+    "sweep_length",
+    "sweeps",
 ]
 
 

@@ -22,6 +22,7 @@ from .linear import Embedding, Linear
 from .moe import Experts, route
 from .rope import Place, Rope
 from .rows import RowStep
+from .streamed import StreamedExperts
 from .trace import Trace
 
 
@@ -144,6 +145,8 @@ class SparseMoe(nn.Module):
     Fused, the shared ones stand behind the others in `experts`, with rows of the router of their own that always win.
     """
 
+    ROUTED = "experts"
+
     def __init__(self, config: AfmoeConfig) -> None:
         super().__init__()
         self.config = config
@@ -162,7 +165,24 @@ class SparseMoe(nn.Module):
         weights, experts = self.route(logits)
         if trace is not None:
             self._write_down(logits, trace)
-        y = self.experts(x, experts, weights)
+        return self.combine(x, experts, weights)
+
+    def choose(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """(..., D) -> the experts (..., k) that `combine` takes, and their weights."""
+        weights, experts = self.route(self.router(x))
+        return experts, weights
+
+    def combine(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
+        """What experts (..., k), with these weights, and the shared ones make of x (..., D): the same in float32."""
+        if "shared_experts" in self and isinstance(self.experts, StreamedExperts):
+            mx.async_eval(experts, weights)  # first, for the host waits for them
+            shared = self.shared_experts(x)
+            mx.async_eval(shared)  # while experts are read
+            return self.experts(x, experts, weights) + shared
+        return self.with_shared(x, self.experts(x, experts, weights))
+
+    def with_shared(self, x: mx.array, y: mx.array) -> mx.array:
+        """What the routed experts made of x, and the shared ones that are apart."""
         return y + self.shared_experts(x) if "shared_experts" in self else y
 
     def route(self, logits: mx.array, shared: int | None = None) -> tuple[mx.array, mx.array]:
@@ -219,10 +239,22 @@ class DecoderLayer(nn.Module):
 
     def finish(self, h: mx.array, attended: tuple[mx.array, ...], trace: Trace | None = None) -> mx.array:
         """The layer's output (B, L, D)."""
+        h, r = self.before_mlp(h, attended)
+        return self.after_mlp(h, self.mlp(r, trace) if isinstance(self.mlp, SparseMoe) else self.mlp(r))
+
+    def before_mlp(self, h: mx.array, attended: tuple[mx.array, ...]) -> tuple[mx.array, mx.array]:
+        """The residual stream (B, L, D) after attention, and what the MLP takes of it."""
         h = h + self.post_attention_layernorm(self.self_attn.output(*attended))
-        r = self.pre_mlp_layernorm(h)
-        r = self.mlp(r, trace) if isinstance(self.mlp, SparseMoe) else self.mlp(r)
-        return h + self.post_mlp_layernorm(r).astype(h.dtype)
+        return h, self.pre_mlp_layernorm(h)
+
+    def after_mlp(self, h: mx.array, y: mx.array) -> mx.array:
+        """The layer's output (B, L, D), y being the MLP's."""
+        return h + self.post_mlp_layernorm(y).astype(h.dtype)
+
+    @property
+    def sparse(self) -> SparseMoe | None:
+        """The mixture of experts; None in a dense layer."""
+        return self.mlp if isinstance(self.mlp, SparseMoe) else None
 
 
 class AfmoeModel(Backbone):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from numbers import Integral
 from typing import Any
 
@@ -17,8 +18,10 @@ from .config import ModelConfig
 from .decode import LONGEST_STEP, DecodeStep
 from .linear import Linear
 from .moe import sorts
+from .pool import ExpertPool, ExpertReads
 from .rope import Rope
 from .rows import RowStep
+from .streamed import pool_of
 from .trace import Trace
 
 
@@ -43,6 +46,10 @@ class CausalLM(nn.Module):
 
     Sliding layers' are bounded and stay as they are.
     """
+    reads_experts: bool
+    """Whether some layers read their experts when they are chosen. Such a model is for one sequence at a time."""
+    expert_reads: ExpertReads
+    """What was read of them."""
 
     def __init__(self, config: ModelConfig, model: nn.Module, rope: Rope) -> None:
         super().__init__()
@@ -52,6 +59,8 @@ class CausalLM(nn.Module):
         self._rope = rope
         self.compiles_decode = not is_cpu()
         self.kv_quantization: KVQuantization | None = None
+        self.reads_experts = False
+        self.expert_reads = ExpertReads()
         self._decode_step: DecodeStep | None = None
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -61,6 +70,11 @@ class CausalLM(nn.Module):
         """The decoder layers, from the first to the last."""
         layers: list[nn.Module] = self.model.layers
         return layers
+
+    @property
+    def expert_pools(self) -> list[ExpertPool]:
+        """Of the layers that read their experts, in order."""
+        return [pool for layer in self.layers if (pool := pool_of(layer)) is not None]
 
     def make_cache(self, slack: int | None = None, *, kv_quantization: KVQuantization | None = None) -> Cache:
         """An empty cache for one batch; `slack // 2` tokens can be taken back once a window has wrapped (512).
@@ -113,11 +127,12 @@ class CausalLM(nn.Module):
         Raises InputError for shapes that do not fit, CacheError for a cache that cannot go on.
         """
         shape = self._check_inputs(input_ids, inputs_embeds)
-        chunk = self._chunk(shape, cache, attention_mask, position_ids)
+        chunk = self.chunk(shape, cache, attention_mask, position_ids)
         is_plain = trace is None and labels is None and chunk.valid is None and input_ids is not None
         if is_plain and cache is not None and self._compiles(*shape, wants_all=_wants_all(logits_to_keep)):
             assert input_ids is not None
-            return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
+            with self._undone_on_failure(shape[1], cache):
+                return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
         h = self._last_hidden_state(chunk, input_ids, inputs_embeds, trace)
         logits = self.logits(_keep(chunk.move(h, back=True), logits_to_keep))
         return logits if labels is None else (causal_loss(logits, labels), logits)
@@ -133,7 +148,7 @@ class CausalLM(nn.Module):
         trace: Trace | None = None,
     ) -> mx.array:
         """(B, L, D): the final norm's output, of which the head makes the logits; the arguments are those of a call."""
-        chunk = self._chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
+        chunk = self.chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
         return chunk.move(self._last_hidden_state(chunk, input_ids, inputs_embeds, trace), back=True)
 
     def step(self, input_ids: mx.array, caches: Sequence[Cache]) -> mx.array:
@@ -146,25 +161,42 @@ class CausalLM(nn.Module):
             raise InputError(
                 f"the tokens have shape {input_ids.shape}: expected ({rows.batch_size},), one for each row"
             )
-        if self._compiles(rows.batch_size, 1):
-            return self._compiled_step()(input_ids[:, None], rows, rows)[:, 0]
-        return self.logits(self._through_layers(self.scaled(self.embed(input_ids[:, None])), rows, rows.layers))[:, 0]
+        with self._undone_on_failure(1, *caches):
+            if self._compiles(rows.batch_size, 1):
+                return self._compiled_step()(input_ids[:, None], rows, rows)[:, 0]
+            h = self._through_layers(self.scaled(self.embed(input_ids[:, None])), rows, rows.layers)
+        return self.logits(h)[:, 0]
 
-    def _chunk(
+    def _undone_on_failure(self, length: int, *caches: Cache | None) -> AbstractContextManager[Any]:
+        """Where experts are read, which may fail, the caches are then as they were, whichever layer it was."""
+        stack = ExitStack()
+        if self.reads_experts:
+            for cache in caches:
+                if cache is not None:
+                    stack.enter_context(cache.restored_on_failure(length))
+        return stack
+
+    def chunk(
         self,
         shape: tuple[int, int],
         cache: Cache | None,
-        attention_mask: mx.array | None,
-        position_ids: mx.array | None,
+        attention_mask: mx.array | None = None,
+        position_ids: mx.array | None = None,
+        *,
+        ahead: int = 0,
     ) -> Chunk:
-        """The positions and masks of a call's tokens; CacheError for a cache that is not of this model."""
+        """The positions and masks of a call's tokens (B, L); CacheError for a cache that is not of this model.
+
+        ahead: tokens that are run between those that the whole cache has seen and these.
+        """
         if cache is not None:
             if not isinstance(cache, Cache):
                 raise CacheError(f"the cache is a {type(cache).__name__}: expected what model.make_cache() returns")
             if len(cache.layers) != len(self.model.layers):
                 found = f"the cache has {len(cache.layers)} layers, the model {len(self.model.layers)}"
                 raise CacheError(f"{found}: use one of this model's make_cache()")
-        chunk = Chunk(*shape, self._rope, attention_mask=attention_mask, position_ids=position_ids, cache=cache)
+        options: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids}
+        chunk = Chunk(*shape, self._rope, **options, cache=cache, ahead=ahead)
         self.check(chunk)
         return chunk
 
@@ -176,7 +208,8 @@ class CausalLM(nn.Module):
         embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
         assert embeddings is not None
         caches = [None] * len(self.model.layers) if cache is None else cache.layers
-        return self._through_layers(chunk.move(self.scaled(embeddings)), chunk, caches, trace)
+        with self._undone_on_failure(chunk.length, cache):
+            return self._through_layers(chunk.move(self.scaled(embeddings)), chunk, caches, trace)
 
     def _through_layers(
         self, h: mx.array, chunk: Chunk | RowStep, caches: Sequence[Any], trace: Trace | None = None

@@ -29,7 +29,9 @@ class Chunk:
         attention_mask: mx.array | None = None,
         position_ids: mx.array | None = None,
         cache: Cache | None = None,
+        ahead: int = 0,
     ) -> None:
+        """ahead: tokens between those that the whole cache has seen and these."""
         if length == 0 or batch_size == 0:
             raise InputError("the input has no tokens: expected at least one")
         self.length = length
@@ -44,8 +46,8 @@ class Chunk:
         if attention_mask is not None:
             self._read_mask(attention_mask, batch_size)
         if cache is not None:
-            self._seen = cache.offset
-            offset = cache.offsets if cache.left_padding else self._seen
+            self._seen = cache.offset + ahead
+            offset = cache.offsets + ahead if cache.left_padding else self._seen
         if position_ids is None:
             self.place = rope.consecutive(offset, length, end=self._seen + length)
         else:

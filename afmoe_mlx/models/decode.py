@@ -17,6 +17,7 @@ from ..cache import Cache
 from .chunk import Chunk
 from .rope import Place
 from .rows import RowStep
+from .streamed import is_streamed
 
 Arrays = tuple[mx.array, ...]
 
@@ -33,11 +34,15 @@ class DecodeStep:
     def __init__(self, layers: Sequence[nn.Module], outer: nn.Module, ends: Sequence[nn.Module]) -> None:
         self.layers, self._outer, self._ends = list(layers), outer, list(ends)
         self._submodules = [place for module in (*layers, *ends) for place in _submodules(module)]
-        parts: dict[Hashable, Part] = {}
+        parts: dict[Hashable, Part | SplitPart] = {}
         kinds = [_kind(layer) for layer in self.layers]
         self._first = Part(lambda ids, place, layer, outer: _project(outer.embed_step(ids), place, layer))
-        self._between = [parts.setdefault(pair, Part(_finish_and_project)) for pair in pairwise(kinds)]
-        self._last = Part(lambda h, attended, layer, outer: outer.head_step(layer.finish(h, attended)))
+        self._between = [
+            parts.setdefault(pair, SplitPart(_then_project) if is_streamed(layer) else Part(_finish_and_project))
+            for pair, layer in zip(pairwise(kinds), self.layers, strict=False)
+        ]
+        is_split = is_streamed(self.layers[-1])
+        self._last = SplitPart(lambda h, layer, outer: outer.head_step(h)) if is_split else Part(_finish)
 
     def is_of(self, layers: Sequence[nn.Module], ends: Sequence[nn.Module]) -> bool:
         """Whether it was made for these very modules, none of whose own modules has been replaced."""
@@ -51,7 +56,7 @@ class DecodeStep:
         h, *projected = self._first((layers[0], self._outer), input_ids, place)
         for i, part in enumerate(self._between):
             attended = layers[i].attend(projected, chunk, caches[i])
-            h, *projected = part((layers[i], layers[i + 1]), h, place, attended)
+            h, *projected = part((layers[i], layers[i + 1]), h, attended, place)
         attended = layers[-1].attend(projected, chunk, caches[-1])
         return self._last((layers[-1], self._outer), h, attended)
 
@@ -73,12 +78,42 @@ class Part:
         return self._compiled(modules, *arrays)
 
 
+class SplitPart:
+    """A part whose first layer reads its experts: compiled up to the router, and `then` from their outputs on.
+
+    then: a function of the layer's output and more.
+    """
+
+    def __init__(self, then: Callable[..., Any]) -> None:
+        self._before = Part(_choose)
+        self._after = Part(lambda h, y, *rest: then(rest[-2].after_mlp(h, y), *rest))
+
+    def __call__(self, modules: tuple[nn.Module, ...], h: mx.array, attended: Arrays, *arrays: Any) -> Any:
+        layer: Any = modules[0]
+        h, *routed = self._before((layer,), h, attended)
+        return self._after(modules, h, layer.sparse.combine(*routed), *arrays)
+
+
 def _project(h: mx.array, place: Place, layer: Any) -> Arrays:
     return h, *layer.project(h, place)
 
 
-def _finish_and_project(h: mx.array, place: Place, attended: Arrays, layer: Any, following: Any) -> Arrays:
+def _finish_and_project(h: mx.array, attended: Arrays, place: Place, layer: Any, following: Any) -> Arrays:
     return _project(layer.finish(h, attended), place, following)
+
+
+def _finish(h: mx.array, attended: Arrays, layer: Any, outer: Any) -> mx.array:
+    logits: mx.array = outer.head_step(layer.finish(h, attended))
+    return logits
+
+
+def _then_project(h: mx.array, place: Place, layer: Any, following: Any) -> Arrays:
+    return _project(h, place, following)
+
+
+def _choose(h: mx.array, attended: Arrays, layer: Any) -> Arrays:
+    h, x = layer.before_mlp(h, attended)
+    return h, x, *layer.sparse.choose(x)
 
 
 def _kind(layer: nn.Module) -> Hashable:

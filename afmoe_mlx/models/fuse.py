@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from ..device import fuses_experts
 from .layers import MLP, HeadNorm
+from .moe import Experts
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -38,7 +39,13 @@ def fuse_layer(layer: nn.Module) -> None:
         _join(mlp, ("gate_proj", "up_proj"), "gate_up_proj")
         return
     experts = mlp.experts if "experts" in mlp else mlp.switch_mlp
-    is_fused = fuses_experts(sum(array.nbytes for array in dict(tree_flatten(experts.parameters())).values()))
+    if not isinstance(experts, Experts):  # read into slots, which stay as they were made
+        if "shared_experts" in mlp:
+            _join(mlp.shared_experts, ("gate_proj", "up_proj"), "gate_up_proj")
+        return
+    held = sum(array.nbytes for array in dict(tree_flatten(experts.parameters())).values())
+    # by the size of all of them, where there is room for some
+    is_fused = fuses_experts(held * experts.num_experts // experts.down_proj.weight.shape[0])
     if "shared_experts" in mlp and not (is_fused and _move_shared(mlp)):
         _join(mlp.shared_experts, ("gate_proj", "up_proj"), "gate_up_proj")
     if is_fused:
@@ -112,6 +119,7 @@ def _move_shared(mlp: nn.Module) -> bool:
     del mlp.shared_experts
     _add_router_rows(mlp, n)
     mlp.shared_in_experts = n
+    mlp.experts.num_experts += n
     mlp.experts.number_rows(mlp.config.num_experts_per_tok + n)
     return True
 

@@ -150,6 +150,8 @@ class ShortConv(nn.Module):
 class SparseMoe(nn.Module):
     """Experts of a router's choice."""
 
+    ROUTED = "switch_mlp"
+
     def __init__(self, config: Lfm2MoeConfig) -> None:
         super().__init__()
         self.config = config
@@ -166,7 +168,20 @@ class SparseMoe(nn.Module):
         if trace is not None:
             trace.add("router_logits", logits.astype(mx.float32).reshape(-1, logits.shape[-1]))
             trace.add("selected_experts", experts.reshape(-1, experts.shape[-1]))
-        return self.switch_mlp(x, experts, weights)
+        return self.combine(x, experts, weights)
+
+    def choose(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """(..., D) -> the experts (..., k) that `combine` takes, and their weights."""
+        weights, experts = self.route(self.gate(x))
+        return experts, weights
+
+    def combine(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
+        """What experts (..., k), with these weights, make of x (..., D): the same in float32."""
+        return self.with_shared(x, self.switch_mlp(x, experts, weights))
+
+    def with_shared(self, x: mx.array, y: mx.array) -> mx.array:
+        """What the routed experts made of x: there are no others."""
+        return y
 
     def route(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         """Router logits (..., E) -> weights (..., k) and experts (..., k)."""
@@ -214,11 +229,23 @@ class DecoderLayer(nn.Module):
 
     def finish(self, h: mx.array, attended: tuple[mx.array, ...], trace: Trace | None = None) -> mx.array:
         """The layer's output (B, L, D)."""
-        h = h + (self.self_attn if self.is_attention else self.conv).output(*attended)
-        r = self.ffn_norm(h)
+        h, r = self.before_mlp(h, attended)
         mlp = self.feed_forward
-        r = mlp(r, trace) if isinstance(mlp, SparseMoe) else mlp(r)
-        return h + r.astype(h.dtype)
+        return self.after_mlp(h, mlp(r, trace) if isinstance(mlp, SparseMoe) else mlp(r))
+
+    def before_mlp(self, h: mx.array, attended: tuple[mx.array, ...]) -> tuple[mx.array, mx.array]:
+        """The residual stream (B, L, D) after attention or convolution, and what the MLP takes of it."""
+        h = h + (self.self_attn if self.is_attention else self.conv).output(*attended)
+        return h, self.ffn_norm(h)
+
+    def after_mlp(self, h: mx.array, y: mx.array) -> mx.array:
+        """The layer's output (B, L, D), y being the MLP's."""
+        return h + y.astype(h.dtype)
+
+    @property
+    def sparse(self) -> SparseMoe | None:
+        """The mixture of experts; None in a dense layer."""
+        return self.feed_forward if isinstance(self.feed_forward, SparseMoe) else None
 
 
 class Lfm2MoeModel(Backbone):

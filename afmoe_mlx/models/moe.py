@@ -8,7 +8,7 @@ from collections import Counter
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import compute_dtype, dequantizes, dequantizes_experts, is_cpu
+from ..device import compute_dtype, dequantizes_experts, is_cpu
 from .layers import gated
 from .linear import NVFP4_LARGEST, quantized_product
 
@@ -101,7 +101,7 @@ class QuantizedExpertLinear(nn.Module):
     def __call__(self, x: mx.array, experts: mx.array, rows: mx.array | None = None, *, ordered: bool) -> mx.array:
         """As ExpertLinear."""
         if ordered and not self.training and "global_scale" not in self:
-            if dequantizes(experts.size):
+            if is_cpu():
                 return self._by_expert(x, experts)
             if dequantizes_experts(experts.size):
                 return self._all_dequantized(x, experts)
@@ -178,6 +178,7 @@ class Experts(nn.Module):
         self.up_proj = ExpertLinear(num_experts, hidden_size, intermediate_size)
         self.down_proj = ExpertLinear(num_experts, intermediate_size, hidden_size)
         self.hidden_act = hidden_act
+        self.num_experts = num_experts
         self._gated = gated(hidden_act)
         self.number_rows(chosen)
 
@@ -187,22 +188,22 @@ class Experts(nn.Module):
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
         """x (..., D), experts and weights (..., k) -> their outputs weighted and summed in float32, (..., D)."""
-        if sorts(experts.size, self.down_proj.weight.shape[0]):
+        if sorts(experts.size, self.num_experts):
             flat = experts.flatten()
             order = mx.argsort(flat)
             tokens = x.reshape(-1, x.shape[-1])[order // experts.shape[-1]]
-            y = self._apply(tokens[:, None], flat[order], ordered=True)[:, 0]
+            y = self.outputs(tokens[:, None], flat[order], ordered=True)[:, 0]
             y = y[mx.argsort(order)].reshape(*experts.shape, -1)
         elif experts.size <= NUMBERED * experts.shape[-1]:
             count = experts.size // experts.shape[-1]
             flat = experts if count == 1 else experts.reshape(count, -1)
             x = x if count == 1 else x.reshape(count, 1, -1)
-            y = self._apply(x, flat, *self._numbers.of(count)).reshape(*experts.shape, -1)
+            y = self.outputs(x, flat, *self._numbers.of(count)).reshape(*experts.shape, -1)
         else:
-            y = self._apply(mx.expand_dims(x, (-2, -3)), experts).squeeze(-2)
+            y = self.outputs(mx.expand_dims(x, (-2, -3)), experts).squeeze(-2)
         return (y * weights[..., None]).sum(axis=-2)
 
-    def _apply(
+    def outputs(
         self,
         x: mx.array,
         experts: mx.array,
@@ -211,7 +212,10 @@ class Experts(nn.Module):
         *,
         ordered: bool = False,
     ) -> mx.array:
-        """The experts' MLPs; first and rows: which of its inputs' rows each product takes, by default one each."""
+        """The MLPs of experts (..., n), of inputs (..., 1, D) or their rows `first`: (..., n, 1, D).
+
+        first and rows: which of its inputs' rows each product takes, by default one each.
+        """
         if "gate_up_proj" in self:
             gate, up = mx.split(self.gate_up_proj(x, experts, first, ordered=ordered), 2, axis=-1)
         else:

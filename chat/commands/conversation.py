@@ -207,6 +207,8 @@ def stats(chat: Chat, argument: str) -> None:
         chat.say(f"last answer: {last.generation_tokens:,} tokens, {rate(last.generation_tps)} tokens/s")
         if last.drafted_tokens:
             chat.say(f"speculation: {last.drafted_tokens:,} tokens drafted, {last.accepted_tokens:,} accepted")
+        if (words := conversation.reads.line(last)) is not None:
+            chat.say(f"reading: {words}")
         chat.say(f"peak memory: {last.peak_memory_gb:.2f} GB")
 
 

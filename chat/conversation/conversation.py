@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from afmoe_mlx.cache import PrefixStore
+from afmoe_mlx.command_line.experts import WatchedReads
 from afmoe_mlx.errors import ContextFullError, InputError, TokenizerError
 from afmoe_mlx.generation import NO_LIMIT, GenerationChunk, SamplingOptions, stream_generate
 from afmoe_mlx.generation.loop import Progress
@@ -71,6 +72,7 @@ class Conversation:
     def _forget(self) -> None:
         self._recall = Recall(self.model, self.store)
         self._draws = 0  # answers to the last message before this one
+        self.reads = WatchedReads(self.model)  # of the last answer's experts
         self.tokens_run = 0  # prompt tokens of the last answer that were not known
         self.opened = ""  # what of the last answer the template itself wrote: "<think>\n" or nothing
 
@@ -155,6 +157,7 @@ class Conversation:
         tokens = prompt.tokens
         known = self._recall.begin(tokens)
         self.tokens_run = len(tokens) - known
+        self.reads = WatchedReads(self.model)
         return stream_generate(
             self.model,
             self.tokenizer,
@@ -162,7 +165,7 @@ class Conversation:
             cache=self._recall.cache,
             seen=tokens[:known],
             store=self.store,
-            on_progress=self._recall.marking([known, *prompt.places], on_progress),
+            on_progress=self.reads.during(self._recall.marking([known, *prompt.places], on_progress)),
             **options,
         )
 

@@ -9,10 +9,12 @@ from afmoe_mlx.api import load
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.checkpoint.names import caution
 from afmoe_mlx.command_line.draft import with_draft_model
+from afmoe_mlx.command_line.experts import tell_experts
 from afmoe_mlx.command_line.generation_config import tell_unused_keys
 from afmoe_mlx.command_line.kv_bits import KVOptions, tell_kv_bits
 from afmoe_mlx.command_line.self_test import suggest_self_test
 from afmoe_mlx.errors import TokenizerError
+from afmoe_mlx.footprint import ExpertsInMemory
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.terminal import note
 from afmoe_mlx.tokenizer import Tokenizer
@@ -45,7 +47,7 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSource:
-    """How models are loaded in one run of the chat; see `load` for context and force."""
+    """How models are loaded in one run of the chat; see `load` for experts_in_memory, context and force."""
 
     revision: str | None = None
     """Of the first model."""
@@ -54,6 +56,7 @@ class EngineSource:
     chat_template: str | None = None
     """Of the first model, in place of its own."""
     kv: KVOptions
+    experts_in_memory: ExpertsInMemory = None
     context: int | None = None
     force: bool = False
     directory: str | None = None
@@ -79,13 +82,20 @@ class EngineSource:
         draft_model: str | None = None,
         chat_template: str | None = None,
     ) -> Engine:
-        kept = self.kv.quantization
-        model, tokenizer = load(name, revision=revision, context=self.context, kv_quantization=kept, force=self.force)
+        model, tokenizer = load(
+            name,
+            revision=revision,
+            context=self.context,
+            kv_quantization=self.kv.quantization,
+            experts_in_memory=self.experts_in_memory,
+            force=self.force,
+        )
         if chat_template is not None:
             tokenizer = tokenizer.with_chat_template(chat_template)
         if tokenizer.chat_template is None:
             raise TokenizerError(f"{name} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
         tell_kv_bits(model)
+        tell_experts(model)
         tell_unused_keys(tokenizer)
         suggest_self_test(name)
         options = with_draft_model(options, draft_model, tokenizer, force=self.force)

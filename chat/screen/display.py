@@ -110,11 +110,19 @@ class AnswerDisplay:
             self.refresh()
 
     def finish(
-        self, chunk: GenerationChunk | None, *, context_used: int | None = None, context_limit: int | None = None
+        self,
+        chunk: GenerationChunk | None,
+        *,
+        experts: str = "",
+        context_used: int | None = None,
+        context_limit: int | None = None,
     ) -> None:
         """The answer is complete; its last chunk's figures are shown beneath, None if it had no token."""
         meter = context_meter(context_used, context_limit)
-        parts = [] if chunk is None else figures(chunk, first_token_seconds=self.first_token_seconds, context=meter)
+        parts = []
+        if chunk is not None:
+            first = self.first_token_seconds
+            parts = figures(chunk, first_token_seconds=first, experts=experts, context=meter)
         self._end(in_lines(parts, self._console.width))
 
     def stopped(self) -> None:

@@ -11,10 +11,13 @@ if TYPE_CHECKING:
 NEARLY_FULL = 0.8
 
 
-def figures(chunk: GenerationChunk, *, first_token_seconds: float | None = None, context: str = "") -> list[str]:
+def figures(
+    chunk: GenerationChunk, *, first_token_seconds: float | None = None, experts: str = "", context: str = ""
+) -> list[str]:
     """`214 tokens`, `43 tokens/s`, `first in 0.42 s`, `1,024 reused`, the context meter; by an answer's last chunk.
 
-    first_token_seconds: from the question to the first token; None where it was not measured.
+    first_token_seconds: from the question to the first token; None where it was not measured. experts: what was read
+    of them, where not all are in memory.
     """
     parts = [count(chunk.generation_tokens, "token")]
     if chunk.generation_tokens > 1:  # one token alone has no pace
@@ -23,6 +26,8 @@ def figures(chunk: GenerationChunk, *, first_token_seconds: float | None = None,
         parts.append(f"first in {seconds(first_token_seconds)}")
     if chunk.cached_tokens:
         parts.append(f"{chunk.cached_tokens:,} reused")
+    if experts:
+        parts.append(experts)
     if context:
         parts.append(context)
     return parts

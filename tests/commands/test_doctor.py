@@ -66,6 +66,7 @@ def test_json_holds_what_the_device_and_the_packages_say(tmp_path: Path) -> None
     assert value["models"] == {"folder": str(tmp_path / "hub"), "free_bytes": pytest.approx(0, abs=1e18)} | {
         "count": 0,
         "bytes": 0,
+        "read_bytes_per_second": None,
     }
 
 

@@ -13,6 +13,7 @@ from ..options import (
     Context,
     DiskCache,
     DraftModel,
+    ExpertsInMemory,
     ExtraEosToken,
     Force,
     FrequencyContextSize,
@@ -143,6 +144,7 @@ class AnswerRequest:
     kv_bits: KVBits = None
     kv_group_size: KVGroupSize = None
     quantized_kv_start: KVStart = None
+    experts_in_memory: ExpertsInMemory = None
     prompt_cache_dir: PromptCacheDir = None
     disk_cache: DiskCache = False
     no_disk_cache: NoDiskCache = False

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import MODEL_HELP, AsJson, ModelArgument, Revision
+from ..options import MODEL_HELP, AsJson, ExpertsInMemory, ModelArgument, Revision
 
 
 class Dtype(StrEnum):
@@ -137,6 +137,7 @@ class EvalRequest:
     num_shots: Annotated[int | None, typer.Option(min=0, help="Examples in each prompt of --tasks.")] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each of --tasks.")] = None
     force: Annotated[bool, typer.Option("--force", help="Run --tasks on what does not fit in memory.")] = False
+    experts_in_memory: ExpertsInMemory = None
     revision: Revision = None
     as_json: AsJson = False
 
@@ -147,5 +148,7 @@ class EvalRequest:
                 raise typer.BadParameter("--num-shots, --limit and --force need --tasks")
             if self.plot is not None and self.reference is None:
                 raise typer.BadParameter("--plot needs --reference")
+        elif self.experts_in_memory is not None:
+            raise typer.BadParameter("--tasks goes without --experts-in-memory: mlx-lm holds the whole model")
         elif not (self.reference is None and self.text is None and self.plot is None and self.max_tokens is None):
             raise typer.BadParameter("--tasks goes without --reference, --text, --max-tokens and --plot")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import AsJson, KVBits, Model, ModelArgument, PrefillStepSize, Revision
+from ..options import AsJson, ExpertsInMemory, KVBits, Model, ModelArgument, PrefillStepSize, Revision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class InfoRequest:
         typer.Option(min=1, help="Tokens of conversation to count; 32768 if not given, or the model's most."),
     ] = None
     kv_bits: KVBits = None
+    experts_in_memory: ExpertsInMemory = None
     revision: Revision = None
     as_json: AsJson = False
 
@@ -37,6 +38,7 @@ class BenchRequest:
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts at a time.")] = 1
     num_trials: Annotated[int, typer.Option("--num-trials", "-n", help="Runs, of which the median counts.")] = 5
     prefill_step_size: PrefillStepSize = None
+    experts_in_memory: ExpertsInMemory = None
     revision: Revision = None
     as_json: AsJson = False
 
@@ -46,6 +48,10 @@ class BenchRequest:
             raise typer.BadParameter("--layers and --bits need --shape")
         if self.shape is not None and not (self.model is None and self.revision is None):
             raise typer.BadParameter("choose --model or --shape, not both")
+        if self.shape is not None and self.experts_in_memory is not None:
+            raise typer.BadParameter("--experts-in-memory needs --model: a shape's random weights are in no file")
+        if self.experts_in_memory is not None and self.batch_size > 1:
+            raise typer.BadParameter("--experts-in-memory is for one sequence at a time: leave out --batch-size")
 
 
 @dataclass(frozen=True, kw_only=True)
