@@ -21,14 +21,17 @@ def guesses(given: str | int) -> int:
         raise typer.BadParameter(f"{given!r} is no number of tokens") from None
 
 
-def experts_in_memory(given: str | int) -> int | str:
-    """Bytes, as in 600MB, 2.5G or 1GiB; or auto."""
-    if given == AUTO:
-        return AUTO
+def byte_size(given: str | int) -> int:
+    """Bytes, as in 600MB, 2.5G or 1GiB."""
     match = SIZE.fullmatch(str(given).strip().upper())
     if match is None or not (count := round(float(match[1]) * (1024 if match[3] else 1000) ** UNITS.index(match[2]))):
-        raise typer.BadParameter(f"{given!r} is no size: expected one such as 600MB or 8GB, or auto")
+        raise typer.BadParameter(f"{given!r} is no size: expected bytes, such as 600MB or 8GB")
     return count
+
+
+def experts_in_memory(given: str | int) -> int | str:
+    """Bytes, or auto."""
+    return AUTO if given == AUTO else byte_size(given)
 
 
 def _take_preset(context: typer.Context, name: str | None) -> str | None:

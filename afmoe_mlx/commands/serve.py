@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api import load
+from ..command_line.experts import tell_experts
 from ..command_line.generation_config import tell_unused_keys
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.prompt_cache import disk_directory
@@ -18,7 +19,7 @@ from ..interrupts import begun
 from ..models import CausalLM
 from ..server.http.address import bind, url
 from ..server.http.settings import Settings
-from ..terminal import write
+from ..terminal import note, write
 from ..tokenizer import Tokenizer
 
 # Of the service; where the command line says nothing, its own defaults stand, as those of `Settings` do.
@@ -40,6 +41,9 @@ def run(request: ServeRequest) -> int:
 
     model, tokenizer = loading.result()
     tell_kv_bits(model)
+    tell_experts(model)
+    if model.reads_experts:
+        note("One request is answered at a time, the others wait", dim=True)
     tell_unused_keys(tokenizer)
     suggest_self_test(name)
     tokenizer = tokenizer if template is None else tokenizer.with_chat_template(template)
@@ -77,6 +81,7 @@ def _load(request: ServeRequest, name: str) -> tuple[CausalLM, Tokenizer]:
         revision=request.revision,
         context=request.context,
         kv_quantization=request.kv.quantization,
+        experts_in_memory=request.experts_in_memory,
         force=request.force,
     )
 

@@ -12,6 +12,7 @@ from ..options import (
     ChatTemplateConfig,
     Context,
     DiskCache,
+    ExpertsInMemory,
     Force,
     KVBits,
     KVGroupSize,
@@ -21,6 +22,7 @@ from ..options import (
     Preset,
     PromptCacheDir,
     Revision,
+    byte_size,
 )
 
 if TYPE_CHECKING:
@@ -29,16 +31,7 @@ if TYPE_CHECKING:
 # Where keys are expected that are not to be seen in the list of processes.
 KEYS = "AFMOE_MLX_API_KEY"
 PORT = 8080
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
-
-
-def byte_size(given: str | int) -> int:
-    """A number of bytes, as in 32MB or 500000."""
-    found = re.fullmatch(r"(\d+) ?([a-z]*)", str(given).lower())
-    if found is None or found[2] not in UNITS or not int(found[1]):
-        raise typer.BadParameter(f"{given!r} is no size: expected bytes, such as 32MB")
-    return int(found[1]) * UNITS[found[2]]
 
 
 def duration(given: str | float) -> float:
@@ -121,6 +114,7 @@ class ServeRequest:
     disk_cache: DiskCache = False
     no_disk_cache: NoDiskCache = False
     context: Context = None
+    experts_in_memory: ExpertsInMemory = None
     force: Force = False
     revision: Revision = None
 

@@ -64,8 +64,8 @@ class ModelService:
         idle_unload: float | None = None,
         load: Callable[[], CausalLM] | None = None,
     ) -> None:
-        """max_rows: answers that are written at once. max_queue: requests that wait, of each owner. max_tokens,
-        template_variables: of a question that says nothing of them.
+        """max_rows: answers that are written at once; 1 where the model reads its experts. max_queue: requests that
+        wait, of each owner. max_tokens, template_variables: of a question that says nothing of them.
 
         prefill_slice: seconds that answers may be delayed by prompts between two steps. make_store: makes the store of
         prefixes that the model's prompts begin with, or none. idle_unload: seconds without a request after which the
@@ -75,6 +75,7 @@ class ModelService:
             raise InputError("idle_unload needs load: what is to load the model again")
         self.name, self.created = name, int(time.time())
         self.context = model.config.max_position_embeddings
+        max_rows = 1 if model.reads_experts else max_rows
         self._tokenizer, self._max_rows = tokenizer, max_rows
         mx.eval(model.parameters())  # the engine's thread could not evaluate what another has begun
         weights = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())

@@ -11,6 +11,7 @@ import mlx.core as mx
 import pytest
 
 from afmoe_mlx import generate, load
+from afmoe_mlx.api import DEMO
 from afmoe_mlx.cache import PrefixStore
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import BatchAnswers, grammar
@@ -24,6 +25,7 @@ from afmoe_mlx.tokenizer import Tokenizer
 from afmoe_mlx.tokenizer.guidance import Guidance
 from helpers.asking import Heard, call, heard, run, started, until, user
 from helpers.chat_templates import CHATML, LFM25
+from helpers.experts import streamed
 from helpers.scripted import scripted_folder
 from helpers.tiny import tiny_folder
 
@@ -387,6 +389,24 @@ def test_a_request_counts_what_was_known_of_each_prompt_once(random: tuple[Causa
     found = run(service(random, max_rows=1), lambda service: heard(service, *[question] * 3, call=asked_by))
     assert [one.told.cached_tokens > 0 for one in found] == [False, True, True]
     assert (asked_by.prompt_tokens, asked_by.cached_tokens) == (found[0].told.prompt_tokens, 0)
+
+
+def test_where_experts_are_read_requests_are_answered_one_at_a_time_and_the_same() -> None:
+    model, tokenizer = load("demo")
+    questions = [user(text, options={"max_tokens": 8}) for text in ("what is AFMoE?", "what is MLX?")]
+    rows = []
+
+    async def test(service: ModelService) -> list[str]:
+        both = [asyncio.create_task(heard(service, question)) for question in questions]
+        while not all(one.done() for one in both):
+            rows.append(service.state().running)
+            await asyncio.sleep(0.001)
+        return [one.result()[0].answer.content for one in both]
+
+    whole = run(ModelService(model, tokenizer, name="demo"), test)
+    rows.clear()
+    assert run(ModelService(streamed(DEMO, 2), tokenizer, name="demo"), test) == whole
+    assert max(rows) == 1
 
 
 def test_what_one_owner_has_asked_no_other_finds(random: tuple[CausalLM, Tokenizer]) -> None:
