@@ -76,7 +76,11 @@ def run(request: InfoRequest) -> None:
     here = _this_machine(Footprint.of_checkpoint(config, found, context=tokens).with_kv(config, kept))
     macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, mac.ssd, stored) for mac in MACS]
     if (wanted := request.experts_in_memory) is not None:
-        here, *macs = [_with_experts(machine, config, found, wanted) for machine in (here, *macs)]
+        stored = _with_experts(stored, config, found, wanted, here.usable)
+        here, *macs = [
+            replace(machine, footprint=_with_experts(machine.footprint, config, found, wanted, machine.usable))
+            for machine in (here, *macs)
+        ]
     model = _describe(source, raw, config, stored) | _conversation(folder)
     if request.as_json:
         sizes = _sizes(stored)
@@ -103,10 +107,12 @@ def _this_machine(footprint: Footprint) -> Machine:
     return Machine(name, memory.total, memory.usable, bandwidth, stated is None, TYPICAL_SSD, footprint)
 
 
-def _with_experts(machine: Machine, config: ModelConfig, headers: Headers, wanted: int | str) -> Machine:
-    """The same machine with so much of the experts in memory; InputError if that is too little for any."""
-    experts = ExpertMemory.of_checkpoint(config, headers, machine.footprint.dtype)
-    return replace(machine, footprint=with_experts(machine.footprint, experts, wanted, machine.usable))
+def _with_experts(
+    footprint: Footprint, config: ModelConfig, headers: Headers, wanted: int | str, usable: int | None
+) -> Footprint:
+    """The same with so much of the experts in memory; InputError if that is too little for any."""
+    experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
+    return with_experts(footprint, experts, wanted, usable)
 
 
 def _experts_json(here: Machine) -> dict[str, Any]:

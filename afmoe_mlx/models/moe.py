@@ -8,7 +8,7 @@ from collections import Counter
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..device import compute_dtype, dequantizes_experts, is_cpu
+from ..device import compute_dtype, dequantizes, dequantizes_experts, is_cpu
 from .layers import gated
 from .linear import NVFP4_LARGEST, quantized_product
 
@@ -101,7 +101,7 @@ class QuantizedExpertLinear(nn.Module):
     def __call__(self, x: mx.array, experts: mx.array, rows: mx.array | None = None, *, ordered: bool) -> mx.array:
         """As ExpertLinear."""
         if ordered and not self.training and "global_scale" not in self:
-            if is_cpu():
+            if dequantizes(max(experts.size, SORT_FROM)):  # so many were sorted, of which these may be a part
                 return self._by_expert(x, experts)
             if dequantizes_experts(experts.size):
                 return self._all_dequantized(x, experts)
