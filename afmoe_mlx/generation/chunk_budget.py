@@ -1,5 +1,6 @@
 """How much of a prompt is read beside rows that decode: what delays them by no more than some time."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,26 +14,31 @@ class ChunkBudget:
     """Prompt tokens to run between two steps, from the times that steps took with and without them.
 
     The device works in order and the host is ahead of it: tokens that were chosen in one call are read in the next, so
-    a chunk is felt two reads later.
+    that a chunk is felt two reads later, or at once where MLX lets the host wait. The first two of a row of chunks and
+    the reads after the last count only where they were felt as one would be.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._seconds, self._clock = seconds, clock
         self._step: float | None = None
-        self._per_token: float | None = None
+        self._felt, self._tokens = 0.0, 0.0  # seconds of prompts, and how many tokens: the older the less
         self._last: float | None = None
         self._under_way: deque[int] = deque([0, 0], maxlen=2)
 
     @property
     def tokens(self) -> int:
         """How many to run now."""
-        if self._per_token is None:
+        if not self._tokens:
             return FIRST
         return max(int(AIM * self._seconds / max(self._per_token, 1e-9)) // LEAST * LEAST, LEAST)
 
+    @property
+    def _per_token(self) -> float:
+        return self._felt / self._tokens if self._tokens else math.inf
+
     def ran_alone(self, tokens: int, seconds: float) -> None:
         """A chunk was run and awaited, with nothing beside it."""
-        self._per_token = _mean(self._per_token, seconds / tokens)
+        self._add(tokens, seconds)
         self.pause()
 
     def read(self, started: int) -> None:
@@ -40,17 +46,18 @@ class ChunkBudget:
         now, felt = self._clock(), self._under_way[0]
         if self._last is not None:
             seconds = now - self._last
-            if felt == 0:
-                self._step = _mean(self._step, seconds)
+            if not (started or any(self._under_way)):
+                self._step = seconds if self._step is None else MEMORY * self._step + (1 - MEMORY) * seconds
             elif self._step is not None:
-                self._per_token = _mean(self._per_token, max(seconds - self._step, 0) / felt)
+                excess, tokens = max(seconds - self._step, 0), felt or started
+                if tokens and ((felt and started) or excess >= tokens * self._per_token / 2):
+                    self._add(tokens, excess)
         self._last = now
         self._under_way.append(started)
+
+    def _add(self, tokens: int, seconds: float) -> None:
+        self._felt, self._tokens = MEMORY * self._felt + seconds, MEMORY * self._tokens + tokens
 
     def pause(self) -> None:
         """Something else took its time: the interval that is under way says nothing."""
         self._last = None
-
-
-def _mean(before: float | None, value: float) -> float:
-    return value if before is None else MEMORY * before + (1 - MEMORY) * value
