@@ -173,7 +173,6 @@ class ExpertPool:
         rows = experts.down_proj.weight.shape[0]
         self._pinned = {experts.num_experts - rows + slot: slot for slot in range(slots, rows)}
         self._slots: dict[int, int] = {}  # of experts that were read whole
-        self._free = list(range(slots))
         self._used: dict[int, int] = {}  # when an expert was last wanted, by a count of all that were
         self._wanted = 0
         self._made: dict[int, mx.array] = {}  # by slot: to be evaluated before it is written
@@ -232,22 +231,21 @@ class ExpertPool:
             most = min(most, max(self.slots // 2, 1))
         experts = list(missing[:most])
         if experts:
-            slots = self._claim(len(experts), beside)
-            try:
-                self._settle(slots)
-                self._fill = _Fill(dict(zip(experts, slots, strict=True)), self._parts, self._source)
-            except BaseException:
-                self._free += slots
-                raise
+            slots = self._make_room(len(experts), beside)
+            self._settle(slots)
+            self._fill = _Fill(dict(zip(experts, slots, strict=True)), self._parts, self._source)
         return experts
 
-    def _claim(self, count: int, beside: Sequence[int]) -> list[int]:
-        """So many slots, those of the least recently used experts if need be, which nobody else has from now on."""
-        if (short := count - len(self._free)) > 0:
-            for expert in [expert for expert in self.held if expert not in beside][:short]:
-                self._free.append(self._slots.pop(expert))
-        slots, self._free = self._free[:count], self._free[count:]
-        return slots
+    def _make_room(self, count: int, beside: Sequence[int]) -> list[int]:
+        """So many slots without an expert, those of the least recently used if need be.
+
+        That no expert is in them is all that says so: whatever interrupts what follows, none is lost.
+        """
+        short = max(count - (self.slots - len(self._slots)), 0)
+        for expert in [expert for expert in self.held if expert not in beside][:short]:
+            del self._slots[expert]
+        taken = set(self._slots.values())
+        return [slot for slot in range(self.slots) if slot not in taken][:count]
 
     def _settle(self, slots: Sequence[int]) -> None:
         """Wait for all that was made of slots."""
@@ -263,7 +261,6 @@ class ExpertPool:
         try:
             self._reads.seconds_reading += fill.wait()
         except AfmoeError:
-            self._free += fill.slots.values()
             self._fill = None
             raise
         finally:
