@@ -61,16 +61,19 @@ class Throttled:
         self.tensors, self.expert_bytes, self.identity = source.tensors, source.expert_bytes, source.identity
 
     def read(self, wanted: Mapping[int, Sequence[memoryview]]) -> "Slowed":
-        began, disk = time.perf_counter(), self._disk
-        seconds = disk.latency + len(wanted) * self.expert_bytes / disk.bandwidth
-        disk.free = max(disk.free, began) + seconds
-        disk.slowest = max(disk.slowest, disk.free - began)
-        return Slowed(self._source.read(wanted), began, disk.free)
+        seconds = self._disk.latency + len(wanted) * self.expert_bytes / self._disk.bandwidth
+        return Slowed(self._source.read(wanted), self._disk, seconds)
 
 
 class Slowed:
-    def __init__(self, reading: Reading, began: float, end: float) -> None:
-        self._reading, self._began, self._end = reading, began, end
+    def __init__(self, reading: Reading, disk: Disk, seconds: float) -> None:
+        self._reading, self._disk, self._seconds = reading, disk, seconds
+
+    def begin(self) -> None:
+        self._began, disk = time.perf_counter(), self._disk
+        self._end = disk.free = max(disk.free, self._began) + self._seconds
+        disk.slowest = max(disk.slowest, self._end - self._began)
+        self._reading.begin()
 
     def wait(self) -> float:
         seconds = self._reading.wait()

@@ -25,7 +25,10 @@ Compute = Callable[[Sequence[int], Sequence[int]], Sequence[mx.array]]
 
 
 class Reading(Protocol):
-    """Experts that are being read."""
+    """Experts that are to be read."""
+
+    def begin(self) -> None:
+        """Read them from now on. Who has this waits, even if it is interrupted here."""
 
     def wait(self) -> float:
         """Wait until nothing is written any more; the seconds from the beginning of reading to its end.
@@ -50,7 +53,7 @@ class ExpertSource(Protocol):
         """What tells them from those of another model."""
 
     def read(self, wanted: Mapping[int, Sequence[memoryview]]) -> Reading:
-        """Begin to read experts, each into the views of its `tensors` in their order. Raises AfmoeError."""
+        """What is to read experts, each into the views of its `tensors` in their order. Raises AfmoeError."""
 
 
 @dataclass
@@ -144,6 +147,9 @@ class _Fill:
         self._staged.append((place, array, part.array.dtype))
         return memoryview(array).cast("B")  # type: ignore[arg-type]
 
+    def begin(self) -> None:
+        self._reading.begin()
+
     def wait(self) -> float:
         """Wait until all is read; the seconds that this took. Raises AfmoeError once nothing is written any more."""
         return self._reading.wait()
@@ -234,6 +240,7 @@ class ExpertPool:
             slots = self._make_room(len(experts), beside)
             self._settle(slots)
             self._fill = _Fill(dict(zip(experts, slots, strict=True)), self._parts, self._source)
+            self._fill.begin()  # once it is known: an interruption leaves nobody writing into a slot unwaited for
         return experts
 
     def _make_room(self, count: int, beside: Sequence[int]) -> list[int]:

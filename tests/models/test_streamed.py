@@ -171,7 +171,8 @@ def test_a_step_that_is_interrupted_while_it_reads_is_taken_again(pair: tuple[Pa
     def interrupt(wanted: Any) -> Any:
         pool._source.read = whole
         reading = whole(wanted)
-        return SimpleNamespace(wait=lambda: reading.wait() if interrupted else interrupted.append(True) or _stop())
+        wait = lambda: reading.wait() if interrupted else interrupted.append(True) or _stop()  # noqa: E731
+        return SimpleNamespace(begin=reading.begin, wait=wait)
 
     for i in range(10, 20):
         interrupted: list[bool] = []
