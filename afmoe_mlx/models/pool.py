@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol, Self
 
 import mlx.core as mx
@@ -175,6 +176,7 @@ class ExpertPool:
         self.experts, self.slots, self._source, self._reads = experts, slots, source, reads
         self._parts = [_Part.of(experts, name, stored) for name, stored in source.tensors.items()]
         self.identity = source.identity
+        self.lock = Lock()  # from `order` to the end of `run`: threads that share a model take turns
         self.expert_bytes = sum(part.size for part in self._parts)  # in memory
         rows = experts.down_proj.weight.shape[0]
         self._pinned = {experts.num_experts - rows + slot: slot for slot in range(slots, rows)}
