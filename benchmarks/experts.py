@@ -10,6 +10,7 @@ Models are made in a temporary folder ($TMPDIR), 3.5 GB for `memory`. All parts 
 """
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -104,19 +105,21 @@ def memory(where: Path) -> None:
 
 
 def answer(folder: str) -> None:
-    import resource
-
     model, _ = load_model(folder, place=place_experts(BUDGET))
     cache = model.make_cache()
     logits = prefill(model, tokens_of(model, PROMPT), cache)
     for _ in decode(model, logits, cache, make_sampler(SamplingOptions()), limit=TOKENS):
         pass
-    scale = 1 if sys.platform == "darwin" else 1024
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    pool = model.expert_pools[0]
-    print(
-        json.dumps({"rss": held, "mlx": mx.get_peak_memory(), "slots": pool.slots, "misses": model.expert_reads.misses})
-    )
+    told = {"mlx": mx.get_peak_memory(), "slots": model.expert_pools[0].slots, "misses": model.expert_reads.misses}
+    print(json.dumps({"rss": most_held()} | told))
+
+
+def most_held() -> int:
+    """Bytes that this process held at most. Linux counts into `ru_maxrss` what its parent held when it was begun."""
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def lru(where: Path) -> None:
