@@ -10,6 +10,7 @@ Models are made in a temporary folder ($TMPDIR), 3.5 GB for `memory`. All parts 
 """
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -61,16 +62,19 @@ class Throttled:
         self.tensors, self.expert_bytes, self.identity = source.tensors, source.expert_bytes, source.identity
 
     def read(self, wanted: Mapping[int, Sequence[memoryview]]) -> "Slowed":
-        began, disk = time.perf_counter(), self._disk
-        seconds = disk.latency + len(wanted) * self.expert_bytes / disk.bandwidth
-        disk.free = max(disk.free, began) + seconds
-        disk.slowest = max(disk.slowest, disk.free - began)
-        return Slowed(self._source.read(wanted), began, disk.free)
+        seconds = self._disk.latency + len(wanted) * self.expert_bytes / self._disk.bandwidth
+        return Slowed(self._source.read(wanted), self._disk, seconds)
 
 
 class Slowed:
-    def __init__(self, reading: Reading, began: float, end: float) -> None:
-        self._reading, self._began, self._end = reading, began, end
+    def __init__(self, reading: Reading, disk: Disk, seconds: float) -> None:
+        self._reading, self._disk, self._seconds = reading, disk, seconds
+
+    def begin(self) -> None:
+        self._began, disk = time.perf_counter(), self._disk
+        self._end = disk.free = max(disk.free, self._began) + self._seconds
+        disk.slowest = max(disk.slowest, self._end - self._began)
+        self._reading.begin()
 
     def wait(self) -> float:
         seconds = self._reading.wait()
@@ -101,19 +105,21 @@ def memory(where: Path) -> None:
 
 
 def answer(folder: str) -> None:
-    import resource
-
     model, _ = load_model(folder, place=place_experts(BUDGET))
     cache = model.make_cache()
     logits = prefill(model, tokens_of(model, PROMPT), cache)
     for _ in decode(model, logits, cache, make_sampler(SamplingOptions()), limit=TOKENS):
         pass
-    scale = 1 if sys.platform == "darwin" else 1024
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    pool = model.expert_pools[0]
-    print(
-        json.dumps({"rss": held, "mlx": mx.get_peak_memory(), "slots": pool.slots, "misses": model.expert_reads.misses})
-    )
+    told = {"mlx": mx.get_peak_memory(), "slots": model.expert_pools[0].slots, "misses": model.expert_reads.misses}
+    print(json.dumps({"rss": most_held()} | told))
+
+
+def most_held() -> int:
+    """Bytes that this process held at most. Linux counts into `ru_maxrss` what its parent held when it was begun."""
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def lru(where: Path) -> None:

@@ -64,7 +64,8 @@ def load_cache(path: str | Path, model: Any, *, slack: int | None = None) -> Sav
     if told.get("format") != FORMAT:
         raise CacheError(f"{path}: not a prompt cache that this program has saved: give another name, or delete it")
     if told.get("model") != fingerprint(model).hex():
-        raise CacheError(f"{path}: the prompt cache of another model, or of another quantization: give another name")
+        others = "of another model, another quantization, or with other experts in memory"
+        raise CacheError(f"{path}: a prompt cache {others}: give another name")
     if told.get("content") != content_digest(arrays):
         raise CacheError(f"{path}: a damaged prompt cache: delete it")
     cache = model.make_cache(slack)

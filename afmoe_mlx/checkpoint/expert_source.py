@@ -102,7 +102,7 @@ class LayerExperts:
         self.identity = " ".join(file.identity for file in files)
 
     def read(self, wanted: Mapping[int, Sequence[memoryview]]) -> "Batch":
-        """Begin to read experts, each into the views of its `tensors` in their order.
+        """What is to read experts, each into the views of its `tensors` in their order.
 
         Raises CheckpointError for a file that is not the one that the model was loaded from.
         """
@@ -115,13 +115,7 @@ class LayerExperts:
         for expert, views in wanted.items():
             pairs = list(zip(self._stored, views, strict=True))
             tasks += [(expert, pairs[first : first + step]) for first in range(0, len(pairs), step)]
-        futures: list[Future[float]] = []
-        try:
-            futures.extend(self._threads.submit(_read_all, task) for task in tasks)
-        except BaseException:  # interrupted: who gave the memory takes it back
-            wait(futures)
-            raise
-        return Batch(futures, files)
+        return Batch(self._threads, tasks, files)
 
 
 def _read_all(task: _Task) -> float:
@@ -133,21 +127,44 @@ def _read_all(task: _Task) -> float:
 
 
 class Batch:
-    """Experts that are being read."""
+    """Experts that are to be read."""
 
-    def __init__(self, futures: "Sequence[Future[float]]", files: "Sequence[WatchedFile]") -> None:
-        self._futures, self._files, self._began = futures, files, time.perf_counter()
+    def __init__(self, threads: ThreadPoolExecutor, tasks: Sequence[_Task], files: "Sequence[WatchedFile]") -> None:
+        self._threads, self._files = threads, files
+        # made before any is under way: one that only the executor knew of could not be waited for
+        self._tasks: list[tuple[Future[float], _Task]] = [(Future(), task) for task in tasks]
+        self._is_begun = False
+        self._began = time.perf_counter()
+
+    def begin(self) -> None:
+        """Read them from now on."""
+        self._began = time.perf_counter()
+        for future, task in self._tasks:
+            self._threads.submit(_run, future, task)
+        self._is_begun = True
 
     def wait(self) -> float:
         """Wait until nothing is written any more; the seconds from the beginning of reading to its end.
 
         Raises CheckpointError if not all was read, or files changed meanwhile.
         """
-        wait(self._futures)
-        ends = [future.result() for future in self._futures]
+        futures = [future for future, _ in self._tasks]
+        if not self._is_begun:
+            wait([future for future in futures if not future.cancel()])
+            raise CheckpointError("reading experts was interrupted")
+        wait(futures)
+        ends = [future.result() for future in futures]
         for file in self._files:
             file.check()
         return max(ends, default=self._began) - self._began
+
+
+def _run(future: "Future[float]", task: _Task) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(_read_all(task))
+        except BaseException as error:
+            future.set_exception(error)
 
 
 class WatchedFile:

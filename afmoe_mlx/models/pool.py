@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol, Self
 
 import mlx.core as mx
@@ -25,7 +26,10 @@ Compute = Callable[[Sequence[int], Sequence[int]], Sequence[mx.array]]
 
 
 class Reading(Protocol):
-    """Experts that are being read."""
+    """Experts that are to be read."""
+
+    def begin(self) -> None:
+        """Read them from now on. Who has this waits, even if it is interrupted here."""
 
     def wait(self) -> float:
         """Wait until nothing is written any more; the seconds from the beginning of reading to its end.
@@ -50,7 +54,7 @@ class ExpertSource(Protocol):
         """What tells them from those of another model."""
 
     def read(self, wanted: Mapping[int, Sequence[memoryview]]) -> Reading:
-        """Begin to read experts, each into the views of its `tensors` in their order. Raises AfmoeError."""
+        """What is to read experts, each into the views of its `tensors` in their order. Raises AfmoeError."""
 
 
 @dataclass
@@ -144,6 +148,9 @@ class _Fill:
         self._staged.append((place, array, part.array.dtype))
         return memoryview(array).cast("B")  # type: ignore[arg-type]
 
+    def begin(self) -> None:
+        self._reading.begin()
+
     def wait(self) -> float:
         """Wait until all is read; the seconds that this took. Raises AfmoeError once nothing is written any more."""
         return self._reading.wait()
@@ -169,11 +176,11 @@ class ExpertPool:
         self.experts, self.slots, self._source, self._reads = experts, slots, source, reads
         self._parts = [_Part.of(experts, name, stored) for name, stored in source.tensors.items()]
         self.identity = source.identity
+        self.lock = Lock()  # from `order` to the end of `run`: threads that share a model take turns
         self.expert_bytes = sum(part.size for part in self._parts)  # in memory
         rows = experts.down_proj.weight.shape[0]
         self._pinned = {experts.num_experts - rows + slot: slot for slot in range(slots, rows)}
         self._slots: dict[int, int] = {}  # of experts that were read whole
-        self._free = list(range(slots))
         self._used: dict[int, int] = {}  # when an expert was last wanted, by a count of all that were
         self._wanted = 0
         self._made: dict[int, mx.array] = {}  # by slot: to be evaluated before it is written
@@ -232,22 +239,22 @@ class ExpertPool:
             most = min(most, max(self.slots // 2, 1))
         experts = list(missing[:most])
         if experts:
-            slots = self._claim(len(experts), beside)
-            try:
-                self._settle(slots)
-                self._fill = _Fill(dict(zip(experts, slots, strict=True)), self._parts, self._source)
-            except BaseException:
-                self._free += slots
-                raise
+            slots = self._make_room(len(experts), beside)
+            self._settle(slots)
+            self._fill = _Fill(dict(zip(experts, slots, strict=True)), self._parts, self._source)
+            self._fill.begin()  # once it is known: an interruption leaves nobody writing into a slot unwaited for
         return experts
 
-    def _claim(self, count: int, beside: Sequence[int]) -> list[int]:
-        """So many slots, those of the least recently used experts if need be, which nobody else has from now on."""
-        if (short := count - len(self._free)) > 0:
-            for expert in [expert for expert in self.held if expert not in beside][:short]:
-                self._free.append(self._slots.pop(expert))
-        slots, self._free = self._free[:count], self._free[count:]
-        return slots
+    def _make_room(self, count: int, beside: Sequence[int]) -> list[int]:
+        """So many slots without an expert, those of the least recently used if need be.
+
+        That no expert is in them is all that says so: whatever interrupts what follows, none is lost.
+        """
+        short = max(count - (self.slots - len(self._slots)), 0)
+        for expert in [expert for expert in self.held if expert not in beside][:short]:
+            del self._slots[expert]
+        taken = set(self._slots.values())
+        return [slot for slot in range(self.slots) if slot not in taken][:count]
 
     def _settle(self, slots: Sequence[int]) -> None:
         """Wait for all that was made of slots."""
@@ -263,7 +270,6 @@ class ExpertPool:
         try:
             self._reads.seconds_reading += fill.wait()
         except AfmoeError:
-            self._free += fill.slots.values()
             self._fill = None
             raise
         finally:

@@ -39,9 +39,10 @@ class StreamedExperts(nn.Module):
         chosen: list[list[int]] = [experts.flatten().tolist() for _, experts, _ in chunks]  # type: ignore[misc]
         last_use = dict.fromkeys(expert for chunk in reversed(chosen) for expert in reversed(chunk))
         needed = [*reversed(last_use)]
-        order = self._pool.order(needed)
-        parts = [_Chunk(self._pool.experts, chunk, ids, order) for chunk, ids in zip(chunks, chosen, strict=True)]
-        self._pool.run(needed, lambda experts, slots: [y for part in parts for y in part.compute(experts, slots)])
+        with self._pool.lock:
+            order = self._pool.order(needed)
+            parts = [_Chunk(self._pool.experts, chunk, ids, order) for chunk, ids in zip(chunks, chosen, strict=True)]
+            self._pool.run(needed, lambda experts, slots: [y for part in parts for y in part.compute(experts, slots)])
         return [part.result() for part in parts]
 
 

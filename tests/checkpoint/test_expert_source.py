@@ -3,7 +3,9 @@
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from afmoe_mlx import load_model
 from afmoe_mlx.cache import Cache
+from afmoe_mlx.checkpoint.expert_source import WatchedFile
 from afmoe_mlx.errors import CheckpointError, InputError
 from afmoe_mlx.footprint import fit_check
 from afmoe_mlx.models import CausalLM
@@ -149,3 +152,30 @@ def test_reads_that_come_in_pieces_are_put_together(talk: Talk, monkeypatch: pyt
     whole = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, views, offset: whole(fd, [views[0][:100]], offset))
     talk.go_on()
+
+
+def test_a_read_that_is_interrupted_as_it_begins_is_waited_for(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that the executor has while its caller does not know yet: it would write over later experts."""
+    expected = talk.model(mx.array([[0]]))
+    mx.eval(expected)
+    submit, read = ThreadPoolExecutor.submit, WatchedFile.read
+    is_first = [True]
+
+    def interrupted(*args: Any) -> None:
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+        submit(*args)
+        raise KeyboardInterrupt
+
+    def first_late(*args: Any) -> None:
+        if is_first:
+            is_first.clear()
+            time.sleep(0.03)
+        read(*args)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    monkeypatch.setattr(WatchedFile, "read", first_late)
+    with pytest.raises(KeyboardInterrupt):
+        talk.model(mx.array([[1]]))
+    for _ in range(2):  # again with what is in memory by then
+        assert mx.array_equal(talk.model(mx.array([[0]])), expected).item()
+        time.sleep(0.06)

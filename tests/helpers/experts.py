@@ -58,10 +58,13 @@ class MemorySource:
 
     def read(self, wanted: Mapping[int, Sequence[memoryview]]) -> "MemorySource":
         self.batches.append(list(wanted))
-        for expert, views in wanted.items():
+        self._wanted = wanted
+        return self
+
+    def begin(self) -> None:
+        for expert, views in self._wanted.items():
             for view in views:
                 view[:] = array("f", [expert]).tobytes() * (view.nbytes // 4)
-        return self
 
     def wait(self) -> float:
         self.during()

@@ -1,6 +1,11 @@
 """A pool gives every expert's own weights, keeps the last used ones, and never writes under a graph that reads."""
 
-from collections.abc import Sequence
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -8,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmoe_mlx.errors import CheckpointError
+from afmoe_mlx.models import pool as pool_module
 from afmoe_mlx.models.pool import ExpertPool, ExpertReads
 from helpers.experts import MemorySource, slots_of
 
@@ -115,3 +121,37 @@ def test_a_fault_leaves_no_slot_with_half_an_expert(error: BaseException) -> Non
     assert numbers(pool, [2, 3, 4]) == {2: 2, 3: 3, 4: 4}
     assert numbers(pool, [0, 1, 2]) == {0: 0, 1: 1, 2: 2}
     assert reads.bytes_read == reads.misses * source.expert_bytes
+
+
+def test_no_interruption_loses_a_slot() -> None:
+    """Wherever it comes: at every line that a step of a pool runs."""
+    pool, _, _ = make_pool(2)
+    numbers(pool, [0, 1])
+    for place in itertools.count():
+        with interrupted_at(place) as heard, suppress(KeyboardInterrupt):
+            numbers(pool, [2, 3])
+        assert numbers(pool, [0, 1]) == {0: 0, 1: 1}
+        assert len(pool.held) == pool.slots
+        if not heard:
+            break
+
+
+@contextmanager
+def interrupted_at(place: int) -> Iterator[list[int]]:
+    """Have the line at this place of those that the pool runs interrupted; what is given is empty if there was none."""
+    lines, heard = itertools.count(), []
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename != pool_module.__file__:
+            return None
+        if event == "line" and next(lines) == place:
+            heard.append(frame.f_lineno)
+            raise KeyboardInterrupt
+        return trace
+
+    traced = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield heard
+    finally:
+        sys.settrace(traced)

@@ -1,5 +1,6 @@
 """A model that reads its experts has the bits of the one that holds them all."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,7 +172,8 @@ def test_a_step_that_is_interrupted_while_it_reads_is_taken_again(pair: tuple[Pa
     def interrupt(wanted: Any) -> Any:
         pool._source.read = whole
         reading = whole(wanted)
-        return SimpleNamespace(wait=lambda: reading.wait() if interrupted else interrupted.append(True) or _stop())
+        wait = lambda: reading.wait() if interrupted else interrupted.append(True) or _stop()  # noqa: E731
+        return SimpleNamespace(begin=reading.begin, wait=wait)
 
     for i in range(10, 20):
         interrupted: list[bool] = []
@@ -181,6 +183,20 @@ def test_a_step_that_is_interrupted_while_it_reads_is_taken_again(pair: tuple[Pa
         except KeyboardInterrupt:
             found.append(model(ids[:, i : i + 1], cache=cache))
     assert_same((found, cache), expected)
+
+
+def test_threads_that_share_a_model_take_turns(pair: tuple[Path, CausalLM]) -> None:
+    folder, plain = pair
+
+    def spoken(model: CausalLM, seed: int) -> tuple[list[mx.array], Cache]:
+        found = run(model, tokens(1, 30, seed=seed), [1] * 30)
+        mx.eval(found[0], found[1].arrays)  # another thread could not
+        return found
+
+    model = streamed(folder, 2)
+    with ThreadPoolExecutor(2) as threads:
+        for seed, found in enumerate(threads.map(lambda seed: spoken(model, seed), range(2))):
+            assert_same(found, spoken(plain, seed))
 
 
 def _stop() -> None:

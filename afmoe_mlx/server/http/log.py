@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from ...errors import CheckpointError
 from ...terminal import note
 from ..question import Call
 
@@ -17,13 +18,16 @@ def log_request(call: Call, status: int, *, as_json: bool) -> None:
 
 
 class StderrHandler(logging.Handler):
-    """What the program's own parts log, a line each: of an error its type and place, as its words may be a prompt's."""
+    """What the program's own parts log, a line each: of an error its type and place, as its words may be a prompt's.
+
+    Of what is wrong with the model's files the words, which are of nothing else.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
         words = f"{record.levelname.lower()}: {record.getMessage()}"
         error = record.exc_info[1] if record.exc_info else None
-        _write(words if error is None else f"{words}: {type(error).__name__}{_place(error)}")
+        _write(words if error is None else f"{words}: {_told(error.__cause__ or error)}")
 
 
 def log_to_stderr() -> None:
@@ -36,6 +40,10 @@ def log_to_stderr() -> None:
 def _write(line: str) -> None:
     with suppress(OSError, ValueError):  # nobody reads the log: that ends no request
         note(line)
+
+
+def _told(error: BaseException) -> str:
+    return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}{_place(error)}"
 
 
 def _place(error: BaseException) -> str:

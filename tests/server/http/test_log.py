@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from afmoe_mlx.errors import CheckpointError
+from afmoe_mlx.server.engine.writer import EngineError
 from afmoe_mlx.server.http.log import log_to_stderr
 
 
@@ -25,6 +27,16 @@ def test_an_error_is_told_by_its_type_and_place(logger: logging.Logger, capsys: 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: request 17 failed: ValueError at ")
     assert "test_log:" in line
+
+
+def test_of_the_models_files_it_is_told_what_is_wrong(
+    logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        raise EngineError from CheckpointError("m.safetensors: cannot be read")
+    except EngineError:
+        logger.exception("the model failed")
+    assert capsys.readouterr().err == "error: the model failed: m.safetensors: cannot be read\n"
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
