@@ -19,8 +19,6 @@ from .writer import Writer
 
 _log = logging.getLogger(__name__)
 
-# Seconds without a step after which it is not believed to get on.
-STALLED = 120.0
 # Steps between two looks at what caches hold, where no row comes or goes.
 COUNT_EVERY = 32
 
@@ -62,15 +60,18 @@ class Engine:
         memory: Memory,
         max_rows: int,
         max_queue: int,
+        stalled: float,
         idle_unload: float | None = None,
         unload: Callable[[], None] = lambda: None,
     ) -> None:
         """build: makes what writes answers; called in the thread, again after `unload`, once `idle_unload` seconds have
         passed without a job. deliver: called there with what came of a step. max_rows: answers that are written at
-        once. max_queue: requests of an owner that may wait.
+        once. max_queue: requests of an owner that may wait. stalled: seconds without a step after which it is not
+        believed to get on.
         """
         self._build, self._unload, self._idle_unload = build, unload, idle_unload
         self._deliver, self._memory, self._max_rows = deliver, memory, max_rows
+        self._stalled = stalled
         self._queue = Queue(max_waiting=max_queue)
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._writer: Writer | None = None
@@ -110,7 +111,7 @@ class Engine:
         stepped, held, writer = self._stepped, self._memory.held, self._writer
         since = 0.0 if stepped is None else time.perf_counter() - stepped
         return EngineState(
-            is_alive=self._thread.is_alive() and since < STALLED,
+            is_alive=self._thread.is_alive() and since < self._stalled,
             is_loaded=writer is not None,
             seconds_since_step=since,
             running=0 if writer is None else writer.rows,

@@ -37,6 +37,8 @@ MAX_QUEUE = 64
 PREFILL_SLICE = 0.25
 # Tokens of a block of the prefix store: what a second turn reads anew is less than one, and what is new.
 BLOCK_SIZE = 64
+# Seconds without a step after which the engine is not believed to get on, and where a step may read all experts.
+STALLED, STALLED_READING = 120.0, 900.0
 # Seconds in which the engine's thread ends, once it is told to.
 STOPPING = 10.0
 
@@ -103,6 +105,7 @@ class ModelService:
             memory=self._memory,
             max_rows=max_rows,
             max_queue=max_queue,
+            stalled=STALLED_READING if model.reads_experts else STALLED,
             idle_unload=idle_unload,
             unload=self._unload,
         )

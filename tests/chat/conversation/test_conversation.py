@@ -246,7 +246,7 @@ def test_the_context_is_counted_as_it_is_rendered(loaded: Any) -> None:
     asked = [*conversation.messages, {"role": "user", "content": "to"}]
     prompt = loaded[1].apply_chat_template(asked, add_generation_prompt=True)
     assert conversation.room_for("to") == 2048 - len(prompt)
-    assert conversation.room_for("hello " * 5000) < 0
+    assert conversation.room_for("hello " * 2000) < 0
 
 
 def test_a_message_that_does_not_fit_says_so_and_leaves_the_conversation_as_it_was(loaded: Any) -> None:

@@ -17,7 +17,7 @@ from afmoe_mlx.errors import InputError
 from afmoe_mlx.generation import BatchAnswers, grammar
 from afmoe_mlx.generation.chunks import AnswerChunks
 from afmoe_mlx.models import CausalLM
-from afmoe_mlx.server.engine import engine as engine_module
+from afmoe_mlx.server.engine import service as service_module
 from afmoe_mlx.server.engine.service import ModelService
 from afmoe_mlx.server.errors import ContextLengthError, RequestError
 from afmoe_mlx.server.question import Question
@@ -575,7 +575,7 @@ def test_a_thread_that_makes_no_step_is_not_alive(
         await until(lambda: service.state().is_alive)
 
     monkeypatch.setattr(BatchAnswers, "step", lambda answers: (gate.wait(30) and step(answers)) or [])
-    monkeypatch.setattr(engine_module, "STALLED", 0.02)
+    monkeypatch.setattr(service_module, "STALLED", 0.02)
     run(service(endless), stuck)
 
 

@@ -92,7 +92,7 @@ def test_answers_are_finished_after_a_signal_and_a_second_one_is_not_waited_for(
         (["--host", "no.such.host.invalid", "--insecure"], "--host no.such.host.invalid"),
         (["--api-key", ""], "API key"),
         (["--cors-origin", "a.example"], "--cors-origin"),
-        (["--max-body", "many"], "32MB"),
+        (["--max-body", "many"], "600MB"),
         (["--grace", "-1"], "no time"),
         (["--port", "70000"], "65535"),
         (["--kv-group-size", "64"], "--kv-bits"),
