@@ -25,7 +25,6 @@ from afmoe_mlx.generation import (
     prefill,
     prompt_reader,
 )
-from afmoe_mlx.generation.chunk_budget import ChunkBudget
 from afmoe_mlx.models import CausalLM, fuse, moe
 from helpers.tiny import tiny, tokens, two_layers
 
@@ -362,30 +361,6 @@ def test_the_stores_of_owners_are_each_their_own() -> None:
         known.append(request.cached_tokens)
     assert known == [0, 0, 64]
     assert not store.reach([1] * 70)
-
-
-def test_a_budget_follows_what_chunks_are_felt_to_take() -> None:
-    now = 0.0
-    budget = ChunkBudget(0.1, lambda: now)
-    for started_tokens, seconds in [(0, 1), (0, 1), (128, 1), (128, 1), (128, 1.256), (128, 1.256)]:
-        now += seconds
-        budget.read(started_tokens)
-    assert budget.tokens == 32  # 2 ms a token
-    for _ in range(30):
-        now += 1 + 0.0001 * 128
-        budget.read(128)
-    assert 570 <= budget.tokens <= 600
-
-
-def test_a_budget_takes_no_chunk_for_quicker_than_it_is_however_soon_it_is_felt() -> None:
-    now = 0.0
-    budget = ChunkBudget(0.1, lambda: now)
-    for _ in range(3):
-        for started_tokens in (0, 0, 0, 0, 64, 64, 64, 64):
-            now += 1 + 0.0005 * started_tokens  # at once
-            budget.read(started_tokens)
-            assert budget.tokens <= 128
-    assert budget.tokens >= 64
 
 
 def test_an_answer_is_found_again_in_the_store() -> None:
