@@ -1,6 +1,7 @@
 """Log-probabilities as chat completions have them, and as completions do."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from ..question import TokenLogprob
@@ -17,12 +18,11 @@ def of_chat(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
 def of_text(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     """Tokens in a completion; offset: in characters, where the first begins in the answer's text."""
     texts = [_text(token) for token in tokens]
-    offsets = [offset + sum(map(len, texts[:i])) for i in range(len(texts))]
     return {
         "tokens": texts,
         "token_logprobs": [_value(token) for token in tokens],
         "top_logprobs": [{_text(top): _value(top) for top in token.top} for token in tokens],
-        "text_offset": offsets,
+        "text_offset": [*accumulate(map(len, texts), initial=offset)][:-1],
     }
 
 
