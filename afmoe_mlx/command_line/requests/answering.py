@@ -104,8 +104,38 @@ def or_demo(model: str | None) -> str:
     return model
 
 
+class CacheOptions:
+    """What requests make of their options of keys and values and of the cache on disk.
+
+    They declare these fields themselves, each where --help is to list it.
+    """
+
+    kv_bits: int | None
+    kv_group_size: int | None
+    quantized_kv_start: int | None
+    disk_cache: bool
+    no_disk_cache: bool
+
+    def check_kv(self) -> None:
+        """BadParameter for options that do nothing without another."""
+        if self.kv_bits is None and not (self.kv_group_size is None and self.quantized_kv_start is None):
+            raise typer.BadParameter("--kv-group-size and --quantized-kv-start need --kv-bits")
+
+    @property
+    def kv(self) -> "KVOptions":
+        """How keys and values are kept."""
+        from ..kv_bits import KVOptions
+
+        return KVOptions(self.kv_bits, self.kv_group_size, self.quantized_kv_start or 0)
+
+    @property
+    def wants_disk_cache(self) -> bool | None:
+        """What --disk-cache and --no-disk-cache say together: no, whatever else is said; None for neither."""
+        return False if self.no_disk_cache else self.disk_cache or None
+
+
 @dataclass(frozen=True, kw_only=True)
-class AnswerRequest:
+class AnswerRequest(CacheOptions):
     """What the commands that answer have in common. BadParameter for options that contradict each other."""
 
     model: Model = None
@@ -157,8 +187,7 @@ class AnswerRequest:
             raise typer.BadParameter("choose --prompt-lookup or --draft-model, not both")
         if self.draft_model is None and self.num_draft_tokens is not None:
             raise typer.BadParameter("--num-draft-tokens needs --draft-model")
-        if self.kv_bits is None and not (self.kv_group_size is None and self.quantized_kv_start is None):
-            raise typer.BadParameter("--kv-group-size and --quantized-kv-start need --kv-bits")
+        self.check_kv()
         if sum(given is not None for given in (self.json_schema, self.regex, self.grammar)) > 1:
             raise typer.BadParameter("choose one of --json-schema, --regex and --grammar")
 
@@ -179,18 +208,6 @@ class AnswerRequest:
         if self.grammar is not None:
             found["grammar"] = read_text(self.grammar, "--grammar")
         return found
-
-    @property
-    def kv(self) -> "KVOptions":
-        """How keys and values are kept."""
-        from ..kv_bits import KVOptions
-
-        return KVOptions(self.kv_bits, self.kv_group_size, self.quantized_kv_start or 0)
-
-    @property
-    def wants_disk_cache(self) -> bool | None:
-        """What --disk-cache and --no-disk-cache say together: no, whatever else is said; None for neither."""
-        return False if self.no_disk_cache else self.disk_cache or None
 
 
 @dataclass(frozen=True, kw_only=True)

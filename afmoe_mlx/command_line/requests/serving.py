@@ -3,7 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,9 +24,7 @@ from ..options import (
     Revision,
     byte_size,
 )
-
-if TYPE_CHECKING:
-    from ..kv_bits import KVOptions
+from .answering import CacheOptions
 
 # Where keys are expected that are not to be seen in the list of processes.
 KEYS = "AFMOE_MLX_API_KEY"
@@ -53,7 +51,7 @@ def _time(words: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeRequest:
+class ServeRequest(CacheOptions):
     """Answer programs over HTTP, by OpenAI's and Anthropic's interfaces; prints its address once it answers.
 
     Only this machine can ask, unless --host says otherwise, which needs a key.
@@ -120,20 +118,7 @@ class ServeRequest:
 
     def __post_init__(self) -> None:
         """BadParameter for options that do nothing without another."""
-        if self.kv_bits is None and not (self.kv_group_size is None and self.quantized_kv_start is None):
-            raise typer.BadParameter("--kv-group-size and --quantized-kv-start need --kv-bits")
-
-    @property
-    def kv(self) -> "KVOptions":
-        """How keys and values are kept."""
-        from ..kv_bits import KVOptions
-
-        return KVOptions(self.kv_bits, self.kv_group_size, self.quantized_kv_start or 0)
-
-    @property
-    def wants_disk_cache(self) -> bool | None:
-        """What --disk-cache and --no-disk-cache say together: no, whatever else is said; None for neither."""
-        return False if self.no_disk_cache else self.disk_cache or None
+        self.check_kv()
 
     @property
     def keys(self) -> tuple[str, ...]:
