@@ -88,5 +88,5 @@ def _json(schema: Any) -> dict[str, Any]:
 def _close(schemas: dict[str, Any], reference: Mapping[str, str], form: type[Body]) -> None:
     """Say of a body that it has its fields and hints, and no others."""
     schema = schemas[reference["$ref"].rpartition("/")[2]]
-    schema["properties"] = schema.get("properties", {}) | {name: {} for name in sorted(form.HINTS)}
+    schema["properties"] = {name: {} for name in sorted(form.HINTS)} | schema.get("properties", {})
     schema["additionalProperties"] = False

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.http.openapi import document
 from afmoe_mlx.server.http.reading import check
+from afmoe_mlx.server.protocols import ENDPOINTS
+from afmoe_mlx.server.responses.forms import ResponsesBody
 from helpers.asgi import ask
 from helpers.fake_app import ECHO, EchoBody, make_app
 
@@ -23,6 +25,13 @@ def test_every_path_is_there_with_its_answers() -> None:
     assert answers["200"]["content"].keys() == {"application/json", "text/event-stream"}
     assert DOCUMENT["paths"]["/health"]["get"]["security"] == []
     assert "security" not in document([ECHO], has_keys=False)
+
+
+def test_a_field_is_told_as_it_is_checked_whatever_hints_have_its_name() -> None:
+    told = document(ENDPOINTS, has_keys=False)["components"]["schemas"]["ResponsesBody"]["properties"]
+    fields = ResponsesBody.model_json_schema()["properties"]
+    assert told["metadata"] == fields["metadata"]
+    assert "store" in told.keys() - fields.keys()
 
 
 def test_it_is_what_is_served() -> None:
