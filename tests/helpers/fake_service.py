@@ -55,6 +55,7 @@ class FakeAnswering:
 
     def __init__(self, service: FakeService, questions: list[Question], call: Call) -> None:
         self.service, self.questions, self.call = service, questions, call
+        call.prompt_tokens = 7
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,6 +75,7 @@ class FakeAnswering:
                 if service.failure is not None and told == service.fails_after:
                     raise service.failure
                 told += 1
+                self.call.completion_tokens += piece is not None
                 deltas: Sequence[Delta] = reader.finish() if piece is None else reader.feed(piece)
                 if raw:
                     deltas = [] if piece is None else [ContentDelta(piece)]

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from ..errors import RequestError, failure
 from ..parts import Begin, End, More, Part, Parts, Step
-from ..question import Answering, Finish
+from ..question import Answering, Call, Finish
 from ..sse import ALIVE, event
 from .errors import error_body
 from .forms import Message, OutputTokensDetails, TextBlock, ThinkingBlock, ToolUseBlock, Usage
@@ -21,10 +21,10 @@ Block = TextBlock | ThinkingBlock | ToolUseBlock
 
 
 class MessageWriter:
-    """Writes one message. shows_thinking: whether the text of its reasoning is told."""
+    """Writes one message. call: its request's. shows_thinking: whether the text of its reasoning is told."""
 
-    def __init__(self, answering: Answering, model: str, *, shows_thinking: bool = True) -> None:
-        self._answering, self._model, self._shows_thinking = answering, model, shows_thinking
+    def __init__(self, answering: Answering, call: Call, model: str, *, shows_thinking: bool) -> None:
+        self._answering, self._call, self._model, self._shows_thinking = answering, call, model, shows_thinking
         self._id = f"msg_{uuid4().hex}"
         self._parts = Parts()
         self._finish: Finish | None = None
@@ -117,7 +117,11 @@ class MessageWriter:
         finish, answering = self._finish, self._answering
         if finish is None:
             cached = answering.cached_tokens
-            return Usage(input_tokens=answering.prompt_tokens - cached, cache_read_input_tokens=cached, output_tokens=0)
+            return Usage(
+                input_tokens=answering.prompt_tokens - cached,
+                cache_read_input_tokens=cached,
+                output_tokens=self._call.completion_tokens,
+            )
         return Usage(
             input_tokens=finish.prompt_tokens - finish.cached_tokens,
             cache_read_input_tokens=finish.cached_tokens,

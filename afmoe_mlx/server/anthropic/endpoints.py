@@ -14,7 +14,7 @@ from .questions import question_of
 async def _messages(service: Service, body: MessagesBody, call: Call) -> Handled:
     question = question_of(body, call.id)
     shown = getattr(body.thinking, "display", None) != "omitted"
-    writer = MessageWriter(await service.ask([question], call), service.name, shows_thinking=shown)
+    writer = MessageWriter(await service.ask([question], call), call, service.name, shows_thinking=shown)
     return EventStream(await sse.begun(writer.events()), writer.alive) if body.stream else await writer.whole()
 
 

@@ -73,6 +73,7 @@ async def handle(service: Service, body: ChatBody, call: Call) -> Handled:
     if body.stream:
         chunks = ChatChunks(
             {"object": "chat.completion.chunk", **head},
+            call,
             answers=body.answers,
             includes_usage=body.includes_usage,
         )
@@ -113,8 +114,8 @@ def _call(name: str, arguments: str = "") -> dict[str, Any]:
 class ChatChunks(Chunks):
     """Chunks of a chat completion."""
 
-    def __init__(self, head: Mapping[str, Any], *, answers: int, includes_usage: bool) -> None:
-        super().__init__(head, prompts=1, answers=answers, includes_usage=includes_usage)
+    def __init__(self, head: Mapping[str, Any], call: Call, *, answers: int, includes_usage: bool) -> None:
+        super().__init__(head, call, prompts=1, answers=answers, includes_usage=includes_usage)
         self._deltas = [_Deltas() for _ in range(answers)]
 
     def begin(self, index: int) -> Iterator[dict[str, Any]]:

@@ -89,7 +89,9 @@ async def handle(service: Service, body: CompletionBody, call: Call) -> Handled:
     }
     answering = await service.ask(body.questions(), call)
     if body.stream:
-        chunks = TextChunks(head, prompts=len(body.prompts), answers=body.answers, includes_usage=body.includes_usage)
+        chunks = TextChunks(
+            head, call, prompts=len(body.prompts), answers=body.answers, includes_usage=body.includes_usage
+        )
         return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)
     answers = await collect(answering)
     return {
@@ -115,8 +117,8 @@ def _text_of(deltas: Sequence[Delta]) -> str:
 class TextChunks(Chunks):
     """Chunks of a completion."""
 
-    def __init__(self, head: dict[str, Any], *, prompts: int, answers: int, includes_usage: bool) -> None:
-        super().__init__(head, prompts=prompts, answers=answers, includes_usage=includes_usage)
+    def __init__(self, head: dict[str, Any], call: Call, *, prompts: int, answers: int, includes_usage: bool) -> None:
+        super().__init__(head, call, prompts=prompts, answers=answers, includes_usage=includes_usage)
         self._offsets = dict.fromkeys(range(prompts * answers), 0)  # of the next token, in characters
 
     def begin(self, index: int) -> Iterator[dict[str, Any]]:

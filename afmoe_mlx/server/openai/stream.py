@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import sse
 from ..errors import failure
-from ..question import Answering, Finish, Update
+from ..question import Answering, Call, Finish, Update
 from .errors import error_body
 
 DONE = "[DONE]"
@@ -16,11 +16,14 @@ DONE = "[DONE]"
 class Chunks(ABC):
     """Makes the events of a request's answers.
 
-    head: what all chunks have. prompts, answers: how many there are, each prompt with as many answers.
+    head: what all chunks have. prompts, answers: how many there are, each prompt with as many answers. call: their
+    request's.
     """
 
-    def __init__(self, head: Mapping[str, Any], *, prompts: int, answers: int, includes_usage: bool) -> None:
-        self._head, self._includes_usage = head, includes_usage
+    def __init__(
+        self, head: Mapping[str, Any], call: Call, *, prompts: int, answers: int, includes_usage: bool
+    ) -> None:
+        self._head, self._call, self._includes_usage = head, call, includes_usage
         self._open = list(range(prompts * answers))
         self._finishes: dict[int, Finish] = {}
         self._answers = answers
@@ -47,9 +50,7 @@ class Chunks(ABC):
             for index in self._open:  # clients wait for it, and an answer that broke off is not whole
                 yield self._event([self.choice(index, "length")])
         if self._includes_usage:
-            known = Usage(answering.prompt_tokens, answering.cached_tokens)  # where no answer came to its end
-            usage = usage_of(self._finishes, self._answers) if self._finishes else known
-            yield self._event([], usage_body(usage))
+            yield self._event([], usage_body(self._usage(answering)))
         yield sse.event(DONE)
 
     @abstractmethod
@@ -68,6 +69,14 @@ class Chunks(ABC):
         """The last choice of an answer."""
         choice = self.choice(index, finish.reason)
         return choice if finish.violation is None else choice | {"violation": finish.violation}
+
+    def _usage(self, answering: Answering) -> "Usage":
+        known = usage_of(self._finishes, self._answers)
+        if not self._open:
+            return known
+        call = self._call  # which has counted what came of answers that broke off
+        cached = known.cached_tokens or answering.cached_tokens
+        return Usage(call.prompt_tokens, cached, call.completion_tokens, known.reasoning_tokens)
 
     def _told(self, update: Update) -> Iterator[str]:
         for choice in self.choices(update):
@@ -89,8 +98,8 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int
     """Of the prompts'."""
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
+    completion_tokens: int
+    reasoning_tokens: int
 
 
 def usage_of(finishes: Mapping[int, Finish], answers: int) -> Usage:

@@ -159,6 +159,7 @@ def test_a_failure_in_the_middle_is_raised_by_the_package_and_the_stream_ends_al
         "message_stop",
     ]
     assert told[-2]["delta"]["stop_reason"] == "max_tokens"
+    assert told[-2]["usage"]["output_tokens"] == failing.fails_after
     assert json.dumps(error_body(failing.failure)) == json.dumps(told[3])  # type: ignore[arg-type]
 
 

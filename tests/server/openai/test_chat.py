@@ -131,7 +131,9 @@ def test_a_stream_that_fails_tells_it_and_still_ends(after: int, is_known: bool,
     found = service("abcdef", failure=error, fails_after=after)
     told = data(events(CHAT, found, **HELLO, n=n, stream_options={"include_usage": True}))
     assert told.pop() == "[DONE]"
-    assert told.pop()["usage"]["prompt_tokens"] == 7
+    usage = told.pop()["usage"]
+    assert usage["prompt_tokens"] == 7
+    assert usage["completion_tokens"] == sum(min(max(after - 3 * i, 0), 2) for i in range(n))
     failures = [event for event in told if "error" in event]
     answers = added_up([event for event in told if "error" not in event])
     if found.fails_after < 3 * n:
