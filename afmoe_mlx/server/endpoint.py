@@ -1,6 +1,6 @@
 """`Endpoint`: a path and what answers it; `Body`: the fields of a request, of which unknown ones are told."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,11 +13,11 @@ from .question import Call, Service
 class Body(BaseModel):
     """The fields of a request. What is none of them is in `model_extra`: refused by name, unless it is a hint.
 
-    HINTS: fields that change no answer, and are taken and left.
+    HINTS: fields that change no answer, each with what becomes of it; they are taken and left.
     """
 
     model_config = ConfigDict(extra="allow", strict=False)
-    HINTS: ClassVar[frozenset[str]] = frozenset()
+    HINTS: ClassVar[Mapping[str, str]] = {}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The server's app in front of a service without a model, with one endpoint that does what its request says."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -35,7 +35,7 @@ class Part(Body):
 class EchoBody(Body):
     """Say something again."""
 
-    HINTS: ClassVar[frozenset[str]] = frozenset({"user"})
+    HINTS: ClassVar[Mapping[str, str]] = {"user": "nobody asks"}
     content: str | list[Part]
     model: str | None = None
     stream: bool = False

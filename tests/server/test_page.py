@@ -1,4 +1,4 @@
-"""docs/server.md says what the server does: its paths, options, hints, errors and metrics."""
+"""docs/server.md says what the server does: its paths, options, errors and metrics."""
 
 import configparser
 import plistlib
@@ -14,8 +14,6 @@ from helpers import ROOT
 from helpers.fake_app import HEALTHY
 
 PAGE = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
-SHORT = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "responses": "/v1/responses"}
-SHORT |= {"messages": "/v1/messages"}
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -33,16 +31,6 @@ def test_every_path_is_on_the_page() -> None:
     own = {"GET /health", "GET /metrics", "GET /openapi.json"}
     endpoints = {f"{one.method} {re.sub('{.*}', 'NAME', one.path)}" for one in ENDPOINTS}
     assert told == endpoints | own
-
-
-def test_the_hints_are_those_of_the_requests() -> None:
-    found: dict[str, set[str]] = {name: set() for name in SHORT}
-    for fields, protocols, _ in rows("field"):
-        for name in SHORT if "all" in protocols else protocols.split(", "):
-            found[name] |= named(fields)
-    for name, path in SHORT.items():
-        (body,) = (one.body for one in ENDPOINTS if one.path == path)
-        assert found[name] == body.HINTS, path
 
 
 def test_every_option_that_is_named_is_there() -> None:

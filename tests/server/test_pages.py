@@ -4,13 +4,11 @@ import re
 
 import pytest
 
-from afmoe_mlx.server.anthropic.forms import HINTS as ANTHROPIC_HINTS
-from afmoe_mlx.server.anthropic.forms import MessagesBody
+from afmoe_mlx.server.anthropic.forms import CountTokensBody, MessagesBody
+from afmoe_mlx.server.endpoint import Body
 from afmoe_mlx.server.engine.client_lines import CLIENT_LINES
 from afmoe_mlx.server.openai.chat_body import ChatBody
 from afmoe_mlx.server.openai.completions import CompletionBody
-from afmoe_mlx.server.openai.hints import HINTS as OPENAI_HINTS
-from afmoe_mlx.server.responses.forms import HINTS as RESPONSES_HINTS
 from afmoe_mlx.server.responses.forms import ResponsesBody
 from helpers import ROOT
 
@@ -26,17 +24,22 @@ def rows(page: str, heading: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "heading", "body", "hints"),
+    ("page", "heading", "body"),
     [
-        ("server-anthropic.md", "Messages", MessagesBody, ANTHROPIC_HINTS),
-        ("server-openai.md", "Chat completions", ChatBody, OPENAI_HINTS),
-        ("server-responses.md", "Responses", ResponsesBody, RESPONSES_HINTS),
+        ("server-anthropic.md", "Messages", MessagesBody),
+        ("server-openai.md", "Chat completions", ChatBody),
+        ("server-responses.md", "Responses", ResponsesBody),
     ],
 )
-def test_every_field_and_every_hint_is_on_its_page(page: str, heading: str, body: type, hints: dict[str, str]) -> None:
-    fields = body.model_fields.keys()  # type: ignore[attr-defined]
+def test_every_field_and_every_hint_is_on_its_page(page: str, heading: str, body: type[Body]) -> None:
+    fields = body.model_fields.keys()
     assert rows(page, heading).keys() == fields
-    assert rows(page, "Taken and left") == {name: why for name, why in hints.items() if name not in fields}
+    assert rows(page, "Taken and left") == {name: why for name, why in body.HINTS.items() if name not in fields}
+
+
+def test_requests_of_one_page_have_the_same_hints() -> None:
+    assert CompletionBody.HINTS == ChatBody.HINTS
+    assert CountTokensBody.HINTS == MessagesBody.HINTS
 
 
 def test_fields_of_completions_are_on_the_page_unless_those_of_chat_are() -> None:

@@ -4,6 +4,7 @@ A field of a block or a tool that is not here, such as cache_control or citation
 is left. One of the request, or of what configures it, is refused by name unless it is among the HINTS.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag
@@ -209,7 +210,7 @@ class OutputConfig(Fields):
 class Prompted(Body):
     """What a prompt is made of."""
 
-    HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
+    HINTS: ClassVar[Mapping[str, str]] = HINTS
 
     model: str
     messages: Several[InputMessage] = Field(min_length=1)

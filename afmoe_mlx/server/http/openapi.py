@@ -88,5 +88,6 @@ def _json(schema: Any) -> dict[str, Any]:
 def _close(schemas: dict[str, Any], reference: Mapping[str, str], form: type[Body]) -> None:
     """Say of a body that it has its fields and hints, and no others."""
     schema = schemas[reference["$ref"].rpartition("/")[2]]
-    schema["properties"] = {name: {} for name in sorted(form.HINTS)} | schema.get("properties", {})
+    hints = {name: {"description": words} for name, words in sorted(form.HINTS.items())}
+    schema["properties"] = hints | schema.get("properties", {})
     schema["additionalProperties"] = False

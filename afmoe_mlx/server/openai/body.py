@@ -1,5 +1,6 @@
 """`AnswerBody`: the fields that chat completions and completions share, and the options that they come to."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -42,7 +43,7 @@ class StreamOptions(Fields):
 class AnswerBody(Body):
     """How many answers, how their tokens are chosen, where they end, how they are told."""
 
-    HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
+    HINTS: ClassVar[Mapping[str, str]] = HINTS
 
     model: str | None = None
     n: Annotated[Integer, Field(ge=1, le=MOST_ANSWERS), WHOLE] | None = None

@@ -4,6 +4,7 @@ What an item or a tool has besides the fields here, such as an id, a status or a
 the request, or of what configures it, is refused by name unless it is among the HINTS.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
@@ -190,7 +191,7 @@ Include = Literal[
 class ResponsesBody(Body):
     """A request for an answer."""
 
-    HINTS: ClassVar[frozenset[str]] = frozenset(HINTS)
+    HINTS: ClassVar[Mapping[str, str]] = HINTS
 
     model: str | None = None
     input: str | Several[Item]

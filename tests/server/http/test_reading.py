@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -99,7 +100,7 @@ class Message(Body):
 
 
 class Request(Body):
-    HINTS: ClassVar[frozenset[str]] = frozenset({"user"})
+    HINTS: ClassVar[Mapping[str, str]] = {"user": "nobody asks"}
     messages: list[Message]
     limit: int | None = None
 
