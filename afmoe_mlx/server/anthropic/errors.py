@@ -12,7 +12,6 @@ _TYPES = {
     429: "rate_limit_error",
     500: "api_error",
     503: "overloaded_error",
-    504: "timeout_error",
 }
 
 # Codes that clients look for; the others are for those of OpenAI's interface.
