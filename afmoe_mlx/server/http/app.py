@@ -22,7 +22,7 @@ from . import metrics, openapi
 from .access import Access
 from .exchange import Exchange, MethodError, error_headers
 from .log import log_request
-from .probe import NAME
+from .probe import NAME, Status
 from .reading import ClientGoneError, check, check_model, read_json
 from .settings import Settings
 from .watching import until_gone
@@ -132,8 +132,8 @@ class App:
 
     async def _health(self, exchange: Exchange) -> None:
         state = self._service.state()
-        words = "ok" if state.is_alive and state.is_loaded else "unloaded" if state.is_alive else "dead"
-        await exchange.json(200 if state.is_alive else 503, {"status": words, "server": NAME})
+        status: Status = "ok" if state.is_alive and state.is_loaded else "unloaded" if state.is_alive else "dead"
+        await exchange.json(200 if state.is_alive else 503, {"status": status, "server": NAME})
 
     async def _tell_metrics(self, exchange: Exchange) -> None:
         await exchange.bytes(200, self._metrics.text(), {"content-type": metrics.CONTENT_TYPE})

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from ..endpoint import Body, Endpoint
+from .probe import Status
 
 # Errors that any path may answer with, and those of requests with a body.
 ERRORS = (400, 401, 403, 404, 405, 426, 500, 503)
@@ -19,7 +20,7 @@ BODY_ERRORS = (408, 413, 415, 429)
 class Health(BaseModel):
     """Whether requests are answered: ok, unloaded until the next one, or dead."""
 
-    status: Literal["ok", "unloaded", "dead"]
+    status: Status
     server: Literal["afmoe-mlx"]
 
 
