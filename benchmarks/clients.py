@@ -29,13 +29,13 @@ from typing import Any, NamedTuple
 from agents import AGENTS, WRITTEN, Agent
 from http_client import HOST
 from servers import ours
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from helpers.scripted import scripted_folder  # noqa: E402
-from helpers.tiny_tokenizers import SPECIAL_TOKENS  # noqa: E402
+from helpers.tiny_tokenizers import byte_level  # noqa: E402
 
 KEY, MODEL = "dummy", "scripted"
 CONTEXT = 131072
@@ -62,18 +62,9 @@ class Session(NamedTuple):
 
 def prose_tokenizer() -> Tokenizer:
     """Byte-level BPE of 4,096 tokens, made of this project's texts: as many a prompt as a small model's."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4096,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=SPECIAL_TOKENS,
-        show_progress=False,
-    )
     texts = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "afmoe_mlx").rglob("*.py"))]
-    tokenizer.train([str(path) for path in texts], trainer)
-    return tokenizer
+    lines = (line for path in texts for line in path.read_text(encoding="utf-8").splitlines(keepends=True))
+    return byte_level(lines, vocab_size=4096)
 
 
 def filled(text: str, values: Mapping[str, str]) -> str:

@@ -4,18 +4,14 @@ For each model in 4 bits and each Mac that does not hold all of it: the experts 
 cache of 4,096 tokens and half a gigabyte to work in, and what is to be expected of the others, which are read.
 """
 
+from make_mac_table import MODELS
+
 from afmoe_mlx.footprint import MACS, ExpertMemory, Footprint, Mac, with_experts
 from afmoe_mlx.models import ModelConfig, read_config
 from afmoe_mlx.models.shapes import shape
 from afmoe_mlx.terminal import size
 
 CONTEXT, SMALLEST_SHARE = 4096, 0.05
-MODELS = {
-    "Trinity Nano": "trinity-nano",
-    "LFM2-8B-A1B": "lfm2-8b-a1b",
-    "Trinity Mini": "trinity-mini",
-    "Trinity Large": "trinity-large",
-}
 
 
 def main() -> None:

@@ -99,9 +99,9 @@ def bench_model(
     if name == "demo" and revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
     advice = "take fewer --prompt-tokens or a smaller --batch-size"
-    place = place_experts(experts_in_memory, context=settings.context)
-    wanted: dict[str, Any] = {"rows": settings.batch_size, "experts_in_memory": experts_in_memory}
-    fits = fit_check(name, context=settings.context, **wanted, advice=advice)
+    needs: dict[str, Any] = {"context": settings.context, "rows": settings.batch_size}
+    place = place_experts(experts_in_memory, **needs)
+    fits = fit_check(name, **needs, experts_in_memory=experts_in_memory, advice=advice)
 
     def check(config: ModelConfig, headers: Headers) -> None:
         settings.check_context(config)

@@ -11,7 +11,6 @@ from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.foreign import translate
 from ..checkpoint.hub import resolve_headers
 from ..checkpoint.quantized import parameters, read_quantization
-from ..checkpoint.verify import Headers
 from ..command_line.requests.machine import InfoRequest
 from ..errors import InputError
 from ..footprint import (
@@ -76,11 +75,12 @@ def run(request: InfoRequest) -> None:
     here = _this_machine(Footprint.of_checkpoint(config, found, context=tokens).with_kv(config, kept))
     macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, mac.ssd, stored) for mac in MACS]
     if (wanted := request.experts_in_memory) is not None:
-        stored = _with_experts(stored, config, found, wanted, here.usable)
-        here, *macs = [
-            replace(machine, footprint=_with_experts(machine.footprint, config, found, wanted, machine.usable))
-            for machine in (here, *macs)
-        ]
+        experts, own = (
+            ExpertMemory.of_checkpoint(config, found, dtype) for dtype in (stored.dtype, here.footprint.dtype)
+        )
+        macs = [replace(mac, footprint=with_experts(stored, experts, wanted, mac.usable)) for mac in macs]
+        stored = with_experts(stored, experts, wanted, here.usable)
+        here = replace(here, footprint=with_experts(here.footprint, own, wanted, here.usable))
     model = _describe(source, raw, config, stored) | _conversation(folder)
     if request.as_json:
         sizes = _sizes(stored)
@@ -105,14 +105,6 @@ def _this_machine(footprint: Footprint) -> Machine:
     stated = None if device.is_cpu() else stated_bandwidth(name)
     bandwidth = stated or device.copy_bandwidth(QUICK_COPY)
     return Machine(name, memory.total, memory.usable, bandwidth, stated is None, TYPICAL_SSD, footprint)
-
-
-def _with_experts(
-    footprint: Footprint, config: ModelConfig, headers: Headers, wanted: int | str, usable: int | None
-) -> Footprint:
-    """The same with so much of the experts in memory; InputError if that is too little for any."""
-    experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
-    return with_experts(footprint, experts, wanted, usable)
 
 
 def _experts_json(here: Machine) -> dict[str, Any]:

@@ -52,17 +52,16 @@ def fit_check(
 
     def check(config: ModelConfig, headers: Headers) -> None:
         usable = device.memory().usable
-        tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
-        footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
-        footprint = replace(footprint, rows=rows).with_kv(config, kv_quantization)
-        experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
+        footprint = _footprint(config, headers, context, dtype, rows, kv_quantization)
         is_readable = not any(isinstance(tensor, DerivedTensor) for tensor in headers.values())
         if experts_in_memory is not None:
             if not is_readable:
                 raise InputError(f"{name}: experts of another quantizer's format are not read apart: convert it first")
+            experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
             footprint = with_experts(footprint, experts, experts_in_memory, usable)
         if usable is not None and footprint.needed > usable:
-            fits = "; or ".join(_what_fits(config, footprint, experts if is_readable else None, usable))
+            all_experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype) if is_readable else None
+            fits = "; or ".join(_what_fits(config, footprint, all_experts, usable))
             what = advice or f"{fits}; --force (force=True) loads it anyway"
             raise FitError(f"{_excess(name, footprint, usable)}: {what}")
 
@@ -74,6 +73,7 @@ def place_experts(
     *,
     context: int | None = None,
     dtype: mx.Dtype | None = None,
+    rows: int = 1,
     kv_quantization: KVQuantization | None = None,
 ) -> Place | None:
     """What `load_model` is to ask which experts are to be in memory; the arguments are those of `fit_check`.
@@ -85,14 +85,26 @@ def place_experts(
         return None
 
     def place(config: ModelConfig, headers: Headers) -> ExpertPlacement | None:
-        tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
-        footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
-        footprint = footprint.with_kv(config, kv_quantization)
+        footprint = _footprint(config, headers, context, dtype, rows, kv_quantization)
         experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
         found = with_experts(footprint, experts, experts_in_memory, device.memory().usable).experts
         return None if found is None else found.placement
 
     return place
+
+
+def _footprint(
+    config: ModelConfig,
+    headers: Headers,
+    context: int | None,
+    dtype: mx.Dtype | None,
+    rows: int,
+    kv_quantization: KVQuantization | None,
+) -> Footprint:
+    """With all experts in memory; the arguments are those of `fit_check`."""
+    tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
+    footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
+    return replace(footprint, rows=rows).with_kv(config, kv_quantization)
 
 
 def with_experts(footprint: Footprint, experts: ExpertMemory, wanted: int | str, usable: int | None) -> Footprint:

@@ -25,8 +25,8 @@ def sweep(
 ) -> mx.array:
     """Run the tokens of one row, computed in chunks of `step_size`: the logits (1, vocab) after the last.
 
-    on_layer: called with the number of layers done. Raises AfmoeError for an expert that cannot be read; the cache is
-    then as it was before.
+    on_layer: called with the number of layers done; what it raises ends the sweep. Raises AfmoeError for an expert that
+    cannot be read. In either case the cache is as it was before.
     """
     starts = range(0, len(tokens), step_size)
     with cache.restored_on_failure(len(tokens)):

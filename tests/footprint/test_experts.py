@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
-from afmoe_mlx import device, load
+from afmoe_mlx import device, load, load_model
 from afmoe_mlx.errors import FitError, InputError
-from afmoe_mlx.footprint import ExpertMemory
+from afmoe_mlx.footprint import ExpertMemory, place_experts
 from afmoe_mlx.models import CausalLM
 from helpers.tiny import ARCHITECTURES, tiny_folder
 
@@ -83,6 +83,17 @@ def test_auto_takes_no_pool_where_all_fits_and_else_what_is_left(
     model = fitting(needs)
     assert model.reads_experts
     assert bytes_of_experts(model) < whole
+
+
+def test_auto_leaves_room_for_the_caches_of_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_folder(tmp_path / "model", num_experts=64, moe_intermediate_size=32)
+    monkeypatch.setattr(device, "memory", lambda: device.Memory(3_300_000, 3_300_000))
+    held = []
+    for rows in (1, 3):
+        place = place_experts("auto", context=64, rows=rows)
+        assert place is not None
+        held.append(bytes_of_experts(load_model(folder, place=place)[0]))
+    assert held[0] > held[1]
 
 
 @pytest.mark.parametrize("given", [0, -5, True, "2GB", 1.5])

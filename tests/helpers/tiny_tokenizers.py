@@ -1,6 +1,7 @@
 """Tokenizers of a few hundred tokens, made on the fly, and folders that hold them."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,20 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 SPECIAL_TOKENS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 
 
-def byte_level() -> Tokenizer:
-    """Byte-level BPE whose few merges are ASCII: every other character is split into its bytes."""
+def byte_level(
+    lines: Iterable[str] = ("the world says hello, hello to the world",), *, vocab_size: int = 280
+) -> Tokenizer:
+    """Byte-level BPE made of lines: by default its few merges are ASCII, every other character is split into bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=280,
+        vocab_size=vocab_size,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=SPECIAL_TOKENS,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["the world says hello, hello to the world"], trainer)
+    tokenizer.train_from_iterator(lines, trainer)
     return tokenizer
 
 
