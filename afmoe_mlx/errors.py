@@ -44,6 +44,10 @@ class ContextFullError(InputError):
     """A conversation has more tokens than its context takes."""
 
 
+class HostError(AfmoeError):
+    """A machine that holds a part of a model cannot be reached, does not fit the others, or is lost."""
+
+
 class SessionError(AfmoeError):
     """A saved chat cannot be found, read or written."""
 

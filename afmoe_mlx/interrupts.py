@@ -1,8 +1,11 @@
-"""Native work during which Ctrl-C is heard."""
+"""Native work during which Ctrl-C is heard, and steps during which it waits."""
 
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -29,3 +32,19 @@ def begun(work: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name="afmoe-mlx work", daemon=True).start()
     return done
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """In which SIGINT waits until the end: for steps that are done all or not at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    waiting: list[FrameType | None] = []
+    handler = signal.signal(signal.SIGINT, lambda _, frame: waiting.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if waiting and callable(handler):
+            handler(signal.SIGINT, waiting[-1])

@@ -37,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
         "tokenizer",
         "errors",
     },
+    "hosts": {"models", "cache", "errors", "interrupts"},
     "evaluation": {
         "api",
         "checkpoint",
@@ -79,6 +80,8 @@ FRONT: dict[str, set[str]] = {
 }
 INTERFACES = FRONT.keys() - {"", "__main__"}
 INTERFACE_LIBRARIES = {"typer", "rich", "fastapi", "starlette", "uvicorn", "pydantic", "textual", "prompt_toolkit"}
+# Where else pydantic reads what comes from outside.
+READERS = {"hosts"}
 SLOW_LIBRARIES = {"mlx_lm", "transformers", "torch"}
 # Modules whose functions may import mlx_lm, for what it does and we do not.
 MLX_LM_USERS: frozenset[str] = frozenset()
@@ -128,7 +131,7 @@ def _problem(module: str, part: str, found: Import) -> str | None:
         return _arrow_problem(module, part, name)
     if root == "chat":
         return "chat is afmoe_mlx.chat"
-    if root in INTERFACE_LIBRARIES and part not in INTERFACES:
+    if root in INTERFACE_LIBRARIES and part not in INTERFACES | (READERS if root == "pydantic" else set()):
         return f"{root} belongs to {', '.join(sorted(INTERFACES))}"
     if root in SLOW_LIBRARIES and not _may_import(module, found):
         return f"{root} takes seconds to import"

@@ -3,6 +3,7 @@
 from .buffers import DEFAULT_SLACK, ROW_SLACK, ConvCache, KVCache, RotatingKVCache
 from .cache import Cache
 from .disk import default_directory
+from .elsewhere import Elsewhere
 from .quantized import KVQuantization, QuantizedArray, QuantizedKVCache, check_kv_quantization
 from .rows import Row, regroup, row_kind, row_lengths, row_of
 from .saved import SavedCache, load_cache, save_cache, shared_prefix
@@ -13,6 +14,7 @@ __all__ = [
     "ROW_SLACK",
     "Cache",
     "ConvCache",
+    "Elsewhere",
     "KVCache",
     "KVQuantization",
     "PrefixStore",

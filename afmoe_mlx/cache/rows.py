@@ -138,6 +138,8 @@ class _Plan:
 
 def row_of(cache: Cache, index: int) -> Cache:
     """One row alone, without its padding, in views of the cache's buffers: to be read and then forgotten."""
+    if cache.batch_size == 1 and not any(cache.left_padding):
+        return cache
     length = row_lengths(cache)[index]
     shift = cache.offset - length
     layers = []

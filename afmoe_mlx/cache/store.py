@@ -14,6 +14,7 @@ from ..errors import CacheError, InputError
 from .blocks import SHORT, Block, BlocksInMemory, Layout, block_ends, block_key
 from .cache import Cache
 from .disk import BlocksOnDisk
+from .elsewhere import Elsewhere
 from .fingerprint import fingerprint
 
 Tokens = Sequence[int] | mx.array
@@ -57,6 +58,11 @@ class PrefixStore:
         self._layout = Layout(model.make_cache())
         self._memory = BlocksInMemory(self._layout, _free_memory() if max_bytes is None else max_bytes)
         self._disk: BlocksOnDisk | None = None
+        beyond, on_disk = getattr(model, "beyond", None), directory is not None
+        self._elsewhere: Elsewhere | None = beyond and beyond.open_store(
+            block_size=block_size, max_bytes=max_bytes, on_disk=on_disk, max_disk_bytes=max_disk_bytes
+        )
+        self._owner = ""
         self._root = b""  # the parent of first blocks, known once the weights have been read
 
     def for_owner(self, owner: str) -> "PrefixStore":
@@ -67,7 +73,7 @@ class PrefixStore:
         self._open()
         other = copy.copy(self)
         if owner:
-            other._root = block_key(self._root, owner.encode())
+            other._root, other._owner = block_key(self._root, owner.encode()), owner
         return other
 
     @property
@@ -94,17 +100,35 @@ class PrefixStore:
         ids = _ids(tokens)
         if not ids:
             raise InputError("no tokens to look up: expected one at least")
-        chain = self._loaded(self._known(ids[:-1]))
         cache = self.model.make_cache(slack)
+        if self._elsewhere is None:
+            return cache, self.fill(ids, cache)
+        ids = ids[: self.reach(ids) + 1]
+        if len(ids) > 1 and {self.fill(ids, cache), self._elsewhere.fill(self._owner, ids, cache)} != {len(ids) - 1}:
+            cache = self.model.make_cache(slack)  # a file was damaged: they would not go on from the same token
+        return cache, cache.offset
+
+    def fill(self, tokens: Tokens, cache: Cache) -> int:
+        """Fill an empty cache of the model with what is known of `tokens`, all but the last: how many that is."""
+        chain = self._loaded(self._known(_ids(tokens)[:-1]))
         if chain:
             self._layout.fill(cache, chain)
             self._keep(chain)
-        return cache, cache.offset
+        return cache.offset
 
     def reach(self, tokens: Tokens) -> int:
         """How many of `tokens` a cache from `lookup` would hold, should no file be damaged."""
-        chain = self._resumable(self._known(_ids(tokens)[:-1]))
-        return chain[-1].end if chain else 0
+        ids = _ids(tokens)
+        while True:
+            chain = self._resumable(self._known(ids[:-1]))
+            found = chain[-1].end if chain else 0
+            if self._elsewhere is None or not found:
+                return found
+            ids = ids[: found + 1]
+            least = self._elsewhere.reach(self._owner, ids)
+            if least == found:
+                return found
+            ids = ids[: least + 1]
 
     def insert(self, tokens: Tokens, cache: Cache, *, marks: Iterable[int] = ()) -> None:
         """Keep what `cache` holds of `tokens`, the first that it has seen, in whole blocks; costs little if known.
@@ -112,7 +136,7 @@ class PrefixStore:
         marks: positions before which recent columns are kept as long as may be, the ends of turns and of the system
         prompt. Raises CacheError for a cache of several rows, with padding, of other layers or of fewer tokens.
         """
-        ids = _ids(tokens)
+        ids, marks = _ids(tokens), tuple(marks)
         self._check(ids, cache)
         chain: list[Block] = []
         fresh: list[Any] = []
@@ -136,9 +160,13 @@ class PrefixStore:
                 if block.stored is None or block.held > block.stored:
                     self._disk.write(block)
         self._keep(chain)
+        if self._elsewhere:
+            self._elsewhere.insert(self._owner, ids, cache, marks)
 
     def flush(self) -> None:
         """Wait until the disk has all that it shall have."""
+        if self._elsewhere:
+            self._elsewhere.flush()
         if self._disk:
             self._disk.flush()
 

@@ -12,7 +12,7 @@ import mlx.core as mx
 
 from ..cache import Cache, PrefixStore, Row, regroup, row_kind, row_lengths, row_of
 from ..errors import InputError
-from ..models import CausalLM, sweeps
+from ..models import CausalLM
 from .chunk_budget import ChunkBudget
 from .grouping import arrange
 from .loop import CLEAR_EVERY, CLEAR_PROMPT_EVERY
@@ -31,7 +31,7 @@ class BatchEngine:
     """Answers to several prompts at once, a token of each a step; each gets the tokens that it would get alone.
 
     sampler: chooses the next tokens of all rows. max_rows: requests begun and not over; the others wait. It is 1 where
-    the model reads its experts (`CausalLM.reads_experts`).
+    the model does not take more (`CausalLM.takes_batches`).
     prefill_step_size: prompt tokens run at a time, by default what suits the device. chunk_seconds: how long rows that
     decode may be delayed by prompts at each step. store: of this model; the beginnings of prompts that it knows are not
     run, and what is run is kept there, answers too.
@@ -53,7 +53,7 @@ class BatchEngine:
         if prefill_step_size is not None:
             check_count("prefill_step_size", prefill_step_size)
         # a token of several rows wants more experts than one that is read for: they would be read over and over
-        self.model, self.max_rows = model, 1 if sweeps(model) else max_rows
+        self.model, self.max_rows = model, max_rows if model.takes_batches else 1
         self.store = self._checked(store)
         self._sampler, self._budget = sampler, ChunkBudget(chunk_seconds)
         self._prompts = PromptReader(model, self._budget, step_size=prefill_step_size)

@@ -41,10 +41,9 @@ def prefill(
         if on_progress is not None:
             on_progress(done, total)
         chunk = tokens[done : done + (step_size or device.prefill_step(cache.offset))]
-        logits = model(mx.array([chunk]), cache=cache, logits_to_keep=1)
-        # evaluates the layers alone; the logits stay unused, and so uncomputed, until the last chunk's
-        mx.eval(cache.arrays)
         done += len(chunk)
+        logits = model(mx.array([chunk]), cache=cache, logits_to_keep=1 if done == total else None)
+        mx.eval(cache.arrays)  # the layers alone
         if on_chunk is not None:
             on_chunk()
         if done - cleared >= CLEAR_PROMPT_EVERY or done == total:

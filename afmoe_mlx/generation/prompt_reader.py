@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import mlx.core as mx
 
@@ -145,16 +146,17 @@ class PromptReader:
             self._keep(request, row_of(cache, row))
         return logits[:, 0]
 
-    def _run(self, request: Request, cache: Cache, count: int, is_beside: bool) -> mx.array:
-        """`count` more tokens of a prompt: awaited, or under way beside rows; the last one's logits (1, vocab)."""
+    def _run(self, request: Request, cache: Cache, count: int, is_beside: bool) -> Any:
+        """`count` more tokens of a prompt, awaited, or under way beside rows: the logits (1, vocab) after its last."""
         began = time.perf_counter()
         chunk = request.prompt[request.read_tokens : request.read_tokens + count]
         if sweeps(self._model):
             step = self._step_size or device.prefill_step(cache.offset + count)
-            logits = sweep(self._model, chunk, cache, step_size=step)[None]
+            logits = sweep(self._model, chunk, cache, step_size=step)
+        elif request.read_tokens + count == len(request.prompt):
+            logits = self._model(mx.array([chunk]), cache=cache, logits_to_keep=1)[:, -1]
         else:
-            logits = self._model(mx.array([chunk]), cache=cache, logits_to_keep=1)
-        # the layers alone: the logits stay unused, and so uncomputed, until the last chunk's
+            logits = self._model(mx.array([chunk]), cache=cache, logits_to_keep=None)
         if is_beside:
             mx.async_eval(cache.arrays)
         else:
@@ -162,7 +164,7 @@ class PromptReader:
             self._budget.ran_alone(count, time.perf_counter() - began)
         request.read_tokens += count
         self._keep(request, cache)
-        return logits[:, -1]
+        return logits
 
     def _keep(self, request: Request, cache: Cache) -> None:
         if request.store is not None:

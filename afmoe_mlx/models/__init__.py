@@ -8,11 +8,12 @@ from ..values import shown
 from .afmoe import AfmoeConfig, AfmoeForCausalLM
 from .causal_lm import CausalLM
 from .config import ModelConfig
+from .decode import LONGEST_STEP
 from .fuse import fuse, fuse_layer
 from .lfm2_moe import Lfm2MoeConfig, Lfm2MoeForCausalLM
 from .pool import ExpertReads
 from .streamed import ExpertPlacement, leave_room, stream_layer
-from .sweep import sweep, sweep_length, sweeps
+from .sweep import sweep, sweep_layers, sweep_length, sweeps
 from .trace import Trace
 
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], Callable[..., CausalLM]]] = {
@@ -22,6 +23,7 @@ ARCHITECTURES: dict[str, tuple[type[ModelConfig], Callable[..., CausalLM]]] = {
 
 __all__ = [
     "ARCHITECTURES",
+    "LONGEST_STEP",
     "AfmoeConfig",
     "AfmoeForCausalLM",
     "CausalLM",
@@ -38,6 +40,7 @@ __all__ = [
     "read_config",
     "stream_layer",
     "sweep",
+    "sweep_layers",
     "sweep_length",
     "sweeps",
 ]

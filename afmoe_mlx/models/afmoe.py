@@ -6,12 +6,12 @@ experts chosen by a sigmoid router, and shared experts that every token takes.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import DEFAULT_SLACK, Cache, KVCache, KVQuantization, RotatingKVCache
+from ..cache import KVCache, KVQuantization, RotatingKVCache
 from ..values import shown
 from .attention import merge_heads, split_heads
 from .causal_lm import Backbone, CausalLM
@@ -281,11 +281,8 @@ class AfmoeForCausalLM(CausalLM):
     def final_norm(self, h: mx.array) -> mx.array:
         return self.model.norm(h)
 
-    def make_cache(self, slack: int | None = None, *, kv_quantization: KVQuantization | None = None) -> Cache:
-        def layer(kind: str) -> Any:
-            if kind == "full_attention":
-                return self.full_cache(kv_quantization)
-            assert self.config.sliding_window is not None
-            return RotatingKVCache(self.config.sliding_window - 1, DEFAULT_SLACK if slack is None else slack)
-
-        return Cache([layer(kind) for kind in self.config.layer_types])
+    def layer_cache(self, kind: str, slack: int, kv_quantization: KVQuantization | None) -> KVCache:
+        if kind == "full_attention":
+            return self.full_cache(kv_quantization)
+        assert self.config.sliding_window is not None
+        return RotatingKVCache(self.config.sliding_window - 1, slack)

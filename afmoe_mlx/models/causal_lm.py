@@ -10,9 +10,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..cache import Cache, KVCache, KVQuantization, QuantizedKVCache, check_kv_quantization
+from ..cache import DEFAULT_SLACK, Cache, KVCache, KVQuantization, QuantizedKVCache, check_kv_quantization
 from ..device import is_cpu
 from ..errors import CacheError, InputError
+from .beyond import Beyond
 from .chunk import Chunk
 from .config import ModelConfig
 from .decode import LONGEST_STEP, DecodeStep
@@ -50,6 +51,10 @@ class CausalLM(nn.Module):
     """Whether some layers read their experts when they are chosen. Such a model is for one sequence at a time."""
     expert_reads: ExpertReads
     """What was read of them."""
+    part: range
+    """Which of the config's layers are here, all of them unless `keep_part` was called."""
+    beyond: Beyond | None
+    """The layers after those, in other processes. Such a model is for one sequence at a time."""
 
     def __init__(self, config: ModelConfig, model: nn.Module, rope: Rope) -> None:
         super().__init__()
@@ -61,6 +66,8 @@ class CausalLM(nn.Module):
         self.kv_quantization: KVQuantization | None = None
         self.reads_experts = False
         self.expert_reads = ExpertReads()
+        self.part = range(config.num_hidden_layers)
+        self.beyond: Beyond | None = None
         self._decode_step: DecodeStep | None = None
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -81,13 +88,39 @@ class CausalLM(nn.Module):
 
         kv_quantization: in place of the model's own. InputError if its heads cannot be quantized as asked.
         """
+        kept = kv_quantization or self.kv_quantization
+        check_kv_quantization(kept)
+        room = DEFAULT_SLACK if slack is None else slack
+        layers = [self.layer_cache(self.config.layer_types[i], room, kept) for i in self.part]
+        return Cache(layers) if self.beyond is None else self.beyond.make_cache(layers, slack, kept)
+
+    def layer_cache(self, kind: str, slack: int, kv_quantization: KVQuantization | None) -> KVCache:
+        """An empty cache for a layer of the config's `layer_types`."""
         raise NotImplementedError
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether several sequences may be under way at once, each with a cache of its own."""
+        return not self.reads_experts and self.beyond is None
+
+    def keep_part(self, part: range) -> None:
+        """Drop all layers but these, and, of a part that is not the first, what stands around the layers.
+
+        What is dropped must not have been evaluated, or it has been in memory.
+        """
+        self.model.layers = [self.model.layers[i] for i in part]
+        self.part = part
+        if part.start:
+            for name in ("embed_tokens", "norm", "embedding_norm"):
+                self.model.pop(name, None)
+            self.pop("lm_head", None)
+        self.drop_compiled()
 
     def full_cache(self, kv_quantization: KVQuantization | None) -> KVCache:
         """An empty cache for a full-attention layer, see `make_cache`."""
-        chosen = kv_quantization or self.kv_quantization
-        check_kv_quantization(chosen)
-        return KVCache() if chosen is None else QuantizedKVCache(chosen.of_heads(self.config.head_dim))
+        if kv_quantization is None:
+            return KVCache()
+        return QuantizedKVCache(kv_quantization.of_heads(self.config.head_dim))
 
     def set_dtype(self, dtype: mx.Dtype, *args: Any, **kwargs: Any) -> None:
         """Cast the floating weights, but those that stay in float32, and compute in `dtype` from now on."""
@@ -112,7 +145,7 @@ class CausalLM(nn.Module):
         attention_mask: mx.array | None = None,
         inputs_embeds: mx.array | None = None,
         position_ids: mx.array | None = None,
-        logits_to_keep: int | mx.array = 0,
+        logits_to_keep: int | mx.array | None = 0,
         labels: mx.array | None = None,
         trace: Trace | None = None,
     ) -> Any:
@@ -122,19 +155,29 @@ class CausalLM(nn.Module):
         attention_mask: (B, L), 0 at padding; with a cache, padding is allowed in the first chunk alone.
         position_ids: (B, L) or (1, L) rotary positions, instead of those that follow from the cache; they never split
         a row into several sequences.
-        logits_to_keep: the last n positions alone (0: all), or columns: (n,), or (B, n) for each row its own.
+        logits_to_keep: the last n positions alone (0: all), or columns: (n,), or (B, n) for each row its own; None for
+        no logits: then the tokens are run for the cache alone, whose `arrays` are to be evaluated, and None returned.
         labels: (B, L), -100 ignored; the result is then (loss, logits), the loss shifted by one and averaged.
         Raises InputError for shapes that do not fit, CacheError for a cache that cannot go on.
         """
         shape = self._check_inputs(input_ids, inputs_embeds)
         chunk = self.chunk(shape, cache, attention_mask, position_ids)
         is_plain = trace is None and labels is None and chunk.valid is None and input_ids is not None
+        is_plain = is_plain and logits_to_keep is not None
         if is_plain and cache is not None and self._compiles(*shape, wants_all=_wants_all(logits_to_keep)):
             assert input_ids is not None
             with self._undone_on_failure(shape[1], cache):
-                return _keep(self._compiled_step()(input_ids, chunk, cache), logits_to_keep)
-        h = self._last_hidden_state(chunk, input_ids, inputs_embeds, trace)
-        logits = self.logits(_keep(chunk.move(h, back=True), logits_to_keep))
+                y = self._compiled_step()(input_ids, chunk, cache)
+                if self.beyond is not None and (h := self.beyond([y], [chunk], 0)) is not None:
+                    y = self.logits(self.final_norm(h))
+            return _keep(y, logits_to_keep)
+        embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
+        if logits_to_keep is None:
+            self._run(chunk, embeddings, trace, None)
+            return None
+        wanted = 0 if chunk.shifts is not None or labels is not None else _last_columns(logits_to_keep)
+        h = chunk.move(self._last_hidden_state(chunk, embeddings, trace, wanted), back=True)
+        logits = self.logits(_keep(h, logits_to_keep))
         return logits if labels is None else (causal_loss(logits, labels), logits)
 
     def last_hidden_state(
@@ -149,13 +192,19 @@ class CausalLM(nn.Module):
     ) -> mx.array:
         """(B, L, D): the final norm's output, of which the head makes the logits; the arguments are those of a call."""
         chunk = self.chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
-        return chunk.move(self._last_hidden_state(chunk, input_ids, inputs_embeds, trace), back=True)
+        embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
+        return chunk.move(self._last_hidden_state(chunk, embeddings, trace, 0), back=True)
 
     def step(self, input_ids: mx.array, caches: Sequence[Cache]) -> mx.array:
         """Logits (B, vocab) of one more token (B,) in each row of some caches, whose rows follow one another.
 
-        Each row gets what it would get alone. Raises InputError for another number of tokens than of rows.
+        Each row gets what it would get alone. Raises InputError for another number of tokens than of rows, and for
+        several caches where layers are beyond.
         """
+        if self.beyond is not None:
+            if len(caches) != 1:
+                raise InputError("a model on several hosts takes one sequence at a time: give one cache")
+            return self(input_ids[:, None], cache=caches[0])[:, 0]
         rows = RowStep(caches, self._rope)
         if input_ids.shape != (rows.batch_size,):
             raise InputError(
@@ -165,11 +214,16 @@ class CausalLM(nn.Module):
             if self._compiles(rows.batch_size, 1):
                 return self._compiled_step()(input_ids[:, None], rows, rows)[:, 0]
             h = self._through_layers(self.scaled(self.embed(input_ids[:, None])), rows, rows.layers)
-        return self.logits(h)[:, 0]
+        return self.logits(self.final_norm(h))[:, 0]
 
     def _undone_on_failure(self, length: int, *caches: Cache | None) -> AbstractContextManager[Any]:
-        """Where experts are read, which may fail, the caches are then as they were, whichever layer it was."""
+        """Where experts are read, which may fail, the caches are then as they were, whichever layer it was.
+
+        Where layers are beyond, those here are not interrupted either: both take the tokens, or neither does.
+        """
         stack = ExitStack()
+        if self.beyond is not None:
+            stack.enter_context(self.beyond.at_once())
         if self.reads_experts:
             for cache in caches:
                 if cache is not None:
@@ -201,29 +255,45 @@ class CausalLM(nn.Module):
         return chunk
 
     def _last_hidden_state(
-        self, chunk: Chunk, input_ids: mx.array | None, inputs_embeds: mx.array | None, trace: Trace | None
+        self, chunk: Chunk, embeddings: mx.array | None, trace: Trace | None, wanted: int
     ) -> mx.array:
-        """(B, L, D) in the chunk's aligned columns, after the final norm."""
-        cache = chunk.cache
-        embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
+        """(B, L, D) in the chunk's aligned columns, after the final norm; the arguments are those of `_run`."""
+        h = self.final_norm(self._run(chunk, embeddings, trace, wanted))
+        if trace is not None:
+            trace.add("hidden_states", h)
+        return h
+
+    def _run(self, chunk: Chunk, embeddings: mx.array | None, trace: Trace | None, wanted: int | None) -> Any:
+        """The last layer's output (B, L, D), in the chunk's aligned columns.
+
+        wanted: where layers are beyond, the last columns to give alone, 0 for all; None for the cache alone.
+        """
         assert embeddings is not None
+        if trace is not None and self.beyond is not None:
+            raise InputError("a model on several hosts keeps no trace: load it on one")
+        cache = chunk.cache
         caches = [None] * len(self.model.layers) if cache is None else cache.layers
         with self._undone_on_failure(chunk.length, cache):
-            return self._through_layers(chunk.move(self.scaled(embeddings)), chunk, caches, trace)
+            h = self._through_layers(chunk.move(self.scaled(embeddings)), chunk, caches, trace)
+            return h if self.beyond is None else self.beyond([h], [chunk], wanted)
 
     def _through_layers(
         self, h: mx.array, chunk: Chunk | RowStep, caches: Sequence[Any], trace: Trace | None = None
     ) -> mx.array:
-        """Scaled embeddings (B, L, D) -> the final norm's output."""
+        """Scaled embeddings (B, L, D), or the output of the layers before, -> the last layer's output."""
         for layer, cache in zip(self.model.layers, caches, strict=True):
             if trace is not None:
                 trace.add("hidden_states", h)
             projected = layer.project(h, chunk.place, chunk.valid)
             h = layer.finish(h, layer.attend(projected, chunk, cache, trace), trace)
-        h = self.final_norm(h)
-        if trace is not None:
-            trace.add("hidden_states", h)
         return h
+
+    def part_of(self, h: mx.array, chunk: Chunk) -> mx.array:
+        """What the layers here make of the output (B, L, D) of those before them, in the chunk's aligned columns."""
+        cache = chunk.cache
+        if cache is not None and chunk.valid is None and self._compiles(*h.shape[:2]):
+            return self._compiled_step()(h, chunk, cache)
+        return self._through_layers(h, chunk, [None] * len(self.model.layers) if cache is None else cache.layers)
 
     def check(self, chunk: Chunk) -> None:
         """Refuse a chunk that the reference itself does not compute consistently."""
@@ -234,15 +304,21 @@ class CausalLM(nn.Module):
             return self.lm_head(h)
         return self.model.embed_tokens.as_linear(h)
 
-    def embed_step(self, input_ids: mx.array) -> mx.array:
-        """(B, L) ids -> what the first layer of a compiled step takes: (B, L, D), or (B, D) if it takes rows."""
-        is_row = self.takes_rows and input_ids.shape[1] == 1
-        return self.scaled(self.embed(input_ids[:, 0] if is_row else input_ids))
+    def embed_step(self, inputs: mx.array) -> mx.array:
+        """(B, L) ids -> what the first layer of a compiled step takes: (B, L, D), or (B, D) if it takes rows.
+
+        inputs: hidden states (B, L, D), where layers were before.
+        """
+        x = inputs[:, 0] if self.takes_rows and inputs.shape[1] == 1 else inputs
+        return x if self.part.start else self.scaled(self.embed(x))
 
     def head_step(self, h: mx.array) -> mx.array:
-        """The last layer's output of a compiled step, (B, L, D) or (B, D) -> logits (B, L, vocab)."""
-        logits = self.logits(self.final_norm(h))
-        return logits[:, None] if h.ndim == 2 else logits
+        """The last layer's output of a compiled step, (B, L, D) or (B, D) -> logits (B, L, vocab).
+
+        Where it is not the model's last, that output (B, L, D).
+        """
+        y = self.logits(self.final_norm(h)) if len(self.part) == self.config.num_hidden_layers else h
+        return y[:, None] if h.ndim == 2 else y
 
     def drop_compiled(self) -> None:
         """Compile anew at the next step: needed after a number of a module has been changed, such as a LoRA's scale."""
@@ -295,6 +371,11 @@ class CausalLM(nn.Module):
 
 def _wants_all(logits_to_keep: Any) -> bool:
     return isinstance(logits_to_keep, int) and logits_to_keep == 0
+
+
+def _last_columns(logits_to_keep: Any) -> int:
+    """How many of the last columns `_keep` takes; 0: all."""
+    return logits_to_keep if isinstance(logits_to_keep, int) and logits_to_keep > 0 else 0
 
 
 def _keep(h: mx.array, logits_to_keep: Any) -> mx.array:

@@ -34,7 +34,8 @@ class Chunk:
         """ahead: tokens between those that the whole cache has seen and these."""
         if length == 0 or batch_size == 0:
             raise InputError("the input has no tokens: expected at least one")
-        self.length = length
+        self.batch_size, self.length, self.ahead = batch_size, length, ahead
+        self.attention_mask, self.position_ids = attention_mask, position_ids
         self.cache = cache
         self.left_padded = False  # in the caller's columns
         self.valid: mx.array | None = None  # (B, L) bool, false at padding

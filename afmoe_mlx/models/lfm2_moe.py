@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..cache import DEFAULT_SLACK, Cache, ConvCache, KVCache, KVQuantization
+from ..cache import ConvCache, KVCache, KVQuantization
 from ..errors import InputError
 from ..values import shown
 from .attention import merge_heads, split_heads
@@ -275,10 +275,7 @@ class Lfm2MoeForCausalLM(CausalLM):
                 " pad on the right instead"
             )
 
-    def make_cache(self, slack: int | None = None, *, kv_quantization: KVQuantization | None = None) -> Cache:
-        def layer(kind: str) -> KVCache:
-            if kind == "full_attention":
-                return self.full_cache(kv_quantization)
-            return ConvCache(self.config.conv_L_cache, DEFAULT_SLACK if slack is None else slack)
-
-        return Cache([layer(kind) for kind in self.config.layer_types])
+    def layer_cache(self, kind: str, slack: int, kv_quantization: KVQuantization | None) -> KVCache:
+        if kind == "full_attention":
+            return self.full_cache(kv_quantization)
+        return ConvCache(self.config.conv_L_cache, slack)

@@ -32,12 +32,26 @@ def sweep(
     with cache.restored_on_failure(len(tokens)):
         parts = [tokens[start : start + step_size] for start in starts]
         chunks = [model.chunk((1, len(part)), cache, ahead=start) for part, start in zip(parts, starts, strict=True)]
-        h = [model.scaled(model.embed(mx.array([part]))) for part in parts]
-        for done, (layer, layer_cache) in enumerate(zip(model.layers, cache.layers, strict=True), 1):
-            h = _through(layer, h, chunks, layer_cache)
-            if on_layer is not None:
-                on_layer(done)
-        return model.logits(model.final_norm(h[-1])[:, -1:])[:, -1]
+        embeddings = [model.scaled(model.embed(mx.array([part]))) for part in parts]
+        h = sweep_layers(model, embeddings, chunks, cache, on_layer)
+        last = h[-1][:, -1:] if model.beyond is None else model.beyond(h, chunks, 1)
+        assert last is not None
+        return model.logits(model.final_norm(last))[:, -1]
+
+
+def sweep_layers(
+    model: CausalLM,
+    h: Sequence[mx.array],
+    chunks: Sequence[Chunk],
+    cache: Cache,
+    on_layer: Callable[[int], None] | None = None,
+) -> Sequence[mx.array]:
+    """The outputs (1, L, D) of the layers here, of chunks that follow one another; the arguments are `sweep`'s."""
+    for done, (layer, layer_cache) in enumerate(zip(model.layers, cache.layers, strict=True), 1):
+        h = _through(layer, h, chunks, layer_cache)
+        if on_layer is not None:
+            on_layer(done)
+    return h
 
 
 def sweeps(model: Any) -> bool:

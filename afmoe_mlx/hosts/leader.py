@@ -1,0 +1,133 @@
+"""`Leader`: what follows the leader's own layers. Its followers are told of whatever is done to a cache."""
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, TypeVar
+
+import mlx.core as mx
+
+from ..cache import Cache, KVCache, KVQuantization
+from ..errors import CacheError, HostError
+from ..interrupts import held
+from ..models.chunk import Chunk
+from .crew import Crew
+from .link import Link
+from .orders import Drop, NewCache, OpenStore, Order, Rewind, Run
+from .store import StoresElsewhere
+
+# Hidden states that may be on their way at once: enough for all hosts to work, few enough to fit.
+UNDER_WAY = 2
+
+
+T = TypeVar("T")
+
+
+class Leader:
+    """The `Beyond` of the first host's model: the layers of its followers.
+
+    All caches of a kind are alike, so the leader's own tell what can be done with those of the others; `plan` sees to
+    it that it has one of each kind.
+    """
+
+    def __init__(self, crew: Crew, link: Link) -> None:
+        self.crew, self.link = crew, link
+        self._numbers = count()
+        self._dropped: list[int] = []
+        self._sent: list[list[mx.array]] = []
+        self._told = False
+
+    def make_cache(self, layers: Sequence[KVCache], slack: int | None, kv_quantization: KVQuantization | None) -> Cache:
+        kept = kv_quantization
+        kv = None if kept is None else (kept.bits, kept.group_size, kept.start)
+        cache = LedCache(layers, self, next(self._numbers))
+        self.tell(NewCache(cache.number, slack, kv))
+        # a list, told of with what is told next: the collector may run in the midst of anything
+        weakref.finalize(cache, self._dropped.append, cache.number)
+        return cache
+
+    def open_store(
+        self, *, block_size: int, max_bytes: int | None, on_disk: bool, max_disk_bytes: int | None
+    ) -> StoresElsewhere:
+        number = next(self._numbers)
+        self.tell(OpenStore(number, block_size, max_bytes, on_disk, max_disk_bytes))
+        return StoresElsewhere(number, self.tell, self.ask)
+
+    def ask(self, order: Order, kind: type[T]) -> list[T]:
+        """Tell all followers, and wait for an answer of each."""
+        with held():
+            self.tell(order)
+            found = self.crew.answers()
+        if wrong := [answer for answer in found if not isinstance(answer, kind)]:
+            raise HostError(f"a host answered {wrong[0]}: expected {kind.__name__}")
+        return list(found)  # type: ignore[arg-type]
+
+    def tell(self, order: Order) -> None:
+        """Tell all followers, of the caches that are gone first."""
+        with held():
+            if self._dropped:
+                gone, self._dropped[:] = tuple(self._dropped), []
+                self.crew.tell(Drop(gone))
+            self.crew.tell(order)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        while len(self._sent) >= UNDER_WAY:
+            mx.eval(self._sent.pop(0))
+        with held():
+            self._told = False
+            try:
+                yield
+            except BaseException as error:
+                if self._told:
+                    self.crew.fail(f"a step was begun and not ended: {error}")
+                raise
+
+    def __call__(self, h: Sequence[mx.array], chunks: Sequence[Chunk], wanted: int | None) -> mx.array | None:
+        first, last = chunks[0], chunks[-1]
+        cache = first.cache
+        if cache is not None and not isinstance(cache, LedCache):
+            raise CacheError("the cache is not one of this model's make_cache()")
+        number = None if cache is None else cache.number
+        rows, mask, positions = first.batch_size, _rows(first.attention_mask), _rows(first.position_ids)
+        self._told = True
+        self.tell(Run(number, rows, tuple(c.length for c in chunks), wanted, mask, positions))
+        self._sent.append([self.link.send(state) for state in h])
+        for sent in self._sent[-1]:
+            mx.async_eval(sent)
+        if wanted is None:
+            return None
+        found = self.link.receive((rows, wanted or last.length, h[0].shape[-1]), h[0].dtype)
+        # at once: a vector that is sent and not received would be taken for the next
+        mx.async_eval(found)
+        return found
+
+
+class LedCache(Cache):
+    """A cache whose other layers are the followers'; they know it by its number."""
+
+    def __init__(self, layers: Sequence[KVCache], leader: Leader, number: int) -> None:
+        super().__init__(layers)
+        self.number, self._leader = number, leader
+
+    def rewind(self, n: int) -> None:
+        with held():
+            super().rewind(n)
+            if n:
+                self._leader.tell(Rewind(self.number, n))
+
+    @property
+    def state(self) -> dict[str, mx.array]:
+        raise CacheError("the cache is kept by several hosts and has no state here: use a PrefixStore")
+
+    @state.setter
+    def state(self, state: dict[str, mx.array]) -> None:
+        raise CacheError("a cache of several hosts cannot be given a state: use a PrefixStore")
+
+
+def _rows(array: mx.array | None) -> Any:
+    if array is None:
+        return None
+    rows: Any = (array[None] if array.ndim == 1 else array).astype(mx.int32).tolist()
+    return tuple(map(tuple, rows))

@@ -1,0 +1,73 @@
+"""A model split between hosts that are all in this process."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import mlx.core as mx
+
+from afmoe_mlx.hosts.follower import Follower
+from afmoe_mlx.hosts.leader import Leader
+from afmoe_mlx.hosts.link import LocalLink
+from afmoe_mlx.hosts.orders import Answer, Order, answers, orders, to_line
+from afmoe_mlx.models import CausalLM, fuse
+
+
+class LocalCrew:
+    """Followers in this process, each of which does what it was told when somebody waits for it."""
+
+    def __init__(self) -> None:
+        self.followers: list[Follower] = []
+        self.told: list[Order] = []
+        self._waiting: list[deque[str]] = []
+        self._answers: list[Answer] = []
+        self._orders, self._reader = orders(), answers()
+
+    def add(self, follower: Follower) -> None:
+        self.followers.append(follower)
+        self._waiting.append(deque())
+
+    def tell(self, order: Order) -> None:
+        self.told.append(order)
+        for waiting in self._waiting:
+            waiting.append(to_line(order))
+
+    def answers(self) -> Sequence[Answer]:
+        self.run()
+        found, self._answers = self._answers, []
+        return found
+
+    def run(self, _: int = 0) -> None:
+        """Let every follower do all that it was told."""
+        for follower, waiting in zip(self.followers, self._waiting, strict=True):
+            while waiting:
+                found = follower.do(self._orders.read(waiting.popleft()))
+                if found is not None:
+                    self._answers.append(self._reader.read(to_line(found)))
+            follower.finish()
+
+    def fail(self, line: str) -> None:
+        raise AssertionError(line)
+
+
+def split(
+    make: Callable[[], CausalLM], ends: Sequence[int], *, fused: bool = True, directory: Path | None = None
+) -> tuple[CausalLM, LocalCrew]:
+    """A model as its leader has it, the layers from each of `ends` on being a follower's; and its crew.
+
+    make: gives the whole model, unfused, as often as it is called.
+    """
+    models: list[CausalLM] = []
+    for first, last in pairwise([0, *ends, len(make().layers)]):
+        models.append(make())
+        models[-1].keep_part(range(first, last))
+        if fused:
+            fuse(models[-1])
+    inboxes: list[deque[mx.array]] = [deque() for _ in models]
+    crew = LocalCrew()
+    links = [LocalLink(rank, inboxes, crew.run) for rank in range(len(models))]
+    for follower, link in zip(models[1:], links[1:], strict=True):
+        crew.add(Follower(follower, link, directory=directory))
+    models[0].beyond = Leader(crew, links[0])
+    return models[0], crew
