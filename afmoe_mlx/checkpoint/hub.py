@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from ..errors import AfmoeError, CheckpointError, HubError
 from ..interrupts import interruptible
 from ..models import read_config
-from . import names
+from . import layouts, names
 from .files import ADAPTER, INDEX, StoredTensor, find_weights, read_config_json, read_headers, refuse_adapter
 from .foreign import translate
 from .hub_errors import explain, few, one_line
@@ -103,6 +104,25 @@ def resolve_headers(
         raise
     except Exception as error:
         raise HubError(explain(error, repo, revision, ["its weights"])) from error
+
+
+def resolve_part(
+    source: str | os.PathLike[str], part: range, *, revision: str | None = None
+) -> tuple[Path, dict[str, StoredTensor]]:
+    """The folder with a part of a model, see `layouts.is_in_part`, and the headers of all of its weights.
+
+    Of a model on the Hub the files that hold the part are fetched, and no others. Raises the errors of `resolve`.
+    """
+    folder, headers = resolve_headers(source, revision=revision)
+    wanted = {tensor.file.name for name, tensor in headers.items() if layouts.is_in_part(name, part)}
+    absent = sorted(name for name in wanted if not (folder / name).is_file())
+    if absent:
+        repo = names.repo_id(os.fspath(source))
+        try:
+            _snapshot(repo, folder.name, absent)
+        except Exception as error:
+            raise HubError(explain(error, repo, revision, absent)) from error
+    return folder, {name: replace(tensor, file=folder / tensor.file.name) for name, tensor in headers.items()}
 
 
 def _looks_like_path(text: str) -> bool:

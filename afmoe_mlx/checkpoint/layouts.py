@@ -11,6 +11,8 @@ from dataclasses import dataclass
 EXPERT = re.compile(r"(?P<path>.*\.experts)\.(?P<expert>[0-9]{1,6})\.(?P<projection>\w+)\.(?P<kind>\w+)")
 PACKED = re.compile(r"(?P<path>.*\.experts)\.(?P<projection>gate_up_proj|down_proj)")
 
+LAYER = re.compile(r"(.*\.)?layers\.(?P<layer>[0-9]{1,6})\..*")
+
 # Liquid's letters for the parts of a gated MLP
 PROJECTIONS = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 
@@ -27,6 +29,12 @@ class Piece:
     """Which expert's it is, where each has its own tensor."""
     half: int | None = None
     """0 or 1: the first or second half of its rows, where gate and up are packed."""
+
+
+def is_in_part(name: str, part: range) -> bool:
+    """Whether a tensor, stored or ours, is of one of these layers, or of what stands around them and `part` the first."""
+    match = LAYER.fullmatch(name)
+    return part.start == 0 if match is None else int(match["layer"]) in part
 
 
 def pieces_of(stored: str, model_type: str) -> list[tuple[str, Piece]]:

@@ -44,28 +44,34 @@ def load_model(
     revision: str | None = None,
     check: verify.Check | None = None,
     place: Place | None = None,
+    part: range | None = None,
 ) -> tuple[CausalLM, ModelConfig]:
     """A model, ready to run, and its config, from a folder, a short name or a Hub id; no tokenizer is needed.
 
     dtype: of the weights and the computation; by default the checkpoint's, float32 on the CPU. fuse: merge projections
     for inference. revision: a branch, tag or commit on the Hub. check: may refuse a model by its config and headers,
     before weights are fetched or read. place: says by them which experts are to be in memory; without it all are.
+    part: layers that are to be loaded alone, with what stands around the layers if they are the first: no others are
+    fetched, read or held.
     Raises ConfigError, CheckpointError, HubError, and InputError for a dtype there is not.
     """
-    from .hub import resolve
+    from .hub import resolve, resolve_part
 
-    wanted = parse_dtype(dtype)
-    folder = resolve(source, revision=revision, check=check)
+    wanted, headers = parse_dtype(dtype), None
+    if part is None:
+        folder = resolve(source, revision=revision, check=check)
+    else:
+        folder, headers = resolve_part(source, part, revision=revision)
     streams = device.reading_streams()
-    model, stored = _open(folder, dtype=wanted, check=check, streams=streams)
+    model, stored = _open(folder, dtype=wanted, check=check, streams=streams, headers=headers, part=part)
     placement = None if place is None else place(model.config, stored.headers)
     sources = {} if placement is None else _experts_apart(model, stored, placement)
     is_as_stored = wanted is None and not is_foreign(files.read_config_json(folder))
     read = _read_at_once if len(streams) > 1 and is_as_stored else _read_in_turn
-    read(model.model.embed_tokens)
-    if "lm_head" in model:
-        read(model.lm_head)
-    for i, layer in enumerate(model.model.layers):
+    for module in (model.model.get("embed_tokens"), model.get("lm_head")):
+        if module is not None:
+            read(module)
+    for i, layer in zip(model.part, model.model.layers, strict=True):
         read(layer)
         if fuse:
             fuse_layer(layer)
@@ -112,15 +118,25 @@ class _Stored:
 
 
 def _open(
-    folder: Path, *, dtype: mx.Dtype | None, check: verify.Check | None, streams: "Sequence[device.Stream | None]"
+    folder: Path,
+    *,
+    dtype: mx.Dtype | None,
+    check: verify.Check | None,
+    streams: "Sequence[device.Stream | None]",
+    headers: verify.Headers | None = None,
+    part: range | None = None,
 ) -> tuple[CausalLM, _Stored]:
-    """As `open_model`, with what it is made of."""
+    """As `open_model`, with what it is made of. headers: of all tensors, where not all files are in the folder."""
     raw = files.read_config_json(folder)
     config = read_config(raw)
-    paths = files.find_weights(folder)
-    raw, headers = translate(raw, files.read_headers(paths))
+    part = part or range(config.num_hidden_layers)
+    if headers is None:
+        headers = files.read_headers(files.find_weights(folder))
+    paths = sorted({stored.file for name, stored in headers.items() if layouts.is_in_part(name, part)})
+    raw, headers = translate(raw, headers)
     compute_dtype = dtype or device.compute_dtype(files.stored_dtype(headers))
-    tensors = lazily(headers, files.load_lazily(paths, streams), compute_dtype)
+    held = {name: stored for name, stored in headers.items() if layouts.is_in_part(name, part)}
+    tensors = lazily(held, files.load_lazily(paths, streams), compute_dtype)
     if config.tie_word_embeddings and _has_own_head(tensors):
         warnings.warn("lm_head.weight is not the embeddings it is tied to: used, as in Transformers", stacklevel=3)
         config = dataclasses.replace(config, tie_word_embeddings=False)
@@ -128,11 +144,18 @@ def _open(
     expected = dict(tree_flatten(model.parameters()))
     if check is not None:
         check(config, headers)
-    weights = {name: _assemble(name, pieces, tensors, expected[name].shape) for name, pieces in groups.items()}
+    weights = {
+        name: _assemble(name, pieces, tensors, expected[name].shape)
+        for name, pieces in groups.items()
+        if layouts.is_in_part(name, part)
+    }
     model.dtype = compute_dtype
-    narrow = {name for name in groups if not _is_wide_bias(name, groups, headers)}
+    narrow = {name for name in weights if not _is_wide_bias(name, groups, headers)}
     weights = {name: _cast(name, a, compute_dtype, config) if name in narrow else a for name, a in weights.items()}
+    # what is not in the part is dropped as it was made: nothing has been evaluated
     model.update(tree_unflatten(list(weights.items())))
+    if len(part) < config.num_hidden_layers:
+        model.keep_part(part)
     model.eval()
     return model, _Stored(folder, groups, headers)
 
@@ -145,7 +168,7 @@ def _experts_apart(model: CausalLM, stored: _Stored, placement: ExpertPlacement)
     sources = {}
     for i, path in placement.streamed(model).items():
         sources[i] = files.layer(path, model.config.num_experts)
-        leave_room(model.layers[i], placement.slots)
+        leave_room(model.layers[i - model.part.start], placement.slots)
     return sources
 
 

@@ -120,9 +120,12 @@ class ExpertPlacement:
     whole_layers: int = 0
 
     def streamed(self, model: nn.Module) -> dict[int, str]:
-        """The layers that read their experts, and the paths of these: {3: "model.layers.3.mlp.experts"}."""
+        """The layers that read their experts, and the paths of these: {3: "model.layers.3.mlp.experts"}.
+
+        Of a part of a model, its own layers, by their places in the whole.
+        """
         found = {}
-        for i, layer in enumerate(model.layers):
+        for i, layer in zip(model.part, model.layers, strict=True):
             if (block := layer.sparse) is not None:
                 name = next(name for name, module in layer.items() if module is block)
                 found[i] = f"model.layers.{i}.{name}.{block.ROUTED}"
