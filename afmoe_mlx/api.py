@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .conversion.pipeline import ConversionProgress
     from .conversion.recipe import Recipe
     from .conversion.source import Source
+    from .hosts.hostfile import Hosts
 
 # The model that comes with the package, by the name "demo".
 DEMO = Path(__file__).parent / "demo" / "model"
@@ -40,6 +41,9 @@ def load(
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
     experts_in_memory: ExpertsInMemory = None,
+    hosts: "str | Path | Hosts | None" = None,
+    silence: float | None = None,
+    on_lost: "Callable[[str], None] | None" = None,
     force: bool = False,
     return_config: Literal[False] = False,
 ) -> tuple[CausalLM, Tokenizer]: ...
@@ -54,6 +58,9 @@ def load(
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
     experts_in_memory: ExpertsInMemory = None,
+    hosts: "str | Path | Hosts | None" = None,
+    silence: float | None = None,
+    on_lost: "Callable[[str], None] | None" = None,
     force: bool = False,
     return_config: Literal[True],
 ) -> tuple[CausalLM, Tokenizer, dict[str, Any]]: ...
@@ -68,6 +75,9 @@ def load(
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
     experts_in_memory: ExpertsInMemory = None,
+    hosts: "str | Path | Hosts | None" = None,
+    silence: float | None = None,
+    on_lost: "Callable[[str], None] | None" = None,
     force: bool = False,
     return_config: bool = False,
 ) -> Any:
@@ -78,22 +88,35 @@ def load(
     unless told. kv_quantization: how caches keep the keys and values of full-attention layers, which counts there too.
     experts_in_memory: bytes for experts; the others are read from the files when the router chooses them, which gives
     the same answers, more slowly. "auto": what is free, but for what the system needs. None, or enough for all: all are
-    in memory. `model.expert_reads` counts. force: load even what does not fit. return_config: give config.json as a
-    third, as it is parsed (`model.config` has what is made of it). Keywords of mlx-lm that mean the same are taken too
+    in memory. `model.expert_reads` counts. hosts: an MLX hostfile, of whose machines this
+    is the first, and each holds some layers; silence, on_lost: see `hosts.start.load_on_hosts`. force: load even what
+    does not fit. return_config: give config.json as a third, as it is parsed (`model.config` has what is made of it).
+    Keywords of mlx-lm that mean the same are taken too
     (`afmoe_mlx.keywords`). Raises FitError before weights are fetched or read, ConfigError, CheckpointError,
-    TokenizerError, HubError or InputError.
+    TokenizerError, HubError, HostError or InputError.
     """
     if source == "demo" and revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
     check_kv_quantization(kv_quantization)
     wanted = parse_dtype(dtype)
     needs: dict[str, Any] = {"context": context, "dtype": wanted, "kv_quantization": kv_quantization}
-    place = place_experts(experts_in_memory, **needs)
-    check = None if force else fit_check(str(source), **needs, experts_in_memory=experts_in_memory)
-    folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
+    if hosts is None:
+        check = None if force else fit_check(str(source), **needs, experts_in_memory=experts_in_memory)
+        folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
+    else:
+        folder = DEMO if source == "demo" else resolve(source, revision=revision, weights=False)
     raw = read_config_json(folder)  # first: what cannot be read is told before a tokenizer is
     tokenizer = Tokenizer.from_folder(folder)
-    model, config = load_model(folder, dtype=wanted, check=check, place=place)
+    if hosts is None:
+        place = place_experts(experts_in_memory, **needs)
+        model, config = load_model(folder, dtype=wanted, check=check, place=place)
+    else:
+        from .hosts.start import SILENCE, load_on_hosts
+
+        where = DEMO if source == "demo" else source
+        named: dict[str, Any] = {"name": "demo" if source == "demo" else None, "revision": revision, "force": force}
+        named |= {"silence": silence or SILENCE, "on_lost": on_lost, "experts_in_memory": experts_in_memory}
+        model, config = load_on_hosts(where, hosts, **needs, **named)
     if kv_quantization is not None:
         model.kv_quantization = kv_quantization.of_heads(config.head_dim)
     return (model, tokenizer, raw) if return_config else (model, tokenizer)

@@ -62,6 +62,14 @@ for _name, _request in REQUESTS.items():
     app.command(_name, cls=Command)(command_of(_request, partial(_run, _name)))
 
 
+@app.command("follow", hidden=True)
+def follow(silence: Annotated[float, typer.Option(min=1.0)] = 60.0) -> None:
+    """Hold a part of a model for another machine, which starts this and writes to it."""
+    from .commands import follow as command
+
+    command.run(silence)
+
+
 @models_app.callback()
 def models(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the models with a short name and those in the local cache."""

@@ -3,6 +3,9 @@
 # How MLX begins its messages when the device or its memory gives out.
 _DEVICE_TROUBLE = ("[METAL]", "[metal", "[malloc", "[cuda", "[CUDA", "Unable to allocate")
 
+# How it begins them when another host is gone.
+_LINK_TROUBLE = ("[ring]", "[jaccl]")
+
 
 class AfmoeError(Exception):
     """Base of every error that afmoe_mlx raises on purpose."""
@@ -58,6 +61,11 @@ class ConversionError(AfmoeError):
 
 class SelfTestError(AfmoeError):
     """The self-test could not be run to its end."""
+
+
+def is_link_trouble(error: RuntimeError) -> bool:
+    """Whether MLX says that another host is gone."""
+    return str(error).startswith(_LINK_TROUBLE)
 
 
 def is_device_trouble(error: RuntimeError) -> bool:

@@ -32,7 +32,7 @@ class Piece:
 
 
 def is_in_part(name: str, part: range) -> bool:
-    """Whether a tensor, stored or ours, is of one of these layers, or of what stands around them and `part` the first."""
+    """Whether a tensor, stored or ours, is of one of these layers; what stands around all goes with the first."""
     match = LAYER.fullmatch(name)
     return part.start == 0 if match is None else int(match["layer"]) in part
 

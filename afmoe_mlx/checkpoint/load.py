@@ -27,6 +27,7 @@ from . import files, layouts, verify
 from .derived import lazily
 from .foreign import translate
 from .methods import is_foreign
+from .parts import restricted
 from .quantized import quantize_modules, read_quantization
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def load_model(
         folder, headers = resolve_part(source, part, revision=revision)
     streams = device.reading_streams()
     model, stored = _open(folder, dtype=wanted, check=check, streams=streams, headers=headers, part=part)
-    placement = None if place is None else place(model.config, stored.headers)
+    placement = None if place is None else place(*restricted(model.config, stored.headers, model.part))
     sources = {} if placement is None else _experts_apart(model, stored, placement)
     is_as_stored = wanted is None and not is_foreign(files.read_config_json(folder))
     read = _read_at_once if len(streams) > 1 and is_as_stored else _read_in_turn
@@ -143,7 +144,7 @@ def _open(
     model, groups = empty_model(folder, raw, config, headers)
     expected = dict(tree_flatten(model.parameters()))
     if check is not None:
-        check(config, headers)
+        check(*restricted(config, headers, part))
     weights = {
         name: _assemble(name, pieces, tensors, expected[name].shape)
         for name, pieces in groups.items()

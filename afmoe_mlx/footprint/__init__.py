@@ -1,12 +1,13 @@
 """The memory that a model needs, from config and headers alone, and whether this machine has it."""
 
 from .experts import SSD_SPEEDS, TYPICAL_SSD, ExpertMemory, ExpertsInMemory
-from .fit import check_shape, fit_check, place_experts, with_experts
+from .fit import DEFAULT_CONTEXT, check_shape, fit_check, place_experts, with_experts
 from .footprint import Footprint
 from .macs import MACS, Mac, stated_bandwidth
 from .weights import Parameters, count_parameters
 
 __all__ = [
+    "DEFAULT_CONTEXT",
     "MACS",
     "SSD_SPEEDS",
     "TYPICAL_SSD",

@@ -1,9 +1,22 @@
-"""`Crew`: the followers, as their leader sees them."""
+"""`Followers`: the processes that hold the other parts of a model, and how it is noticed that one is lost."""
 
-from collections.abc import Sequence
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Protocol
 
-from .orders import Answer, Order
+from ..errors import HostError
+from .hostfile import Host
+from .orders import LONGEST_LINE, Answer, Beat, Failed, Order, answers, to_line
+from .process import BEATS, PATIENCE
+from .remote import command_for
+
+# Seconds that followers have to end by themselves.
+GRACE = 2.0
 
 
 class Crew(Protocol):
@@ -20,3 +33,190 @@ class Crew(Protocol):
     def fail(self, line: str) -> None:
         """End all followers: they are out of step."""
         ...
+
+    def reason(self) -> str | None:
+        """Which host was lost, once that is known; None if it does not become so soon."""
+        ...
+
+    def end(self) -> None:
+        """Let all followers go."""
+        ...
+
+
+class Followers:
+    """A process for each of some hosts.
+
+    silence: seconds after which a host is lost of which nothing is heard, or that has done nothing of what it was told.
+    on_lost: called once, in a thread, with a line that names the host; all others have been ended then. Every later
+    call raises a HostError with that line.
+    """
+
+    def __init__(self, hosts: Sequence[Host], *, silence: float, on_lost: Callable[[str], None]) -> None:
+        self._silence, self._on_lost = silence, on_lost
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self.lost: str | None = None
+        self._is_lost = threading.Event()
+        self.is_under_way = False
+        """Whether all is loaded: then no order takes long, and one that does is of a host that is lost."""
+        self._processes = [_Process(host, command_for(host, silence), self._lose) for host in hosts]
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def tell(self, order: Order) -> None:
+        for i in range(len(self._processes)):
+            self.tell_one(i, order)
+
+    def tell_one(self, i: int, order: Order) -> None:
+        """Write an order to one follower."""
+        self._check()
+        self._processes[i].write(order)
+
+    def answers(self) -> list[Answer]:
+        found = [process.answer() for process in self._processes]
+        self._check()
+        for process, answer in zip(self._processes, found, strict=True):
+            if isinstance(answer, Failed):
+                self._lose(process.host.name, answer.line)
+                self._check()
+        return found
+
+    def fail(self, line: str) -> None:
+        with self._lock:
+            self.lost = self.lost or line
+        self.end()
+
+    def reason(self) -> str | None:
+        self._is_lost.wait(GRACE)
+        return self.lost
+
+    def end(self) -> None:
+        """End all processes; those that do not end by themselves are killed."""
+        self._ended.set()
+        for process in self._processes:
+            process.close()
+        until = time.monotonic() + GRACE
+        for process in self._processes:
+            process.end(until)
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        self._ended.set()
+        for process in self._processes:
+            process.end(0)
+
+    def _check(self) -> None:
+        if self.lost is not None:
+            raise HostError(self.lost)
+        if self._ended.is_set():
+            raise HostError("the other hosts have been let go: load the model again")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._silence / BEATS):
+            for process in self._processes:
+                process.write(Beat())
+                if trouble := process.trouble(self._silence * PATIENCE, is_under_way=self.is_under_way):
+                    self._lose(process.host.name, trouble)
+
+    def _lose(self, name: str, trouble: str) -> None:
+        with self._lock:
+            if self.lost is not None or self._ended.is_set():
+                return
+            self.lost = f"{name} is lost: {trouble}"
+            self._is_lost.set()
+        self.kill()
+        for process in self._processes:
+            process.give_up(self.lost)
+        self._on_lost(self.lost)
+
+
+class _Process:
+    """A follower's process, and the threads that read what it writes."""
+
+    def __init__(self, host: Host, command: Sequence[str], lose: Callable[[str, str], None]) -> None:
+        self.host, self._lose = host, lose
+        self._writing = threading.Lock()
+        self._answers: SimpleQueue[Answer] = SimpleQueue()
+        self._said: deque[str] = deque(maxlen=5)
+        self._told = self._finished = 0
+        self._heard = self._moved = time.monotonic()
+        # a group of its own: Ctrl-C is the leader's to hear, and a stopped one is hung up with the leader's end
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+        )
+        for work in (self._read, self._listen):
+            threading.Thread(target=work, daemon=True).start()
+
+    def write(self, order: Order) -> None:
+        """Write an order; one that cannot be written is of a process whose end is noticed where it is read."""
+        assert self._process.stdin is not None
+        with self._writing, suppress(OSError, ValueError):
+            if not isinstance(order, Beat):
+                if self._told == self._finished:
+                    self._moved = time.monotonic()
+                self._told += 1
+            self._process.stdin.write(to_line(order).encode())
+            self._process.stdin.flush()
+
+    def answer(self) -> Answer:
+        return self._answers.get()
+
+    def give_up(self, line: str) -> None:
+        """Let nobody wait for an answer."""
+        self._answers.put(Failed(line))
+
+    def trouble(self, patience: float, *, is_under_way: bool) -> str | None:
+        """Why this one is to be taken for lost, if it is."""
+        now = time.monotonic()
+        if now - self._heard > patience:
+            return f"nothing was heard of it for {patience:.0f} s"
+        if is_under_way and self._told > self._finished and now - self._moved > patience:
+            return f"it has done nothing of what it was told for {patience:.0f} s, nor have those before it"
+        return None
+
+    def close(self) -> None:
+        """Tell it to end."""
+        assert self._process.stdin is not None
+        with self._writing, suppress(OSError):
+            self._process.stdin.close()
+
+    def end(self, until: float) -> None:
+        """Wait for its end until then, and see to it."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(until - time.monotonic(), 0))
+            return
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        reader = answers()
+        try:
+            while line := self._process.stdout.readline(LONGEST_LINE):
+                self._heard = time.monotonic()
+                answer = reader.read(line.decode("utf-8", "replace"))
+                if not isinstance(answer, Beat):
+                    self._answers.put(answer)
+                elif answer.finished > self._finished:
+                    self._finished, self._moved = answer.finished, self._heard
+                if isinstance(answer, Failed):
+                    self._lose(self.host.name, answer.line)
+        except (HostError, OSError, ValueError) as error:
+            self._lose(self.host.name, str(error))
+            return
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE)
+        time.sleep(0.05)  # for what it said last
+        said = f": {self._said[-1]}" if self._said else ""
+        self._lose(self.host.name, f"its process ended ({_status(self._process.returncode)}){said}")
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if text := line[:1000].decode("utf-8", "replace").strip():
+                self._said.append(text)
+
+
+def _status(code: int | None) -> str:
+    if code is None:
+        return "it closed its output"
+    return f"signal {-code}" if code < 0 else f"status {code}"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..cache import Cache, KVQuantization, PrefixStore
+from ..cache import Cache, PrefixStore
 from ..errors import HostError
 from ..models import LONGEST_STEP, CausalLM, sweep_layers
 from .link import Link
@@ -22,6 +22,7 @@ from .orders import (
     Reach,
     Rewind,
     Run,
+    quantization_of,
 )
 
 
@@ -45,7 +46,7 @@ class Follower:
             case Rewind():
                 self._cache(order.cache).rewind(order.n)
             case NewCache():
-                kept = order.kv and KVQuantization(order.kv[0], order.kv[1], order.kv[2])
+                kept = quantization_of(order.kept)
                 self._caches[order.cache] = self.model.make_cache(order.slack, kv_quantization=kept)
             case Drop():
                 for number in order.caches:
@@ -70,6 +71,17 @@ class Follower:
             case _:
                 raise HostError(f"{order.do} is no order for a follower that is under way")
         return None
+
+    def warm_up(self) -> None:
+        """Run a step alone, which compiles what steps are made of."""
+        cache = self.model.make_cache()
+        h = mx.zeros((1, 1, self.model.config.hidden_size), self.model.dtype)
+        mx.eval(self.model.part_of(h, self.model.chunk((1, 1), cache)), cache.arrays)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way."""
+        return bool(self._under_way)
 
     def finish(self) -> None:
         """Wait for what is under way."""

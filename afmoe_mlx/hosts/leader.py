@@ -2,19 +2,20 @@
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import Any, TypeVar
 
 import mlx.core as mx
 
 from ..cache import Cache, KVCache, KVQuantization
-from ..errors import CacheError, HostError
+from ..errors import CacheError, HostError, is_link_trouble
 from ..interrupts import held
 from ..models.chunk import Chunk
 from .crew import Crew
 from .link import Link
-from .orders import Drop, NewCache, OpenStore, Order, Rewind, Run
+from .orders import Drop, NewCache, OpenStore, Order, Rewind, Run, kept_of
+from .plan import Share
 from .store import StoresElsewhere
 
 # Hidden states that may be on their way at once: enough for all hosts to work, few enough to fit.
@@ -31,18 +32,20 @@ class Leader:
     it that it has one of each kind.
     """
 
-    def __init__(self, crew: Crew, link: Link) -> None:
-        self.crew, self.link = crew, link
+    def __init__(self, crew: Crew, link: Link, shares: Sequence[Share] = ()) -> None:
+        """shares: who holds what, to be told."""
+        self.crew, self.link, self.shares = crew, link, shares
+        # the last that is on its way here, in a list that outlives this
+        self._received: list[mx.array] = []
+        weakref.finalize(self, _end, crew, self._received)
         self._numbers = count()
         self._dropped: list[int] = []
         self._sent: list[list[mx.array]] = []
         self._told = False
 
     def make_cache(self, layers: Sequence[KVCache], slack: int | None, kv_quantization: KVQuantization | None) -> Cache:
-        kept = kv_quantization
-        kv = None if kept is None else (kept.bits, kept.group_size, kept.start)
         cache = LedCache(layers, self, next(self._numbers))
-        self.tell(NewCache(cache.number, slack, kv))
+        self.tell(NewCache(cache.number, slack, kept_of(kv_quantization)))
         # a list, told of with what is told next: the collector may run in the midst of anything
         weakref.finalize(cache, self._dropped.append, cache.number)
         return cache
@@ -73,8 +76,9 @@ class Leader:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        while len(self._sent) >= UNDER_WAY:
-            mx.eval(self._sent.pop(0))
+        with self._named():
+            while len(self._sent) >= UNDER_WAY:
+                mx.eval(self._sent.pop(0))
         with held():
             self._told = False
             try:
@@ -83,6 +87,16 @@ class Leader:
                 if self._told:
                     self.crew.fail(f"a step was begun and not ended: {error}")
                 raise
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """In which MLX's word that a peer is gone becomes one that names the host."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_link_trouble(error):
+                raise
+            raise HostError(self.crew.reason() or str(error)) from None
 
     def __call__(self, h: Sequence[mx.array], chunks: Sequence[Chunk], wanted: int | None) -> mx.array | None:
         first, last = chunks[0], chunks[-1]
@@ -93,15 +107,28 @@ class Leader:
         rows, mask, positions = first.batch_size, _rows(first.attention_mask), _rows(first.position_ids)
         self._told = True
         self.tell(Run(number, rows, tuple(c.length for c in chunks), wanted, mask, positions))
-        self._sent.append([self.link.send(state) for state in h])
-        for sent in self._sent[-1]:
-            mx.async_eval(sent)
-        if wanted is None:
-            return None
-        found = self.link.receive((rows, wanted or last.length, h[0].shape[-1]), h[0].dtype)
-        # at once: a vector that is sent and not received would be taken for the next
-        mx.async_eval(found)
+        with self._named():
+            self._sent.append([self.link.send(state) for state in h])
+            for sent in self._sent[-1]:
+                mx.async_eval(sent)
+            if wanted is None:
+                return None
+            found = self.link.receive((rows, wanted or last.length, h[0].shape[-1]), h[0].dtype)
+            # at once: a vector that is sent and not received would be taken for the next
+            mx.async_eval(found)
+        self._received[:] = [found]
         return found
+
+    def wait(self) -> None:
+        """Wait for what is on its way."""
+        mx.eval(self._received, self._sent)
+
+
+def _end(crew: Crew, received: Sequence[mx.array]) -> None:
+    """Let the followers go, once nothing is on its way from them: MLX would take their end for a fault."""
+    with suppress(RuntimeError):
+        mx.eval(received)
+    crew.end()
 
 
 class LedCache(Cache):

@@ -9,6 +9,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 
 from annotated_types import Ge, Lt, MaxLen
 
+from ..cache import KVQuantization
 from ..errors import HostError
 
 # Characters of a line that is read.
@@ -19,13 +20,15 @@ Bytes = Annotated[int, Ge(0), Lt(1 << 60)]
 Text = Annotated[str, MaxLen(4096)]
 Numbers = tuple[Number, ...]
 Rows = tuple[Numbers, ...]
+# A KVQuantization: bits, group size, start.
+Kept = tuple[Number, Number | None, Number]
 
 
 @dataclass(frozen=True)
 class Hello:
-    """Answer with `Facts`. source, revision: of the model that is meant. ip: the host's own, to listen at."""
+    """Answer with `Facts`. source, revision: of the model that is meant, if any. ip: the host's own, to listen at."""
 
-    source: Text
+    source: Text | None
     revision: Text | None
     ip: Text
     do: Literal["hello"] = "hello"
@@ -52,7 +55,10 @@ class Load:
     first: Number
     last: Number
     dtype: Literal["float32", "bfloat16", "float16"]
+    context: Number
+    kept: Kept | None
     experts_in_memory: Bytes | Literal["auto"] | None
+    force: bool
     do: Literal["load"] = "load"
 
 
@@ -68,11 +74,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class NewCache:
-    """Make an empty cache, known by a number; the others are `make_cache`'s, kv: bits, group size, start."""
+    """Make an empty cache, known by a number; the others are `make_cache`'s."""
 
     cache: Number
     slack: Number | None = None
-    kv: tuple[Number, Number | None, Number] | None = None
+    kept: Kept | None = None
     do: Literal["new_cache"] = "new_cache"
 
 
@@ -175,7 +181,7 @@ class Beat:
 class Facts:
     """What a follower is, before anything is loaded.
 
-    problem: why it cannot take part, in a line. identity: of the model's files, see `identity`. port: free at its ip.
+    problem: why it cannot take part, in a line. identity, samples: of the model, see `identity`. port: free at its ip.
     """
 
     version: Text
@@ -185,6 +191,7 @@ class Facts:
     usable: Bytes | None
     bandwidth: Bytes
     identity: Text | None
+    samples: dict[Text, Text]
     port: Number
     problem: Text | None = None
     do: Literal["facts"] = "facts"
@@ -198,11 +205,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Done:
-    """held, read, peak: bytes of weights, of files read for them, and of memory at most, after a `Load`."""
+    """held, peak: bytes of memory, now and at most, and whether experts are read from the SSD, after a `Load`."""
 
     held: Bytes = 0
-    read: Bytes = 0
     peak: Bytes = 0
+    reads_experts: bool = False
     do: Literal["done"] = "done"
 
 
@@ -244,6 +251,21 @@ class Reader(Generic[T]):
         except ValueError as error:
             found = str(error).splitlines()[0]
             raise HostError(f"a message from another host makes no sense ({found}): is it the same version?") from None
+
+
+def kept_of(quantization: KVQuantization | None) -> Kept | None:
+    """How keys and values are kept, as an order says it."""
+    return None if quantization is None else (quantization.bits, quantization.group_size, quantization.start)
+
+
+def quantization_of(kept: Kept | None) -> KVQuantization | None:
+    """What an order says of how keys and values are kept."""
+    return None if kept is None else KVQuantization(*kept)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def orders() -> Reader[Order]:

@@ -50,6 +50,12 @@ class LocalCrew:
     def fail(self, line: str) -> None:
         raise AssertionError(line)
 
+    def reason(self) -> str | None:
+        return None
+
+    def end(self) -> None:
+        self.followers.clear()
+
 
 def split(
     make: Callable[[], CausalLM], ends: Sequence[int], *, fused: bool = True, directory: Path | None = None

@@ -1,0 +1,222 @@
+"""Loading a model on several hosts, of which this one leads."""
+
+import json
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from .. import device
+from ..cache import KVQuantization
+from ..checkpoint import load_model
+from ..checkpoint.files import read_config_json, stored_dtype
+from ..checkpoint.foreign import translate
+from ..checkpoint.hub import resolve_headers
+from ..checkpoint.load import parse_dtype
+from ..errors import HostError
+from ..footprint import DEFAULT_CONTEXT, ExpertsInMemory, place_experts
+from ..interrupts import begun
+from ..models import CausalLM, ModelConfig, read_config
+from .crew import Followers
+from .hostfile import Host, Hosts, read_hosts
+from .identity import digest, samples
+from .leader import Leader
+from .link import Link
+from .lost import EndIfBlocked
+from .orders import Answer, Done, Facts, Hello, Join, Load, kept_of
+from .plan import Needs, Share, check_shares, plan
+from .ring import connect, free_port
+from .versions import versions
+
+# Seconds after which, unless told, a host of which nothing is heard is lost.
+SILENCE = 60.0
+LEAST_SILENCE = 2.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model as this host has it, none of its weights read."""
+
+    source: str | Path
+    """A folder or a Hub id here."""
+    name: str
+    """As other hosts are told."""
+    revision: str | None
+    folder: Path
+    needs: Needs
+    identity: str
+    samples: dict[str, str]
+
+
+def load_on_hosts(
+    source: str | Path,
+    hosts: str | Path | Hosts,
+    *,
+    name: str | None = None,
+    dtype: mx.Dtype | str | None = None,
+    revision: str | None = None,
+    context: int | None = None,
+    kv_quantization: KVQuantization | None = None,
+    experts_in_memory: ExpertsInMemory = None,
+    force: bool = False,
+    silence: float = SILENCE,
+    on_lost: Callable[[str], None] | None = None,
+) -> tuple[CausalLM, ModelConfig]:
+    """A model whose first layers are here and whose others are on the hosts of a file, and its config.
+
+    source: as for `load_model`; every host reads its own layers, from its own disk or the Hub. name: what the others
+    are told instead of `source`. silence: seconds after which a host of which nothing is heard is taken for lost.
+    on_lost: called, in a thread, with a line that says which; by default the process is ended if it is blocked, or the
+    next call raises a HostError. The others are those of `load`. The followers end with the model. Raises HostError,
+    FitError, and what `load_model` raises.
+    """
+    if not isinstance(hosts, Hosts):
+        hosts = read_hosts(hosts)
+    if not isinstance(silence, int | float) or silence < LEAST_SILENCE:
+        raise HostError(f"silence is {silence!r}: expected {LEAST_SILENCE:g} seconds or more")
+    stored = open_stored(source, name, dtype, revision, context, kv_quantization)
+    made: list[weakref.ref[Leader]] = []
+    crew = Followers(hosts.all[1:], silence=silence, on_lost=on_lost or EndIfBlocked(lambda: _wait(made)))
+    try:
+        facts = hello(crew, hosts, stored)
+        shares = share_out(stored, hosts, facts, force=force)
+        link = join(crew, hosts, facts)
+        model = _load(crew, stored, shares, experts_in_memory, force=force)
+    except BaseException:
+        crew.kill()
+        raise
+    crew.is_under_way = True
+    leader = Leader(crew, link, shares)
+    made.append(weakref.ref(leader))
+    model.beyond = leader
+    _warm_up(model)
+    return model, model.config
+
+
+def _wait(made: Sequence["weakref.ref[Leader]"]) -> None:
+    for ref in made:
+        if (leader := ref()) is not None:
+            leader.wait()
+
+
+def open_stored(
+    source: str | Path,
+    name: str | None,
+    dtype: mx.Dtype | str | None,
+    revision: str | None,
+    context: int | None,
+    kv_quantization: KVQuantization | None,
+) -> Stored:
+    """What is to be loaded, from its config and headers; the arguments are those of `load_on_hosts`."""
+    folder, headers = resolve_headers(source, revision=revision)
+    raw = read_config_json(folder)
+    identity = digest(raw, headers)
+    sampled = samples(folder, headers)
+    raw, translated = translate(raw, headers)
+    wanted = parse_dtype(dtype) or device.compute_dtype(stored_dtype(translated))
+    needs = Needs(read_config(raw), translated, wanted, context or DEFAULT_CONTEXT, kv_quantization)
+    text = os.fspath(source)
+    if name is None:
+        is_local = os.path.isdir(os.path.expanduser(text))
+        name = os.path.abspath(text) if is_local and not text.startswith("~") else text
+    return Stored(source, name, revision, folder, needs, identity, sampled)
+
+
+def hello(crew: Followers, hosts: Hosts, stored: Stored | None) -> list[Facts]:
+    """What every follower is; HostError that names one with another version or model, or that cannot take part."""
+    source, revision = (None, None) if stored is None else (stored.name, stored.revision)
+    followers = hosts.all[1:]
+    for i, host in enumerate(followers):
+        crew.tell_one(i, Hello(source, revision, host.ip))
+    facts = _all(crew.answers(), Facts)
+    for host, found in zip(followers, facts, strict=True):
+        if trouble := _difference(found, stored):
+            raise HostError(f"{host.name} {trouble}")
+    return facts
+
+
+def _difference(found: Facts, stored: Stored | None) -> str | None:
+    version, mlx = versions()
+    if found.version != version:
+        return f"has afmoe-mlx {found.version}, this machine {version}: install the same version on all"
+    if found.mlx != mlx:
+        return f"has MLX {found.mlx}, this machine {mlx}: install the same version on all (pip install mlx=={mlx})"
+    if found.problem:
+        return f"cannot take part: {found.problem}"
+    if stored is None:
+        return None
+    shared = stored.samples.keys() & found.samples.keys()
+    if found.identity != stored.identity or any(stored.samples[name] != found.samples[name] for name in shared):
+        return f"has another model as {stored.name}: copy this machine's there, or remove what it has"
+    return None
+
+
+def share_out(stored: Stored, hosts: Hosts, facts: Sequence[Facts], *, force: bool) -> list[Share]:
+    """Who holds what; FitError if it does not fit."""
+    usable = [device.memory().usable, *(found.usable for found in facts)]
+    # processes of one machine have its memory together
+    here = sum(host.is_here or rank == 0 for rank, host in enumerate(hosts.all))
+    usable = [
+        room if room is None or not (host.is_here or rank == 0) else room // here
+        for rank, (room, host) in enumerate(zip(usable, hosts.all, strict=True))
+    ]
+    shares = plan(stored.needs, [(host.name, room) for host, room in zip(hosts.all, usable, strict=True)])
+    if not force:
+        check_shares(stored.name, shares)
+    return shares
+
+
+def join(crew: Followers, hosts: Hosts, facts: Sequence[Facts]) -> Link:
+    """The link to all followers, which join at the same time; HostError if it does not come about."""
+    leader = hosts.all[0]
+    ports = [free_port(leader.ip), *(found.port for found in facts)]
+    addresses = tuple(_address(host, port) for host, port in zip(hosts.all, ports, strict=True))
+    devices = json.dumps([host.rdma for host in hosts.all]) if hosts.backend == "jaccl" else None
+    orders = [Join(rank, hosts.backend, addresses, devices) for rank in range(len(hosts.all))]
+    for i, order in enumerate(orders[1:]):
+        crew.tell_one(i, order)
+    connecting = begun(lambda: connect(orders[0]))  # which waits for the others for good
+    _all(crew.answers(), Done)
+    return connecting.result()
+
+
+def _address(host: Host, port: int) -> str:
+    return f"[{host.ip}]:{port}" if ":" in host.ip else f"{host.ip}:{port}"
+
+
+def _load(
+    crew: Followers, stored: Stored, shares: Sequence[Share], experts_in_memory: ExpertsInMemory, *, force: bool
+) -> CausalLM:
+    """The leader's own part, while the followers load theirs."""
+    needs = stored.needs
+    kind = str(needs.dtype).removeprefix("mlx.core.")
+    for i, share in enumerate(shares[1:]):
+        part = share.part
+        kept = kept_of(needs.kv_quantization)
+        crew.tell_one(i, Load(part.start, part.stop, kind, needs.context, kept, experts_in_memory, force))  # type: ignore[arg-type]
+    options = {"context": needs.context, "dtype": needs.dtype, "kv_quantization": needs.kv_quantization}
+    model, _ = load_model(
+        stored.source,
+        revision=stored.revision,
+        dtype=needs.dtype,
+        place=place_experts(experts_in_memory, **options),  # type: ignore[arg-type]
+        part=shares[0].part,
+    )
+    # prompts are then swept here too, so that every host reads its experts once for all of a prompt
+    model.reads_experts |= any(done.reads_experts for done in _all(crew.answers(), Done))
+    return model
+
+
+def _warm_up(model: CausalLM) -> None:
+    """A step through all hosts, of a cache that is dropped at once."""
+    mx.eval(model(mx.zeros((1, 1), mx.int32), cache=model.make_cache()))
+
+
+def _all(found: Sequence[Answer], kind: type) -> list:
+    wrong = [answer for answer in found if not isinstance(answer, kind)]
+    if wrong:
+        raise HostError(f"a host answered {type(wrong[0]).__name__}: expected {kind.__name__}")
+    return list(found)
