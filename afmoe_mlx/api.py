@@ -111,11 +111,11 @@ def load(
         place = place_experts(experts_in_memory, **needs)
         model, config = load_model(folder, dtype=wanted, check=check, place=place)
     else:
-        from .hosts.start import SILENCE, load_on_hosts
+        from .hosts.start import load_on_hosts
 
         where = DEMO if source == "demo" else source
         named: dict[str, Any] = {"name": "demo" if source == "demo" else None, "revision": revision, "force": force}
-        named |= {"silence": silence or SILENCE, "on_lost": on_lost, "experts_in_memory": experts_in_memory}
+        named |= {"silence": silence, "on_lost": on_lost, "experts_in_memory": experts_in_memory}
         model, config = load_on_hosts(where, hosts, **needs, **named)
     if kv_quantization is not None:
         model.kv_quantization = kv_quantization.of_heads(config.head_dim)

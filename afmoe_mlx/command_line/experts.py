@@ -11,11 +11,11 @@ from ..terminal import note, size
 
 def tell_experts(model: CausalLM) -> None:
     """Say how many experts of a loaded model are in memory, if not all."""
-    if not model.reads_experts:
+    if not model.expert_pools:
         return
     slots, number = model.expert_pools[0].slots, model.config.num_experts
     layers = len(model.expert_pools)
-    whole = model.config.num_hidden_layers - model.config.num_dense_layers - layers
+    whole = sum(layer.sparse is not None for layer in model.layers) - layers
     others = f", all in the {whole} others" if whole else ""
     note(f"Experts: {slots} of {number} in memory in {layers} layers{others}; the rest is read as needed", dim=True)
 

@@ -1,6 +1,7 @@
 """The options that several commands have, as Typer's annotations with their help."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -124,6 +125,18 @@ ExpertsInMemory = Annotated[
         metavar="SIZE|auto",
         help="Hold only so much of the experts in memory (auto: what is free) and read the others from the SSD.",
     ),
+]
+HostsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--hosts",
+        metavar="FILE",
+        help="Share the model out among the machines of an MLX hostfile, of which this is the first.",
+    ),
+]
+Silence = Annotated[
+    float | None,
+    typer.Option(min=2, metavar="SECONDS", help="After which a host of --hosts that says nothing is lost; 60."),
 ]
 KVBits = Annotated[int | None, typer.Option(help="Keep keys and values of full-attention layers in 2 to 6 or 8 bits.")]
 KVGroupSize = Annotated[int | None, typer.Option(help="Numbers that share a scale, with --kv-bits; 64 if they fit.")]

@@ -10,6 +10,7 @@ from ..command_line.batch import PrintedBatch
 from ..command_line.draft import with_draft_model
 from ..command_line.experts import WatchedReads, tell_experts
 from ..command_line.generation_config import sampling_in_words, tell_unused_keys
+from ..command_line.hosts import tell_hosts
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.length import check_length
 from ..command_line.progress import progress_bar
@@ -58,10 +59,12 @@ def run(request: GenerateRequest) -> int:
         context=request.context,
         kv_quantization=request.kv.quantization,
         experts_in_memory=request.experts_in_memory,
+        **request.on_hosts,
         force=request.force,
     )
     tell_kv_bits(model)
     tell_experts(model)
+    tell_hosts(model)
     tell_unused_keys(tokenizer)
     suggest_self_test(name)
     options = with_draft_model(options, request.draft_model, tokenizer, force=request.force)

@@ -9,6 +9,7 @@ from typing import Any
 from ..api import load
 from ..command_line.experts import tell_experts
 from ..command_line.generation_config import tell_unused_keys
+from ..command_line.hosts import tell_hosts
 from ..command_line.kv_bits import tell_kv_bits
 from ..command_line.prompt_cache import disk_directory
 from ..command_line.requests.answering import or_demo
@@ -42,7 +43,8 @@ def run(request: ServeRequest) -> int:
     model, tokenizer = loading.result()
     tell_kv_bits(model)
     tell_experts(model)
-    if model.reads_experts:
+    tell_hosts(model)
+    if not model.takes_batches:
         note("One request is answered at a time, the others wait", dim=True)
     tell_unused_keys(tokenizer)
     suggest_self_test(name)
@@ -82,6 +84,7 @@ def _load(request: ServeRequest, name: str) -> tuple[CausalLM, Tokenizer]:
         context=request.context,
         kv_quantization=request.kv.quantization,
         experts_in_memory=request.experts_in_memory,
+        **request.on_hosts,
         force=request.force,
     )
 

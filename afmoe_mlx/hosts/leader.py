@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import mlx.core as mx
 
@@ -14,8 +14,9 @@ from ..interrupts import held
 from ..models.chunk import Chunk
 from .crew import Crew
 from .link import Link
-from .orders import Drop, NewCache, OpenStore, Order, Rewind, Run, kept_of
+from .orders import Drop, NewCache, OpenStore, Order, Probe, Rewind, Run, kept_of
 from .plan import Share
+from .ring import take_part
 from .store import StoresElsewhere
 
 # Hidden states that may be on their way at once: enough for all hosts to work, few enough to fit.
@@ -42,6 +43,16 @@ class Leader:
         self._dropped: list[int] = []
         self._sent: list[list[mx.array]] = []
         self._told = False
+
+    @property
+    def parts(self) -> list[tuple[str, range]]:
+        return [(share.name, share.part) for share in self.shares]
+
+    def probe(self, kind: Literal["hop", "sum"], *, rounds: int = 100, size: int = 2048) -> float:
+        """Seconds of a round of all hosts, each of which sends `size` float32 numbers on, or of a sum of them."""
+        order = Probe(kind, rounds, size)
+        self.tell(order)
+        return take_part(self.link, order)
 
     def make_cache(self, layers: Sequence[KVCache], slack: int | None, kv_quantization: KVQuantization | None) -> Cache:
         cache = LedCache(layers, self, next(self._numbers))

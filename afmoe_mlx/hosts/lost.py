@@ -36,6 +36,20 @@ class EndProcess:
         os._exit(1)
 
 
+def hush_native() -> None:
+    """Keep what native code writes to stderr off it: MLX tells of a lost host there, socket by socket.
+
+    Python's own stderr stays what it is.
+    """
+    if sys.stderr is None or sys.stderr.fileno() != 2:
+        return  # done already, or not a stream of the system's
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    sys.stderr = open(kept, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")  # noqa: SIM115
+
+
 class EndIfBlocked:
     """The same where something waits for another host; else the next call raises the line, and the program goes on.
 

@@ -62,19 +62,20 @@ def load_on_hosts(
     kv_quantization: KVQuantization | None = None,
     experts_in_memory: ExpertsInMemory = None,
     force: bool = False,
-    silence: float = SILENCE,
+    silence: float | None = None,
     on_lost: Callable[[str], None] | None = None,
 ) -> tuple[CausalLM, ModelConfig]:
     """A model whose first layers are here and whose others are on the hosts of a file, and its config.
 
     source: as for `load_model`; every host reads its own layers, from its own disk or the Hub. name: what the others
-    are told instead of `source`. silence: seconds after which a host of which nothing is heard is taken for lost.
+    are told instead of `source`. silence: seconds, 60 unless told, after which a host that says nothing is lost.
     on_lost: called, in a thread, with a line that says which; by default the process is ended if it is blocked, or the
     next call raises a HostError. The others are those of `load`. The followers end with the model. Raises HostError,
     FitError, and what `load_model` raises.
     """
     if not isinstance(hosts, Hosts):
         hosts = read_hosts(hosts)
+    silence = SILENCE if silence is None else silence
     if not isinstance(silence, int | float) or silence < LEAST_SILENCE:
         raise HostError(f"silence is {silence!r}: expected {LEAST_SILENCE:g} seconds or more")
     stored = open_stored(source, name, dtype, revision, context, kv_quantization)

@@ -13,6 +13,11 @@ from .chunk import Chunk
 class Beyond(Protocol):
     """What a model whose `part` ends before its last layer goes on with."""
 
+    @property
+    def parts(self) -> Sequence[tuple[str, range]]:
+        """Where all layers are, these here first: names of hosts."""
+        ...
+
     def make_cache(self, layers: Sequence[KVCache], slack: int | None, kv_quantization: KVQuantization | None) -> Cache:
         """An empty cache, of which `layers` are here; the arguments of `CausalLM.make_cache` make the others."""
         ...

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from afmoe_mlx.api import load
@@ -11,6 +11,7 @@ from afmoe_mlx.checkpoint.names import caution
 from afmoe_mlx.command_line.draft import with_draft_model
 from afmoe_mlx.command_line.experts import tell_experts
 from afmoe_mlx.command_line.generation_config import tell_unused_keys
+from afmoe_mlx.command_line.hosts import tell_hosts
 from afmoe_mlx.command_line.kv_bits import KVOptions, tell_kv_bits
 from afmoe_mlx.command_line.self_test import suggest_self_test
 from afmoe_mlx.errors import TokenizerError
@@ -57,6 +58,8 @@ class EngineSource:
     """Of the first model, in place of its own."""
     kv: KVOptions
     experts_in_memory: ExpertsInMemory = None
+    on_hosts: Mapping[str, Any] = field(default_factory=dict)
+    """hosts, silence, on_lost."""
     context: int | None = None
     force: bool = False
     directory: str | None = None
@@ -88,6 +91,7 @@ class EngineSource:
             context=self.context,
             kv_quantization=self.kv.quantization,
             experts_in_memory=self.experts_in_memory,
+            **self.on_hosts,
             force=self.force,
         )
         if chat_template is not None:
@@ -96,6 +100,7 @@ class EngineSource:
             raise TokenizerError(f"{name} has no chat template, so it cannot chat: use `afmoe-mlx generate`")
         tell_kv_bits(model)
         tell_experts(model)
+        tell_hosts(model)
         tell_unused_keys(tokenizer)
         suggest_self_test(name)
         options = with_draft_model(options, draft_model, tokenizer, force=self.force)

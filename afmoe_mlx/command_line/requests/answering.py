@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...terminal import is_terminal, note
+from ..hosts import HostsOptions
 from ..options import (
     ChatTemplate,
     ChatTemplateConfig,
@@ -19,6 +20,7 @@ from ..options import (
     FrequencyContextSize,
     FrequencyPenalty,
     Grammar,
+    HostsFile,
     JsonSchema,
     KVBits,
     KVGroupSize,
@@ -43,6 +45,7 @@ from ..options import (
     RepetitionPenalty,
     Revision,
     Seed,
+    Silence,
     Stop,
     SystemPrompt,
     Temp,
@@ -104,7 +107,7 @@ def or_demo(model: str | None) -> str:
     return model
 
 
-class CacheOptions:
+class CacheOptions(HostsOptions):
     """What requests make of their options of keys and values and of the cache on disk.
 
     They declare these fields themselves, each where --help is to list it.
@@ -175,6 +178,8 @@ class AnswerRequest(CacheOptions):
     kv_group_size: KVGroupSize = None
     quantized_kv_start: KVStart = None
     experts_in_memory: ExpertsInMemory = None
+    hosts: HostsFile = None
+    silence: Silence = None
     prompt_cache_dir: PromptCacheDir = None
     disk_cache: DiskCache = False
     no_disk_cache: NoDiskCache = False
@@ -188,6 +193,7 @@ class AnswerRequest(CacheOptions):
         if self.draft_model is None and self.num_draft_tokens is not None:
             raise typer.BadParameter("--num-draft-tokens needs --draft-model")
         self.check_kv()
+        self.check_hosts()
         if sum(given is not None for given in (self.json_schema, self.regex, self.grammar)) > 1:
             raise typer.BadParameter("choose one of --json-schema, --regex and --grammar")
 

@@ -5,11 +5,22 @@ from typing import Annotated
 
 import typer
 
-from ..options import AsJson, ExpertsInMemory, KVBits, Model, ModelArgument, PrefillStepSize, Revision
+from ..hosts import HostsOptions
+from ..options import (
+    AsJson,
+    ExpertsInMemory,
+    HostsFile,
+    KVBits,
+    Model,
+    ModelArgument,
+    PrefillStepSize,
+    Revision,
+    Silence,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoRequest:
+class InfoRequest(HostsOptions):
     """Say what a model needs, and where it fits, without downloading its weights."""
 
     model: ModelArgument
@@ -19,12 +30,14 @@ class InfoRequest:
     ] = None
     kv_bits: KVBits = None
     experts_in_memory: ExpertsInMemory = None
+    hosts: HostsFile = None
+    silence: Silence = None
     revision: Revision = None
     as_json: AsJson = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchRequest:
+class BenchRequest(HostsOptions):
     """Measure a model's speed here, or that of a shape with random weights, before a download."""
 
     model: Model = None
@@ -39,6 +52,8 @@ class BenchRequest:
     num_trials: Annotated[int, typer.Option("--num-trials", "-n", help="Runs, of which the median counts.")] = 5
     prefill_step_size: PrefillStepSize = None
     experts_in_memory: ExpertsInMemory = None
+    hosts: HostsFile = None
+    silence: Silence = None
     revision: Revision = None
     as_json: AsJson = False
 
@@ -52,10 +67,13 @@ class BenchRequest:
             raise typer.BadParameter("--experts-in-memory needs --model: a shape's random weights are in no file")
         if self.experts_in_memory is not None and self.batch_size > 1:
             raise typer.BadParameter("--experts-in-memory is for one sequence at a time: leave out --batch-size")
+        self.check_hosts()
+        if self.hosts is not None and self.shape is not None:
+            raise typer.BadParameter("--hosts needs --model: a shape's random weights are on no host")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorRequest:
+class DoctorRequest(HostsOptions):
     """Look at this machine: device, memory, libraries, the Hub and its cache, and what to do about each problem."""
 
     self_test: Annotated[

@@ -14,6 +14,7 @@ from ..options import (
     DiskCache,
     ExpertsInMemory,
     Force,
+    HostsFile,
     KVBits,
     KVGroupSize,
     KVStart,
@@ -22,6 +23,7 @@ from ..options import (
     Preset,
     PromptCacheDir,
     Revision,
+    Silence,
     byte_size,
 )
 from .answering import CacheOptions
@@ -113,12 +115,15 @@ class ServeRequest(CacheOptions):
     no_disk_cache: NoDiskCache = False
     context: Context = None
     experts_in_memory: ExpertsInMemory = None
+    hosts: HostsFile = None
+    silence: Silence = None
     force: Force = False
     revision: Revision = None
 
     def __post_init__(self) -> None:
         """BadParameter for options that do nothing without another."""
         self.check_kv()
+        self.check_hosts()
 
     @property
     def keys(self) -> tuple[str, ...]:
