@@ -11,12 +11,13 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import device
-from ..api import DEMO
+from ..api import DEMO, load
 from ..cache import Cache
 from ..checkpoint import load_model, resolve
 from ..checkpoint.random import random_model
 from ..checkpoint.verify import Headers
 from ..command_line.experts import figures, in_words, tell_experts
+from ..command_line.hosts import tell_hosts
 from ..command_line.progress import progress_bar
 from ..command_line.requests.answering import or_demo
 from ..command_line.requests.machine import BenchRequest
@@ -86,6 +87,9 @@ def run(request: BenchRequest) -> None:
     if request.shape is None:
         experts = request.experts_in_memory
         name, revision = or_demo(request.model), request.revision
+        if request.hosts is not None:
+            bench_hosts(name, settings, request)
+            return
         bench_model(name, settings, revision=revision, experts_in_memory=experts, as_json=request.as_json)
     else:
         bits = 4 if request.bits is None else request.bits
@@ -114,6 +118,20 @@ def bench_model(
     _bench({"model": name}, model, settings, copied, as_json=as_json)
 
 
+def bench_hosts(name: str, settings: Settings, request: BenchRequest) -> None:
+    """Measure a model on several hosts, and what a hop and a sum between them take."""
+    found = load(
+        name,
+        revision=request.revision,
+        context=settings.context,
+        experts_in_memory=request.experts_in_memory,
+        **request.on_hosts,
+    )
+    tell_hosts(found[0])
+    settings.check_context(found[0].config)
+    _bench({"model": name}, found[0], settings, None, as_json=request.as_json)
+
+
 def bench_shape(name: str, settings: Settings, *, layers: int | None, bits: int, as_json: bool) -> None:
     """Measure a published model's shape, or its first `layers` layers, with random weights of `bits` bits."""
     if bits not in BITS:
@@ -129,8 +147,10 @@ def bench_shape(name: str, settings: Settings, *, layers: int | None, bits: int,
     _bench(subject, model, settings, copied, as_json=as_json)
 
 
-def _bench(subject: Mapping[str, Any], model: CausalLM, settings: Settings, copied: float, *, as_json: bool) -> None:
-    """Run the trials and print what they gave; copied: bytes a second of a copy on this device."""
+def _bench(
+    subject: Mapping[str, Any], model: CausalLM, settings: Settings, copied: float | None, *, as_json: bool
+) -> None:
+    """Run the trials and print what they gave; copied: bytes a second of a copy on this device, if all is here."""
     shape = (settings.batch_size, settings.prompt_tokens)
     prompts = mx.random.randint(0, model.config.vocab_size, shape, key=mx.random.key(0))
     step_size = settings.prefill_step_size or device.prefill_step(0)
@@ -146,8 +166,12 @@ def _bench(subject: Mapping[str, Any], model: CausalLM, settings: Settings, copi
             speeds = f"prompt {trial.prompt_tps:.1f} tokens/s, generation {trial.generation_tps:.1f} tokens/s"
             note(f"Trial {count} of {settings.num_trials}: {speeds}", dim=True)
             trials.append(trial)
-    reads = bytes_per_token(model, cache, settings.prompt_tokens + settings.generation_tokens // 2)
-    result = _summary(subject, settings, trials, reads, copied)
+    result = _summary(subject, settings, trials)
+    if copied is not None:
+        reads = bytes_per_token(model, cache, settings.prompt_tokens + settings.generation_tokens // 2)
+        result |= _bandwidth(reads, result["generation_tps"], copied)
+    if model.beyond is not None:
+        result["hosts"] = _hosts(model.beyond)
     if model.reads_experts:
         prompts_read = sum((trial.prompt_reads for trial in trials), ExpertReads())
         answers = model.expert_reads - before - prompts_read
@@ -230,25 +254,41 @@ def bytes_per_token(model: CausalLM, cache: Cache, context: int) -> Reads:
     return Reads(round(weights / batch), round(held / batch))
 
 
-def _summary(
-    subject: Mapping[str, Any], settings: Settings, trials: Sequence[Trial], reads: Reads, copied: float
-) -> dict[str, Any]:
-    generation_tps = median(trial.generation_tps for trial in trials)
+def _hosts(beyond: Any) -> dict[str, Any]:
+    """Layers of each host, without their names, and the seconds of a hop and of a sum: a report to be shared."""
+    from ..hosts.versions import versions
+
+    counts = [len(part) for _, part in beyond.parts]
+    return {
+        "layers": counts,
+        "backend": beyond.backend,
+        "hop_seconds": beyond.probe("hop") / len(counts),
+        "sum_seconds": beyond.probe("sum"),
+        "versions": dict(zip(("afmoe-mlx", "mlx"), versions(), strict=True)),
+    }
+
+
+def _bandwidth(reads: Reads, generation_tps: float, copied: float) -> dict[str, Any]:
     bandwidth = (reads.weights + reads.cache) * generation_tps
     return {
-        **subject,
-        "device": {"name": device.device_name(), "backend": device.backend()},
-        **asdict(settings),
-        "trials": [{"prompt_tps": t.prompt_tps, "generation_tps": t.generation_tps} for t in trials],
-        "prompt_tps": median(trial.prompt_tps for trial in trials),
-        "generation_tps": generation_tps,
-        "peak_memory_gb": device.peak_memory() / 1e9,
         "bytes_per_token": reads.weights + reads.cache,
         "weight_bytes_per_token": reads.weights,
         "cache_bytes_per_token": reads.cache,
         "bandwidth_bytes_per_second": bandwidth,
         "copy_bytes_per_second": copied,
         "bandwidth_fraction": bandwidth / copied,
+    }
+
+
+def _summary(subject: Mapping[str, Any], settings: Settings, trials: Sequence[Trial]) -> dict[str, Any]:
+    return {
+        **subject,
+        "device": {"name": device.device_name(), "backend": device.backend()},
+        **asdict(settings),
+        "trials": [{"prompt_tps": t.prompt_tps, "generation_tps": t.generation_tps} for t in trials],
+        "prompt_tps": median(trial.prompt_tps for trial in trials),
+        "generation_tps": median(trial.generation_tps for trial in trials),
+        "peak_memory_gb": device.peak_memory() / 1e9,
     }
 
 
@@ -262,16 +302,25 @@ def _table(result: Mapping[str, Any]) -> str:
         return f"{result[f'{name}_tps']:10.1f} tokens/s{spread}"
 
     rows = f" × {result['batch_size']} rows" if result["batch_size"] > 1 else ""
-    parts = f"weights {size(result['weight_bytes_per_token'])}, cache {size(result['cache_bytes_per_token'])}"
-    copied = f"{result['bandwidth_fraction']:.0%} of a copy's {result['copy_bytes_per_second'] / 1e9:.1f} GB/s"
     lines = [
         f"{_title(result)} on {result['device']['name']} ({result['device']['backend']})",
         f"Prompt          {speed('prompt')}  {result['prompt_tokens']} tokens{rows}",
         f"Generation      {speed('generation')}  {result['generation_tokens']} tokens{rows}",
         f"Peak memory     {result['peak_memory_gb']:10.3f} GB",
-        f"Read per token  {result['bytes_per_token'] / 1e9:10.3f} GB  ({parts})",
-        f"Bandwidth       {result['bandwidth_bytes_per_second'] / 1e9:10.1f} GB/s  ({copied})",
     ]
+    if "bytes_per_token" in result:
+        parts = f"weights {size(result['weight_bytes_per_token'])}, cache {size(result['cache_bytes_per_token'])}"
+        copied = f"{result['bandwidth_fraction']:.0%} of a copy's {result['copy_bytes_per_second'] / 1e9:.1f} GB/s"
+        lines += [
+            f"Read per token  {result['bytes_per_token'] / 1e9:10.3f} GB  ({parts})",
+            f"Bandwidth       {result['bandwidth_bytes_per_second'] / 1e9:10.1f} GB/s  ({copied})",
+        ]
+    if (hosts := result.get("hosts")) is not None:
+        lines += [
+            f"Layers          {' + '.join(map(str, hosts['layers']))} on {len(hosts['layers'])} hosts",
+            f"A hop           {hosts['hop_seconds'] * 1e6:10.0f} µs over {hosts['backend']}, of 8 kB",
+            f"A sum           {hosts['sum_seconds'] * 1e6:10.0f} µs",
+        ]
     if (read := result.get("experts")) is not None:
         lines.append(f"Experts         {in_words(read)}; {size(read['prompt_bytes_read'])} for a prompt")
     return "\n".join(lines) + "\n"

@@ -6,13 +6,17 @@ import threading
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import device
+from ..api import DEMO
 from ..command_line.requests.machine import DoctorRequest
 from ..command_line.requests.serving import KEYS, PORT, keys_of_environment
 from ..errors import AfmoeError, SelfTestError
 from ..terminal import size, write, write_json
+
+if TYPE_CHECKING:
+    from ..hosts.examine import Examination
 
 PACKAGES = ("afmoe-mlx", "mlx", "mlx-lm", "tokenizers", "safetensors", "huggingface_hub")
 # MLX's backends come as wheels that each bring libmlx.so: one of them alone is installed.
@@ -27,6 +31,7 @@ class Findings:
 
     sections: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    hosts: "Examination | None" = None
 
 
 def run(request: DoctorRequest) -> int:
@@ -37,10 +42,17 @@ def run(request: DoctorRequest) -> int:
 
         return self_test(machine, as_json=request.as_json)
     findings = examine()
+    if request.hosts is not None:
+        _examine_hosts(findings, request)
     if request.as_json:
         write_json(findings.sections | {"problems": findings.problems}, indent=2)
         return 0
-    lines = [f"{name:10} {text}" for name, text in _describe(findings.sections)]
+    described = _describe(findings.sections)
+    if findings.hosts is not None:
+        from ..command_line.examined import lines as lines_of
+
+        described += lines_of(findings.hosts)
+    lines = [f"{name:10} {text}" for name, text in described]
     problems = [f"- {problem}" for problem in findings.problems] or ["No problems found."]
     write("\n".join([*lines, "", *problems]) + "\n")
     return 0
@@ -187,6 +199,19 @@ def _examine_server(findings: Findings) -> None:
         Settings(keys=keys)
     except AfmoeError as error:
         findings.problems.append(f"{KEYS}: {error}")
+
+
+def _examine_hosts(findings: Findings, request: DoctorRequest) -> None:
+    """The other hosts of a file, as far as they can be reached. HostError for the file."""
+    from ..command_line.examined import problems, section
+    from ..hosts.examine import examine as examine_hosts
+
+    assert request.hosts is not None
+    source = DEMO if request.model == "demo" else request.model
+    found = examine_hosts(request.hosts, source, request.model)
+    findings.hosts = found
+    findings.sections["hosts"] = section(found)
+    findings.problems += problems(found)
 
 
 def _version(name: str) -> str | None:

@@ -12,6 +12,7 @@ from ..checkpoint.foreign import translate
 from ..checkpoint.hub import resolve_headers
 from ..checkpoint.quantized import parameters, read_quantization
 from ..command_line.requests.machine import InfoRequest
+from ..command_line.shared_out import on_hosts
 from ..errors import InputError
 from ..footprint import (
     MACS,
@@ -82,14 +83,18 @@ def run(request: InfoRequest) -> None:
         stored = with_experts(stored, experts, wanted, here.usable)
         here = replace(here, footprint=with_experts(here.footprint, own, wanted, here.usable))
     model = _describe(source, raw, config, stored) | _conversation(folder)
+    shared = None if request.hosts is None else on_hosts(request, kept, tokens)
     if request.as_json:
         sizes = _sizes(stored)
         machines = {"this_machine": _machine_json(here), "macs": [_machine_json(mac) for mac in macs]}
-        write_json(model | sizes | _experts_json(here) | machines, indent=2)
+        hosts = {} if shared is None else {"hosts": shared.as_json()}
+        write_json(model | sizes | _experts_json(here) | machines | hosts, indent=2)
         return
     parts = [_model_lines(model, config), _size_lines(stored, here.footprint), _machine_lines(here, macs)]
     if wanted is not None:
         parts.insert(2, _expert_lines(here))
+    if shared is not None:
+        parts[-1] = shared.lines()
     write("\n\n".join("\n".join(lines) for lines in parts) + "\n")
 
 

@@ -85,7 +85,7 @@ class Followers:
         self.end()
 
     def reason(self) -> str | None:
-        self._is_lost.wait(GRACE)
+        self._is_lost.wait(2 * GRACE)
         return self.lost
 
     def end(self) -> None:
@@ -121,11 +121,11 @@ class Followers:
             if self.lost is not None or self._ended.is_set():
                 return
             self.lost = f"{name} is lost: {trouble}"
-            self._is_lost.set()
         self.kill()
         for process in self._processes:
             process.give_up(self.lost)
         self._on_lost(self.lost)
+        self._is_lost.set()
 
 
 class _Process:

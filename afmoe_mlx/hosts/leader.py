@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, Literal, TypeVar
 
@@ -33,9 +33,9 @@ class Leader:
     it that it has one of each kind.
     """
 
-    def __init__(self, crew: Crew, link: Link, shares: Sequence[Share] = ()) -> None:
-        """shares: who holds what, to be told."""
-        self.crew, self.link, self.shares = crew, link, shares
+    def __init__(self, crew: Crew, link: Link, shares: Sequence[Share] = (), backend: str = "local") -> None:
+        """shares, backend: who holds what, and how they are connected, to be told."""
+        self.crew, self.link, self.shares, self.backend = crew, link, shares, backend
         # the last that is on its way here, in a list that outlives this
         self._received: list[mx.array] = []
         weakref.finalize(self, _end, crew, self._received)
@@ -50,9 +50,7 @@ class Leader:
 
     def probe(self, kind: Literal["hop", "sum"], *, rounds: int = 100, size: int = 2048) -> float:
         """Seconds of a round of all hosts, each of which sends `size` float32 numbers on, or of a sum of them."""
-        order = Probe(kind, rounds, size)
-        self.tell(order)
-        return take_part(self.link, order)
+        return measure(self.crew, self.link, kind, rounds=rounds, size=size)
 
     def make_cache(self, layers: Sequence[KVCache], slack: int | None, kv_quantization: KVQuantization | None) -> Cache:
         cache = LedCache(layers, self, next(self._numbers))
@@ -135,10 +133,19 @@ class Leader:
         mx.eval(self._received, self._sent)
 
 
+def measure(crew: Crew, link: Link, kind: Literal["hop", "sum"], *, rounds: int = 100, size: int = 2048) -> float:
+    """Seconds of a round of all hosts, each of which sends `size` float32 numbers on, or of a sum of them."""
+    order = Probe(kind, rounds, size)
+    crew.tell(order)
+    return take_part(link, order)
+
+
 def _end(crew: Crew, received: Sequence[mx.array]) -> None:
     """Let the followers go, once nothing is on its way from them: MLX would take their end for a fault."""
-    with suppress(RuntimeError):
+    try:
         mx.eval(received)
+    except RuntimeError:
+        crew.reason()  # one is lost, which is told first
     crew.end()
 
 

@@ -90,7 +90,7 @@ def load_on_hosts(
         crew.kill()
         raise
     crew.is_under_way = True
-    leader = Leader(crew, link, shares)
+    leader = Leader(crew, link, shares, hosts.backend)
     made.append(weakref.ref(leader))
     model.beyond = leader
     _warm_up(model)

@@ -20,7 +20,7 @@ from ..options import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoRequest(HostsOptions):
+class InfoRequest:
     """Say what a model needs, and where it fits, without downloading its weights."""
 
     model: ModelArgument
@@ -31,7 +31,6 @@ class InfoRequest(HostsOptions):
     kv_bits: KVBits = None
     experts_in_memory: ExpertsInMemory = None
     hosts: HostsFile = None
-    silence: Silence = None
     revision: Revision = None
     as_json: AsJson = False
 
@@ -73,10 +72,19 @@ class BenchRequest(HostsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorRequest(HostsOptions):
+class DoctorRequest:
     """Look at this machine: device, memory, libraries, the Hub and its cache, and what to do about each problem."""
 
     self_test: Annotated[
         bool, typer.Option("--self-test", help="Check what the device computes, with tiny models; takes a minute.")
     ] = False
+    hosts: HostsFile = None
+    model: Annotated[str | None, typer.Option(help="What the hosts of --hosts are to have.")] = None
     as_json: AsJson = False
+
+    def __post_init__(self) -> None:
+        """BadParameter for options that do nothing without another."""
+        if self.model is not None and self.hosts is None:
+            raise typer.BadParameter("--model needs --hosts")
+        if self.self_test and self.hosts is not None:
+            raise typer.BadParameter("choose --self-test or --hosts, not both")

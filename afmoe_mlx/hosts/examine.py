@@ -1,0 +1,108 @@
+"""What can be told of hosts before, or without, a model that is loaded on them: for `doctor` and `info`."""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import device
+from ..errors import AfmoeError
+from .crew import Followers
+from .hostfile import Host, Hosts, read_hosts
+from .leader import measure
+from .orders import Facts
+from .plan import Share
+from .start import Stored, hello, join, open_stored, share_out
+
+# Seconds a hidden vector takes from one host to the next, where nobody has measured it: TCP over Thunderbolt.
+TYPICAL_HOP = 3e-4
+# Seconds without a word; ssh gives up sooner.
+SILENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A host, what it says of itself, and what is wrong with it, if anything."""
+
+    host: Host
+    facts: Facts | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Each follower, and the seconds of a hop and of a sum of 8 kB, once all are well."""
+
+    hosts: Hosts
+    followers: list[Examined]
+    hop: float | None = None
+    sum: float | None = None
+    problem: str | None = None
+    """Why the hosts cannot connect."""
+
+
+def examine(path: str | Path, source: str | Path | None, name: str | None) -> Examination:
+    """Look at the hosts of a file, and at what each has of a model, if one is given. HostError for the file."""
+    hosts = read_hosts(path)
+    stored = None if source is None else open_stored(source, name, None, None, None, None)
+    followers = [_examined(host, hosts, stored) for host in hosts.all[1:]]
+    if any(each.problem for each in followers):
+        return Examination(hosts, followers)
+    crew = Followers(hosts.all[1:], silence=SILENCE, on_lost=_nothing)
+    try:
+        link = join(crew, hosts, hello(crew, hosts, None))
+        hop, total = (measure(crew, link, kind) for kind in ("hop", "sum"))
+        return Examination(hosts, followers, hop / len(hosts.all), total)
+    except AfmoeError as error:
+        return Examination(hosts, followers, problem=str(error))
+    finally:
+        crew.end()
+
+
+def _examined(host: Host, hosts: Hosts, stored: Stored | None) -> Examined:
+    crew = Followers([host], silence=SILENCE, on_lost=_nothing)
+    try:
+        (facts,) = hello(crew, Hosts((hosts.all[0], host), hosts.backend), stored)
+        return Examined(host, facts, None)
+    except AfmoeError as error:
+        return Examined(host, None, str(error))
+    finally:
+        crew.end()
+
+
+def _nothing(_: str) -> None:
+    """The error is raised where it is waited for."""
+
+
+def planned(
+    path: str | Path, source: str | Path, name: str | None, *, revision: str | None, context: int | None, kept: object
+) -> tuple[list[Share], list[Facts]]:
+    """Who would hold what of a model, whether it fits or not, and what each follower says of itself."""
+    hosts = read_hosts(path)
+    stored = open_stored(source, name, None, revision, context, kept)  # type: ignore[arg-type]
+    crew = Followers(hosts.all[1:], silence=SILENCE, on_lost=_nothing)
+    try:
+        facts = hello(crew, hosts, stored)
+    finally:
+        crew.end()
+    return share_out(stored, hosts, facts, force=True), facts
+
+
+def tokens_per_second(shares: Sequence[Share], bandwidths: Sequence[float], hop: float = TYPICAL_HOP) -> float:
+    """What memory and hops allow at most: the hosts work one after the other."""
+    reading = sum(s.footprint.bytes_per_token / b for s, b in zip(shares, bandwidths, strict=True))
+    return 1 / (reading + len(shares) * hop)
+
+
+def link_of(host: Host) -> str:
+    """What kind of network its address is of: loopback, link-local (as of Thunderbolt), private or public."""
+    address = ipaddress.ip_address(host.ip)
+    for kind in ("loopback", "link_local", "private"):
+        if getattr(address, f"is_{kind}"):
+            return kind.replace("_", "-")
+    return "public"
+
+
+def own_bandwidth() -> float:
+    """Bytes a second of this machine's memory, by a copy."""
+    return device.copy_bandwidth(1 << 26)
