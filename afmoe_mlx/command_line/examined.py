@@ -8,7 +8,7 @@ from ..terminal import printable, size
 
 # What macOS answers to a program that may not use the local network.
 REFUSED = "No route to host"
-PERMISSION = "on macOS the program that runs the terminal needs System Settings > Privacy & Security > Local Network, on every Mac"
+PERMISSION = "on macOS the terminal needs System Settings > Privacy & Security > Local Network, on every Mac"
 
 
 def section(found: Examination) -> dict[str, Any]:
