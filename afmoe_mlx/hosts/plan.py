@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from functools import cache
+from itertools import accumulate
 
 import mlx.core as mx
 
@@ -75,17 +76,25 @@ def check_shares(model: str, shares: Sequence[Share]) -> None:
 
 
 def _parts(needs: Needs, usable: Sequence[int | None], first: int) -> list[range]:
-    layers = needs.config.num_hidden_layers
-    held = [needs.of(range(i, i + 1)) for i in range(layers)]
-    each = [footprint.weights.held + footprint.cache_bytes for footprint in held]
-    known = [room for room in usable if room is not None]
-    rooms = [sum(known) // len(known) if room is None and known else room or 1 for room in usable]
-    sums = [0, *accumulate(each)]  # those of the first layer have what stands around the layers
-    shares = [sums[-1] * total // sum(rooms) for total in accumulate(rooms)]
-    bounds = [0]
-    for rank, share in enumerate(shares[:-1]):
-        least = bounds[-1] + (1 if rank else first)
-        most = layers - (len(rooms) - rank - 1)
-        nearest = min(range(layers + 1), key=lambda n, share=share: abs(sums[n] - share))  # type: ignore[misc]
-        bounds.append(min(max(nearest, least), most))
-    return [range(a, b) for a, b in pairwise([*bounds, layers])]
+    """Of all ways to cut the layers, the one whose fullest host is the least full."""
+    layers, last = needs.config.num_hidden_layers, len(usable) - 1
+    each = [needs.of(range(i, i + 1)) for i in range(layers)]  # the first has what stands around the layers
+    sums = [0, *accumulate(footprint.weights.held + footprint.cache_bytes for footprint in each)]
+    known = [room for room in usable if room is not None] or [1]
+    rooms = [max(sum(known) // len(known) if room is None else room, 1) for room in usable]
+    workspace = max(footprint.workspace for footprint in each)
+
+    @cache
+    def best(rank: int, start: int) -> tuple[float, list[range]]:
+        """How full the fullest of the hosts from `rank` on is, and their parts, the layers from `start` on."""
+        found: tuple[float, list[range]] | None = None
+        least = first if rank == 0 else start + 1
+        for end in range(least, layers - (last - rank) + 1) if rank < last else (layers,):
+            full = (sums[end] - sums[start] + workspace) / rooms[rank]
+            others, parts = best(rank + 1, end) if rank < last else (0.0, [])
+            if found is None or max(full, others) < found[0]:
+                found = max(full, others), [range(start, end), *parts]
+        assert found is not None
+        return found
+
+    return best(0, 0)[1]

@@ -134,12 +134,13 @@ def hello(crew: Followers, hosts: Hosts, stored: Stored | None) -> list[Facts]:
         crew.tell_one(i, Hello(source, revision, host.ip))
     facts = _all(crew.answers(), Facts)
     for host, found in zip(followers, facts, strict=True):
-        if trouble := _difference(found, stored):
+        if trouble := difference(found, stored):
             raise HostError(f"{host.name} {trouble}")
     return facts
 
 
-def _difference(found: Facts, stored: Stored | None) -> str | None:
+def difference(found: Facts, stored: Stored | None) -> str | None:
+    """What a follower has that is not what this machine has, or why it cannot take part; None if all is well."""
     version, mlx = versions()
     if found.version != version:
         return f"has afmoe-mlx {found.version}, this machine {version}: install the same version on all"

@@ -1,5 +1,6 @@
 """A part of a model holds and reads what is its own, and nothing else."""
 
+import gc
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from mlx.utils import tree_flatten
 
 from afmoe_mlx.checkpoint import load_model
-from helpers.tiny import tiny_folder
+from afmoe_mlx.checkpoint.random import save_random
+from helpers.tiny import BASES, tiny_folder
 
 
 @pytest.mark.parametrize("model_type", ["afmoe", "lfm2_moe"])
@@ -26,3 +28,24 @@ def test_the_parts_of_a_model_are_the_whole(tmp_path: Path, model_type: str, fus
             seen.append(name)
             assert mx.array_equal(array, whole[name])
     assert sorted(seen) == sorted(whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="bytes read are counted on Linux")
+@pytest.mark.parametrize("bits", [None, 4])
+def test_a_part_takes_its_share_and_a_layer_and_reads_its_share(tmp_path: Path, bits: int | None) -> None:
+    config = BASES["afmoe"] | {"hidden_size": 256, "moe_intermediate_size": 256, "num_hidden_layers": 8}
+    folder = save_random(tmp_path / "model", {"model_type": "afmoe"} | config | {"layer_types": None}, bits=bits)
+    for part in (range(2), range(2, 5), range(5, 8)):
+        gc.collect()
+        mx.reset_peak_memory()
+        held, read = mx.get_active_memory(), bytes_read()
+        model, _ = load_model(folder, part=part)
+        share = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
+        layer = sum(array.nbytes for _, array in tree_flatten(model.layers[-1].parameters()))
+        assert mx.get_peak_memory() - held <= share + layer + 100_000
+        # what is stored is no wider than what is held; headers and config are read beside it
+        assert bytes_read() - read <= share + 300_000
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])

@@ -1,17 +1,20 @@
 """A model split between hosts that are all in this process."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import mlx.core as mx
 
+from afmoe_mlx.checkpoint import load_model
+from afmoe_mlx.checkpoint.files import read_config_json
+from afmoe_mlx.checkpoint.load import Place
 from afmoe_mlx.hosts.follower import Follower
 from afmoe_mlx.hosts.leader import Leader
 from afmoe_mlx.hosts.link import LocalLink
 from afmoe_mlx.hosts.orders import Answer, Order, answers, orders, to_line
-from afmoe_mlx.models import CausalLM, fuse
+from afmoe_mlx.models import CausalLM, read_config
 
 
 class LocalCrew:
@@ -58,22 +61,29 @@ class LocalCrew:
 
 
 def split(
-    make: Callable[[], CausalLM], ends: Sequence[int], *, fused: bool = True, directory: Path | None = None
+    folder: Path,
+    ends: Sequence[int],
+    *,
+    fuse: bool = True,
+    directories: Sequence[Path | None] = (),
+    places: Sequence[Place | None] = (),
 ) -> tuple[CausalLM, LocalCrew]:
-    """A model as its leader has it, the layers from each of `ends` on being a follower's; and its crew.
+    """The model of a folder as its leader has it, the layers from each of `ends` on being a follower's; and its crew.
 
-    make: gives the whole model, unfused, as often as it is called.
+    directories: of each follower's prefix stores. places: which experts are in memory, of each host.
     """
-    models: list[CausalLM] = []
-    for first, last in pairwise([0, *ends, len(make().layers)]):
-        models.append(make())
-        models[-1].keep_part(range(first, last))
-        if fused:
-            fuse(models[-1])
+    count = read_config(read_config_json(folder)).num_hidden_layers
+    parts = [range(first, last) for first, last in pairwise([0, *ends, count])]
+    models = [
+        load_model(folder, fuse=fuse, part=part, place=place)[0]
+        for part, place in zip(parts, [*places, *[None] * len(parts)], strict=False)
+    ]
     inboxes: list[deque[mx.array]] = [deque() for _ in models]
     crew = LocalCrew()
     links = [LocalLink(rank, inboxes, crew.run) for rank in range(len(models))]
-    for follower, link in zip(models[1:], links[1:], strict=True):
+    kept = [*directories, *[None] * len(models)]
+    for follower, link, directory in zip(models[1:], links[1:], kept, strict=False):
         crew.add(Follower(follower, link, directory=directory))
+    models[0].reads_experts |= any(model.reads_experts for model in models)
     models[0].beyond = Leader(crew, links[0])
     return models[0], crew

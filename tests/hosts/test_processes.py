@@ -1,0 +1,170 @@
+"""Real processes: what they write is what one writes, and none outlives the others."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from afmoe_mlx.hosts.orders import Hello, NewCache, answers, to_line
+from helpers.tiny import tiny_folder
+
+HERE = {"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}
+# One that is reached by ssh, for which a script stands in.
+MAC2 = {"ssh": "mac2", "ips": ["127.0.0.1"]}
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+SSH = """#!/bin/sh
+echo "$@" >> "$(dirname "$0")/calls"
+while [ "$1" != "--" ]; do shift; done
+[ "$2" = mac2 ] || exit 255
+exec /bin/sh -c "$3"
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model"), "afmoe", num_hidden_layers=6, max_position_embeddings=4096)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Path:
+    path = tmp_path / "hosts.json"
+    path.write_text(json.dumps([HERE, MAC2]))
+    (tmp_path / "ssh").write_text(SSH)
+    (tmp_path / "ssh").chmod(0o755)
+    return path
+
+
+def command(*arguments: object, hosts: Path | None = None, home: Path | None = None) -> subprocess.Popen[str]:
+    own = () if hosts is None else ("--hosts", hosts)
+    path = os.environ["PATH"] if hosts is None else f"{hosts.parent}:{os.environ['PATH']}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "afmoe_mlx", *map(str, (*arguments, *own))],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | ONE_THREAD | {"PATH": path} | ({} if home is None else {"HOME": str(home)}),
+    )
+
+
+def children(process: int) -> list[int]:
+    """All below a process."""
+    found = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in found.splitlines()]
+    own = [int(pid) for pid, parent, state in rows if int(parent) == process and not state.startswith("Z")]
+    return [*own, *(pid for child in own for pid in children(child))]
+
+
+def is_running(process: int) -> bool:
+    found = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True, check=False
+    ).stdout
+    return bool(found.stdout.strip()) and not found.stdout.startswith("Z")
+
+
+@contextmanager
+def benching(folder: Path, hosts: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """A program in the midst of its work, and its followers, none of which may be left."""
+    trials = ("-n", 100_000, "-p", 32, "-g", 32)
+    program = command("bench", "--model", folder, *trials, *arguments, hosts=hosts)
+    assert program.stderr is not None
+    try:
+        while not (line := program.stderr.readline()).startswith("Trial"):
+            assert line, program.communicate()
+        followers = children(program.pid)
+        assert followers
+        yield program, followers
+        until = time.monotonic() + 10
+        while any(map(is_running, followers)) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not [pid for pid in followers if is_running(pid)]
+    finally:
+        program.kill()
+        for pid in followers:
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+        program.communicate()
+
+
+def test_two_processes_write_what_one_does(folder: Path, hosts: Path) -> None:
+    ask = ("generate", "--model", folder, "--prompt", "hello", "--max-tokens", 20, "--temp", 0.8, "--seed", 3, "--json")
+    told = [program.communicate(timeout=60) for program in (command(*ask), command(*ask, hosts=hosts))]
+    alone, together = (json.loads(out) for out, _ in told)
+    assert together["text"] == alone["text"]
+    assert "Layers: 127.0.0.1" in told[1][1]
+    assert (
+        (hosts.parent / "calls").read_text().startswith("-T -o BatchMode=yes -o ConnectTimeout=10 -- mac2 exec /bin/sh")
+    )
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=lambda fault: fault.name)
+def test_a_follower_that_is_lost_ends_all_with_a_line_that_names_it(folder: Path, hosts: Path, fault: int) -> None:
+    with benching(folder, hosts, "--silence", 2) as (program, followers):
+        for pid in followers:
+            os.kill(pid, fault)
+        _, said = program.communicate(timeout=10)
+        assert program.returncode == 1
+        last = [line for line in said.splitlines() if not line.startswith("Trial")]
+        assert len(last) == 1
+        assert last[0].startswith("error: mac2 is lost: ")
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda fault: fault.name)
+def test_followers_end_with_their_leader(folder: Path, hosts: Path, fault: int) -> None:
+    with benching(folder, hosts) as (program, _):
+        program.send_signal(fault)
+        program.wait(timeout=10)
+
+
+def test_another_model_is_named_before_anything_is_loaded(folder: Path, hosts: Path) -> None:
+    homes = [hosts.parent / name for name in ("a", "b")]
+    for home in homes:
+        shutil.copytree(folder, home / "model")
+    weights = next(homes[1].rglob("*.safetensors"))
+    changed = bytearray(weights.read_bytes())
+    changed[-8] ^= 1
+    weights.write_bytes(changed)
+    (hosts.parent / "ssh").write_text(SSH.replace("exec", f"HOME={homes[1]} exec"))
+    program = command("generate", "--model", "~/model", "--prompt", "x", hosts=hosts, home=homes[0])
+    _, said = program.communicate(timeout=60)
+    assert program.returncode == 1
+    assert said == "error: mac2 has another model as ~/model: copy this machine's there, or remove what it has\n"
+
+
+@pytest.fixture
+def follower() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "afmoe_mlx", "follow", "--silence", "20"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_follower_says_what_it_is_and_ends_with_its_input(follower: subprocess.Popen[bytes]) -> None:
+    out, _ = follower.communicate(to_line(Hello("demo", None, "127.0.0.1")).encode(), timeout=20)
+    assert follower.returncode == 0
+    facts = answers().read(out.decode().splitlines()[0]) if out else None
+    assert facts is None or facts.do == "facts"  # its input may have ended first
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", to_line(NewCache(1)).encode(), b"x" * 100_000 + b"\n"], ids=len)
+def test_an_order_that_makes_no_sense_ends_it_with_a_line(follower: subprocess.Popen[bytes], line: bytes) -> None:
+    assert follower.stdin is not None
+    assert follower.stdout is not None
+    follower.stdin.write(line)
+    follower.stdin.flush()
+    found = answers().read(follower.stdout.readline().decode())
+    assert found.do == "failed"
+    assert follower.wait(timeout=20) == 1
