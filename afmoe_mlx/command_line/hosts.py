@@ -35,4 +35,4 @@ def tell_hosts(model: CausalLM) -> None:
     """Say which host has which layers of a model that is on several."""
     if model.beyond is not None:
         shares = ", ".join(f"{name} {len(part)}" for name, part in model.beyond.parts)
-        note(f"Layers: {shares}, of {model.config.num_hidden_layers}; one sequence is run at a time", dim=True)
+        note(f"Layers: {shares}, of {model.config.num_hidden_layers}", dim=True)

@@ -107,7 +107,7 @@ class Followers:
         if self.lost is not None:
             raise HostError(self.lost)
         if self._ended.is_set():
-            raise HostError("the other hosts have been let go: load the model again")
+            raise HostError("the other hosts are gone, and MLX connects once in a process: start the program again")
 
     def _watch(self) -> None:
         while not self._ended.wait(self._silence / BEATS):

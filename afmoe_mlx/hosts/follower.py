@@ -16,9 +16,9 @@ from .orders import (
     Found,
     Insert,
     Lookup,
+    ModelOrder,
     NewCache,
     OpenStore,
-    Order,
     Reach,
     Rewind,
     Run,
@@ -38,7 +38,7 @@ class Follower:
         self._stores: dict[int, PrefixStore] = {}
         self._under_way: list[mx.array] = []
 
-    def do(self, order: Order) -> Answer | None:
+    def do(self, order: ModelOrder) -> Answer | None:
         """Do an order, the work of a step left under way; HostError for one that makes no sense here."""
         match order:
             case Run():
@@ -68,8 +68,6 @@ class Follower:
             case Flush():
                 self._stores[order.store].flush()
                 return Done()
-            case _:
-                raise HostError(f"{order.do} is no order for a follower that is under way")
         return None
 
     def warm_up(self) -> None:
@@ -99,13 +97,16 @@ class Follower:
             ahead += length
         shapes = [(rows, length, model.config.hidden_size) for length in order.lengths]
         received = [self._link.receive(shape, model.dtype) for shape in shapes]
+        mx.async_eval(*received)
         is_prompt = max(order.lengths) > LONGEST_STEP and rows == 1
         if model.reads_experts and cache is not None and is_prompt:
+            mx.eval(received)
             h = sweep_layers(model, received, chunks, cache)
         else:
             h = [model.part_of(part, chunk) for part, chunk in zip(received, chunks, strict=True)]
         if model.part.stop == model.config.num_hidden_layers:  # the last host, which sends to the leader
             h = [] if order.wanted is None else [h[-1][:, -order.wanted :]]
+        mx.eval(received)  # before the device is given what follows: Metal ends work that waits for seconds
         self._under_way = [self._link.send(part) for part in h]
         mx.async_eval(self._under_way, [] if cache is None else cache.arrays)
         self._under_way += [] if cache is None else cache.arrays

@@ -2,7 +2,8 @@
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any, Literal, TypeVar
 
@@ -12,9 +13,10 @@ from ..cache import Cache, KVCache, KVQuantization
 from ..errors import CacheError, HostError, is_link_trouble
 from ..interrupts import held
 from ..models.chunk import Chunk
+from ..models.decode import LONGEST_STEP
 from .crew import Crew
 from .link import Link
-from .orders import Drop, NewCache, OpenStore, Order, Probe, Rewind, Run, kept_of
+from .orders import Drop, ModelOrder, NewCache, OpenStore, Probe, Rewind, Run, Unload, kept_of
 from .plan import Share
 from .ring import take_part
 from .store import StoresElsewhere
@@ -33,16 +35,18 @@ class Leader:
     it that it has one of each kind.
     """
 
-    def __init__(self, crew: Crew, link: Link, shares: Sequence[Share] = (), backend: str = "local") -> None:
-        """shares, backend: who holds what, and how they are connected, to be told."""
-        self.crew, self.link, self.shares, self.backend = crew, link, shares, backend
+    def __init__(
+        self, crew: Crew, link: Link, shares: Sequence[Share] = (), backend: str = "local", model: int = 0
+    ) -> None:
+        """shares, backend: who holds what, and how they are connected, to be told. model: its number."""
+        self.crew, self.link, self.shares, self.backend, self._model = crew, link, shares, backend, model
         # the last that is on its way here, in a list that outlives this
         self._received: list[mx.array] = []
-        weakref.finalize(self, _end, crew, self._received)
+        weakref.finalize(self, _end, crew, self._received, model)
         self._numbers = count()
         self._dropped: list[int] = []
         self._sent: list[list[mx.array]] = []
-        self._told = False
+        self._told = self._is_long = False
 
     @property
     def parts(self) -> list[tuple[str, range]]:
@@ -66,7 +70,7 @@ class Leader:
         self.tell(OpenStore(number, block_size, max_bytes, on_disk, max_disk_bytes))
         return StoresElsewhere(number, self.tell, self.ask)
 
-    def ask(self, order: Order, kind: type[T]) -> list[T]:
+    def ask(self, order: ModelOrder, kind: type[T]) -> list[T]:
         """Tell all followers, and wait for an answer of each."""
         with held():
             self.tell(order)
@@ -75,13 +79,13 @@ class Leader:
             raise HostError(f"a host answered {wrong[0]}: expected {kind.__name__}")
         return list(found)  # type: ignore[arg-type]
 
-    def tell(self, order: Order) -> None:
+    def tell(self, order: ModelOrder) -> None:
         """Tell all followers, of the caches that are gone first."""
         with held():
             if self._dropped:
                 gone, self._dropped[:] = tuple(self._dropped), []
-                self.crew.tell(Drop(gone))
-            self.crew.tell(order)
+                self.crew.tell(Drop(gone, model=self._model))
+            self.crew.tell(order if self._model == 0 else replace(order, model=self._model))
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -89,13 +93,16 @@ class Leader:
             while len(self._sent) >= UNDER_WAY:
                 mx.eval(self._sent.pop(0))
         with held():
-            self._told = False
+            self._told = self._is_long = False
             try:
                 yield
             except BaseException as error:
                 if self._told:
                     self.crew.fail(f"a step was begun and not ended: {error}")
                 raise
+        if self._is_long:
+            with self._named():  # before the device is given what follows: Metal ends work that waits for seconds
+                mx.eval(self._received)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -125,7 +132,7 @@ class Leader:
             found = self.link.receive((rows, wanted or last.length, h[0].shape[-1]), h[0].dtype)
             # at once: a vector that is sent and not received would be taken for the next
             mx.async_eval(found)
-        self._received[:] = [found]
+        self._received[:], self._is_long = [found], last.length > LONGEST_STEP
         return found
 
     def wait(self) -> None:
@@ -140,13 +147,14 @@ def measure(crew: Crew, link: Link, kind: Literal["hop", "sum"], *, rounds: int 
     return take_part(link, order)
 
 
-def _end(crew: Crew, received: Sequence[mx.array]) -> None:
-    """Let the followers go, once nothing is on its way from them: MLX would take their end for a fault."""
+def _end(crew: Crew, received: Sequence[mx.array], model: int) -> None:
+    """Let the followers forget a model, once nothing is on its way from them: MLX would take their end for a fault."""
     try:
         mx.eval(received)
     except RuntimeError:
         crew.reason()  # one is lost, which is told first
-    crew.end()
+    with suppress(HostError):
+        crew.tell(Unload(model))
 
 
 class LedCache(Cache):

@@ -1,6 +1,6 @@
 """What the leader tells its followers and they answer: a JSON object a line, read as data and checked.
 
-A follower does its orders one after the other.
+A follower does its orders one after the other. It may hold parts of several models, known by numbers.
 """
 
 import json
@@ -59,7 +59,16 @@ class Load:
     kept: Kept | None
     experts_in_memory: Bytes | Literal["auto"] | None
     force: bool
+    model: Number = 0
     do: Literal["load"] = "load"
+
+
+@dataclass(frozen=True)
+class Unload:
+    """Forget a model, with its caches and stores."""
+
+    model: Number
+    do: Literal["unload"] = "unload"
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class NewCache:
     cache: Number
     slack: Number | None = None
     kept: Kept | None = None
+    model: Number = 0
     do: Literal["new_cache"] = "new_cache"
 
 
@@ -87,6 +97,7 @@ class Drop:
     """Forget caches."""
 
     caches: Numbers
+    model: Number = 0
     do: Literal["drop"] = "drop"
 
 
@@ -96,6 +107,7 @@ class Rewind:
 
     cache: Number
     n: Number
+    model: Number = 0
     do: Literal["rewind"] = "rewind"
 
 
@@ -113,6 +125,7 @@ class Run:
     wanted: Number | None
     mask: Rows | None = None
     positions: Rows | None = None
+    model: Number = 0
     do: Literal["run"] = "run"
 
 
@@ -125,6 +138,7 @@ class OpenStore:
     max_bytes: Bytes | None
     on_disk: bool
     max_disk_bytes: Bytes | None
+    model: Number = 0
     do: Literal["open_store"] = "open_store"
 
 
@@ -135,6 +149,7 @@ class Reach:
     store: Number
     owner: Text
     tokens: Numbers
+    model: Number = 0
     do: Literal["reach"] = "reach"
 
 
@@ -146,6 +161,7 @@ class Lookup:
     owner: Text
     tokens: Numbers
     cache: Number
+    model: Number = 0
     do: Literal["lookup"] = "lookup"
 
 
@@ -158,6 +174,7 @@ class Insert:
     tokens: Numbers
     cache: Number
     marks: Numbers = ()
+    model: Number = 0
     do: Literal["insert"] = "insert"
 
 
@@ -166,6 +183,7 @@ class Flush:
     """Answer with `Done` once the store's disk has all that it shall have."""
 
     store: Number
+    model: Number = 0
     do: Literal["flush"] = "flush"
 
 
@@ -221,9 +239,9 @@ class Failed:
     do: Literal["failed"] = "failed"
 
 
-Order = (
-    Hello | Join | Load | Probe | NewCache | Drop | Rewind | Run | OpenStore | Reach | Lookup | Insert | Flush | Beat
-)
+# What is told of a model that is loaded.
+ModelOrder = NewCache | Drop | Rewind | Run | OpenStore | Reach | Lookup | Insert | Flush
+Order = ModelOrder | Hello | Join | Load | Unload | Probe | Beat
 Answer = Facts | Found | Done | Failed | Beat
 
 T = TypeVar("T")

@@ -4,11 +4,13 @@ A thread reads, since the main one may be blocked in MLX for as long as another 
 silence, ends the process at once.
 """
 
+import gc
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO, NoReturn, TextIO
@@ -36,6 +38,7 @@ from .orders import (
     Load,
     Order,
     Probe,
+    Unload,
     one_line,
     orders,
     quantization_of,
@@ -74,33 +77,37 @@ class FollowerProcess:
         self._writing = threading.Lock()
         self._heard = time.monotonic()
         self._done = self._finished = 0  # orders; of those that are finished nothing is under way
+        self._resident = ExitStack()
         self._hello: Hello | None = None
         self._link: Link | None = None
-        self._follower: Follower | None = None
+        self._followers: dict[int, Follower] = {}
 
     def run(self) -> NoReturn:
         """Do orders until the input ends, which ends the process."""
         for work in (self._read, self._beat):
             threading.Thread(target=work, daemon=True).start()
         try:
-            while True:
-                answer = self._do(self._next())
-                self._done += 1
-                if self._follower is None or not self._follower.is_busy:
-                    self._finished = self._done
-                if answer is not None:
-                    self._write(answer)
+            self._follow()
         except Exception as error:
             self._end(one_line(error))
+
+    def _follow(self) -> NoReturn:
+        while True:
+            answer = self._do(self._next())
+            self._done += 1
+            if not any(follower.is_busy for follower in self._followers.values()):
+                self._finished = self._done
+            if answer is not None:
+                self._write(answer)
 
     def _next(self) -> Order:
         """The next order; while there is none, what is under way is waited for, and then nothing is done."""
         try:
             return self._queue.get_nowait()
         except Empty:
-            if self._follower is not None:
-                self._follower.finish()
-                self._finished = self._done
+            for follower in self._followers.values():
+                follower.finish()
+            self._finished = self._done
             return self._queue.get()
 
     def _do(self, order: Order) -> Answer | None:
@@ -112,12 +119,17 @@ class FollowerProcess:
                 return Done()
             case Load():
                 return self._load(order)
+            case Unload():
+                self._unload(order.model)
+                return None
             case Probe():
                 take_part(self._joined, order)
                 return None
-        if self._follower is None:
-            raise HostError(f"{order.do} before anything is loaded")
-        return self._follower.do(order)
+            case Beat():
+                return None
+        if order.model not in self._followers:
+            raise HostError(f"{order.do} of model {order.model}, which is not loaded")
+        return self._followers[order.model].do(order)
 
     @property
     def _joined(self) -> Link:
@@ -168,9 +180,18 @@ class FollowerProcess:
             place=place_experts(order.experts_in_memory, **options),
             part=range(order.first, order.last),
         )
-        self._follower = Follower(model, self._joined, directory=self._directory)
-        self._follower.warm_up()
+        self._resident.enter_context(device.resident())  # until the process ends
+        follower = self._followers[order.model] = Follower(model, self._joined, directory=self._directory)
+        follower.warm_up()
         return Done(held=mx.get_active_memory(), peak=mx.get_peak_memory(), reads_experts=model.reads_experts)
+
+    def _unload(self, model: int) -> None:
+        """Let a model's memory go; MLX connects once in a process, so this one stays for another."""
+        self._followers.pop(model, None)
+        gc.collect()
+        mx.clear_cache()
+        if not self._followers:
+            self._resident.close()
 
     def _read(self) -> None:
         reader = orders()

@@ -20,12 +20,12 @@ from ..errors import HostError
 from ..footprint import DEFAULT_CONTEXT, ExpertsInMemory, place_experts
 from ..interrupts import begun
 from ..models import CausalLM, ModelConfig, read_config
+from .connection import connected
 from .crew import Followers
 from .hostfile import Host, Hosts, read_hosts
 from .identity import digest, samples
 from .leader import Leader
 from .link import Link
-from .lost import EndIfBlocked
 from .orders import Answer, Done, Facts, Hello, Join, Load, kept_of
 from .plan import Needs, Share, check_shares, plan
 from .ring import connect, free_port
@@ -70,7 +70,7 @@ def load_on_hosts(
     source: as for `load_model`; every host reads its own layers, from its own disk or the Hub. name: what the others
     are told instead of `source`. silence: seconds, 60 unless told, after which a host that says nothing is lost.
     on_lost: called, in a thread, with a line that says which; by default the process is ended if it is blocked, or the
-    next call raises a HostError. The others are those of `load`. The followers end with the model. Raises HostError,
+    next call raises a HostError. The others are those of `load`. The followers end with this process. Raises HostError,
     FitError, and what `load_model` raises.
     """
     if not isinstance(hosts, Hosts):
@@ -79,28 +79,22 @@ def load_on_hosts(
     if not isinstance(silence, int | float) or silence < LEAST_SILENCE:
         raise HostError(f"silence is {silence!r}: expected {LEAST_SILENCE:g} seconds or more")
     stored = open_stored(source, name, dtype, revision, context, kv_quantization)
-    made: list[weakref.ref[Leader]] = []
-    crew = Followers(hosts.all[1:], silence=silence, on_lost=on_lost or EndIfBlocked(lambda: _wait(made)))
-    try:
+    with connected(hosts, silence, on_lost) as connection:
+        crew = connection.crew
         facts = hello(crew, hosts, stored)
         shares = share_out(stored, hosts, facts, force=force)
-        link = join(crew, hosts, facts)
-        model = _load(crew, stored, shares, experts_in_memory, force=force)
-    except BaseException:
-        crew.kill()
-        raise
-    crew.is_under_way = True
-    leader = Leader(crew, link, shares, hosts.backend)
-    made.append(weakref.ref(leader))
-    model.beyond = leader
+        if connection.link is None:
+            connection.link = join(crew, hosts, facts)
+        number = next(connection.models)
+        try:
+            model = _load(crew, stored, shares, experts_in_memory, number, force=force)
+        except BaseException:
+            crew.kill()  # with answers that nobody has read
+            raise
+    model.beyond = Leader(crew, connection.link, shares, hosts.backend, number)
+    connection.leaders.append(weakref.ref(model.beyond))
     _warm_up(model)
     return model, model.config
-
-
-def _wait(made: Sequence["weakref.ref[Leader]"]) -> None:
-    for ref in made:
-        if (leader := ref()) is not None:
-            leader.wait()
 
 
 def open_stored(
@@ -190,7 +184,13 @@ def _address(host: Host, port: int) -> str:
 
 
 def _load(
-    crew: Followers, stored: Stored, shares: Sequence[Share], experts_in_memory: ExpertsInMemory, *, force: bool
+    crew: Followers,
+    stored: Stored,
+    shares: Sequence[Share],
+    experts_in_memory: ExpertsInMemory,
+    number: int,
+    *,
+    force: bool,
 ) -> CausalLM:
     """The leader's own part, while the followers load theirs."""
     needs = stored.needs
@@ -198,7 +198,7 @@ def _load(
     for i, share in enumerate(shares[1:]):
         part = share.part
         kept = kept_of(needs.kv_quantization)
-        crew.tell_one(i, Load(part.start, part.stop, kind, needs.context, kept, experts_in_memory, force))  # type: ignore[arg-type]
+        crew.tell_one(i, Load(part.start, part.stop, kind, needs.context, kept, experts_in_memory, force, number))  # type: ignore[arg-type]
     options = {"context": needs.context, "dtype": needs.dtype, "kv_quantization": needs.kv_quantization}
     model, _ = load_model(
         stored.source,

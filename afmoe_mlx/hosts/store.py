@@ -4,13 +4,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..cache import Cache
-from .orders import Done, Flush, Found, Insert, Lookup, Order, Reach
+from .orders import Done, Flush, Found, Insert, Lookup, ModelOrder, Reach
+
+Tell = Callable[[ModelOrder], None]
+Ask = Callable[[ModelOrder, type], Sequence[Any]]
 
 
 class StoresElsewhere:
     """The `Elsewhere` of a leader's prefix store."""
 
-    def __init__(self, number: int, tell: Callable[[Order], None], ask: Callable[[Order, type], Sequence[Any]]) -> None:
+    def __init__(
+        self, number: int, tell: Callable[[ModelOrder], None], ask: Callable[[ModelOrder, type], Sequence[Any]]
+    ) -> None:
         self._number, self._tell, self._ask = number, tell, ask
 
     def reach(self, owner: str, tokens: Sequence[int]) -> int:
