@@ -1,12 +1,14 @@
 """`--hosts`: the options of `load`, and what is said of who holds what."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..models import CausalLM
 from ..terminal import note
 from .options import HostsFile, Silence
+
+if TYPE_CHECKING:
+    from ..models import CausalLM
 
 
 class HostsOptions:
@@ -31,7 +33,7 @@ class HostsOptions:
         return {"hosts": self.hosts, "silence": self.silence, "on_lost": EndProcess()}
 
 
-def tell_hosts(model: CausalLM) -> None:
+def tell_hosts(model: "CausalLM") -> None:
     """Say which host has which layers of a model that is on several."""
     if model.beyond is not None:
         shares = ", ".join(f"{name} {len(part)}" for name, part in model.beyond.parts)

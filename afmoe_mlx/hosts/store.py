@@ -13,9 +13,7 @@ Ask = Callable[[ModelOrder, type], Sequence[Any]]
 class StoresElsewhere:
     """The `Elsewhere` of a leader's prefix store."""
 
-    def __init__(
-        self, number: int, tell: Callable[[ModelOrder], None], ask: Callable[[ModelOrder, type], Sequence[Any]]
-    ) -> None:
+    def __init__(self, number: int, tell: Tell, ask: Ask) -> None:
         self._number, self._tell, self._ask = number, tell, ask
 
     def reach(self, owner: str, tokens: Sequence[int]) -> int:
