@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...terminal import is_terminal, note
-from ..hosts import HostsOptions
 from ..options import (
     ChatTemplate,
     ChatTemplateConfig,
@@ -55,6 +54,7 @@ from ..options import (
     XtcProbability,
     XtcThreshold,
 )
+from .hosts import HostsOptions
 
 if TYPE_CHECKING:
     from ..kv_bits import KVOptions

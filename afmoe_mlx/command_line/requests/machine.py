@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ..hosts import HostsOptions
 from ..options import (
     AsJson,
     ExpertsInMemory,
@@ -17,6 +16,7 @@ from ..options import (
     Revision,
     Silence,
 )
+from .hosts import HostsOptions
 
 
 @dataclass(frozen=True, kw_only=True)
