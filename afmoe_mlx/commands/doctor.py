@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import device
-from ..api import DEMO
 from ..command_line.requests.machine import DoctorRequest
 from ..command_line.requests.serving import KEYS, PORT, keys_of_environment
 from ..errors import AfmoeError, SelfTestError
@@ -203,6 +202,7 @@ def _examine_server(findings: Findings) -> None:
 
 def _examine_hosts(findings: Findings, request: DoctorRequest) -> None:
     """The other hosts of a file, as far as they can be reached. HostError for the file."""
+    from ..api import DEMO
     from ..command_line.examined import problems, section
     from ..hosts.examine import examine as examine_hosts
 
