@@ -31,6 +31,7 @@ class SharedOut:
                 "needed_bytes": share.footprint.needed,
                 "usable_bytes": share.usable,
                 "bandwidth_bytes_per_second": bandwidth,
+                "experts_in_memory_bytes": share.experts_in_memory,
                 "fits": share.fits,
             }
             for share, bandwidth in zip(self.shares, self.bandwidths, strict=True)
@@ -60,6 +61,14 @@ def on_hosts(request: InfoRequest, kept: KVQuantization | None, context: int) ->
 
     source = DEMO if request.model == "demo" else request.model
     assert request.hosts is not None
-    shares, facts = planned(request.hosts, source, request.model, revision=request.revision, context=context, kept=kept)
+    shares, facts = planned(
+        request.hosts,
+        source,
+        request.model,
+        revision=request.revision,
+        context=context,
+        kept=kept,
+        experts_in_memory=request.experts_in_memory,
+    )
     bandwidths = [own_bandwidth(), *(float(found.bandwidth) for found in facts)]
     return SharedOut(shares, bandwidths, TYPICAL_HOP, tokens_per_second(shares, bandwidths))
