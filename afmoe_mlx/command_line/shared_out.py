@@ -47,6 +47,8 @@ class SharedOut:
             held, needed, fits = size(share.footprint.weights.held), size(share.footprint.needed), share.fits
             name = printable(share.name)[:27]
             told.append(f"{name:28}{layers:>10}{held:>12}{needed:>12}{usable:>12}{'yes' if fits else 'no':>6}")
+        if parts := [f"{printable(s.name)} {size(s.experts_in_memory)}" for s in self.shares if s.experts_in_memory]:
+            told.append(f"Experts in memory: {', '.join(parts)}; the others are read from the SSDs")
         hops = f"{len(self.shares)} hops of {self.hop * 1e6:.0f} µs"
         told.append(
             f"{self.speed:.1f} tokens/s at most, by the hosts' memory bandwidths and {hops} (bench --hosts measures)"

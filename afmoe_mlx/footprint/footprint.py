@@ -88,6 +88,8 @@ class Footprint:
 
     def streamed_tokens_per_second(self, bandwidth: float, ssd: float) -> float:
         """The decode speed to expect where experts are read from an SSD that gives `ssd` bytes a second."""
+        if self.experts is None:
+            return self.tokens_per_second(bandwidth)
         return 1 / self.seconds_per_token(bandwidth, ssd)
 
     def seconds_per_token(self, bandwidth: float, ssd: float) -> float:

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 import mlx.core as mx
 
+from .. import device
 from ..cache import KVQuantization
 from ..checkpoint.parts import by_layer, restricted
 from ..checkpoint.verify import Headers
@@ -88,7 +89,7 @@ def check_shares(model: str, needs: Needs, shares: Sequence[Share]) -> None:
     ]
     if lacking:
         advice = "add a host, take a smaller --context or fewer bits"
-        if needs.experts_in_memory is None and is_readable(needs.headers):
+        if needs.experts_in_memory is None and device.writes_in_place() and is_readable(needs.headers):
             auto = plan(replace(needs, experts_in_memory="auto"), [(share.name, share.usable) for share in shares])
             if all(share.fits for share in auto):
                 advice += ", or have experts read from the SSDs (--experts-in-memory auto)"
