@@ -53,9 +53,7 @@ def main() -> None:
         cache.rewind(min(cache.offset, max(cache.rewindable, 0)))
         if cache.offset:
             cache = several.make_cache()
-    print(
-        f"{interrupted} of {arguments.count} answers were interrupted; {right} of {arguments.count} after them are right"
-    )
+    print(f"{interrupted} of {arguments.count} answers were interrupted, {right} of those after them are right")
 
 
 if __name__ == "__main__":
