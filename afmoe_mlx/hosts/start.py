@@ -127,10 +127,11 @@ def open_stored(
     tokens = context or DEFAULT_CONTEXT
     needs = Needs(read_config(raw), translated, wanted, tokens, kv_quantization, experts_in_memory)
     text = os.fspath(source)
-    if name is None:
-        is_local = os.path.isdir(os.path.expanduser(text))
-        name = os.path.abspath(text) if is_local and not text.startswith("~") else text
-    return Stored(source, name, revision, folder, needs, identity, sampled)
+    if folder.parent.name == "snapshots":
+        revision = folder.name  # of the Hub: the commit that this machine has, for all
+    elif name is None and os.path.isdir(text):  # one that begins with ~ is in each host's own home
+        name = os.path.abspath(text)
+    return Stored(source, name or text, revision, folder, needs, identity, sampled)
 
 
 def hello(crew: Followers, hosts: Hosts, stored: Stored | None) -> list[Facts]:
