@@ -62,6 +62,7 @@ def run(request: ChatRequest) -> int:
             chat_template=template,
             kv=request.kv,
             experts_in_memory=request.experts_in_memory,
+            adapters=request.adapters,
             on_hosts=request.on_hosts,
             context=request.context,
             force=request.force,

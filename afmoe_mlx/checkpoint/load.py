@@ -46,6 +46,7 @@ def load_model(
     check: verify.Check | None = None,
     place: Place | None = None,
     part: range | None = None,
+    adapt: Callable[[CausalLM], None] | None = None,
 ) -> tuple[CausalLM, ModelConfig]:
     """A model, ready to run, and its config, from a folder, a short name or a Hub id; no tokenizer is needed.
 
@@ -53,7 +54,7 @@ def load_model(
     for inference. revision: a branch, tag or commit on the Hub. check: may refuse a model by its config and headers,
     before weights are fetched or read. place: says by them which experts are to be in memory; without it all are.
     part: layers that are to be loaded alone, with what stands around the layers if they are the first: no others are
-    fetched, read or held.
+    fetched, read or held. adapt: called with the model before anything of it is read, or fused.
     Raises ConfigError, CheckpointError, HubError, and InputError for a dtype there is not.
     """
     from .hub import resolve, resolve_part
@@ -67,6 +68,8 @@ def load_model(
     model, stored = _open(folder, dtype=wanted, check=check, streams=streams, headers=headers, part=part)
     placement = None if place is None else place(*restricted(model.config, stored.headers, model.part))
     sources = {} if placement is None else _experts_apart(model, stored, placement)
+    if adapt is not None:
+        adapt(model)
     is_as_stored = wanted is None and not is_foreign(files.read_config_json(folder))
     read = _read_at_once if len(streams) > 1 and is_as_stored else _read_in_turn
     for module in (model.model.get("embed_tokens"), model.get("lm_head")):

@@ -151,9 +151,9 @@ def difference(found: Facts, stored: Stored | None) -> str | None:
     """What a follower has that is not what this machine has, or why it cannot take part; None if all is well."""
     version, mlx = versions()
     if found.version != version:
-        return f"has afmoe-mlx {found.version}, this machine {version}: install the same version on all"
+        return f"has version {found.version} of this program, here is {version}: install the same on all"
     if found.mlx != mlx:
-        return f"has MLX {found.mlx}, this machine {mlx}: install the same version on all (pip install mlx=={mlx})"
+        return f"has version {found.mlx} of MLX, here is {mlx}: install the same on all"
     if found.problem:
         return f"cannot take part: {found.problem}"
     if stored is None:

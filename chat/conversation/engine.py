@@ -60,6 +60,8 @@ class EngineSource:
     experts_in_memory: ExpertsInMemory = None
     on_hosts: Mapping[str, Any] = field(default_factory=dict)
     """hosts, silence, on_lost."""
+    adapters: Mapping[str, Any] = field(default_factory=dict)
+    """adapter_path and adapter_scale, of the first model."""
     context: int | None = None
     force: bool = False
     directory: str | None = None
@@ -69,7 +71,7 @@ class EngineSource:
 
     def first(self, name: str, options: Mapping[str, Any]) -> Engine:
         """The model that the chat begins with; TokenizerError if it cannot chat, else the errors of `load`."""
-        return self._engine(name, options, self.revision, self.draft_model, self.chat_template)
+        return self._engine(name, options, self.revision, self.draft_model, self.chat_template, self.adapters)
 
     def another(self, name: str, options: Mapping[str, Any]) -> Engine:
         """A model to go on with, with the same options but those of the other's tokens; errors as of `first`."""
@@ -84,6 +86,7 @@ class EngineSource:
         revision: str | None = None,
         draft_model: str | None = None,
         chat_template: str | None = None,
+        adapters: Mapping[str, Any] | None = None,
     ) -> Engine:
         model, tokenizer = load(
             name,
@@ -91,6 +94,7 @@ class EngineSource:
             context=self.context,
             kv_quantization=self.kv.quantization,
             experts_in_memory=self.experts_in_memory,
+            **(adapters or {}),
             **self.on_hosts,
             force=self.force,
         )

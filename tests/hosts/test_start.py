@@ -54,8 +54,8 @@ def test_what_a_host_has_that_is_not_the_same_is_named(folder: Path, tmp_path: P
     stored = stored_at(folder)
     same = facts(stored)
     assert difference(same, stored) is None
-    assert "afmoe-mlx 0.0.1" in str(difference(replace(same, version="0.0.1"), stored))
-    assert "pip install mlx==" in str(difference(replace(same, mlx="0.0.1"), stored))
+    assert "version 0.0.1 of this program" in str(difference(replace(same, version="0.0.1"), stored))
+    assert "version 0.0.1 of MLX" in str(difference(replace(same, mlx="0.0.1"), stored))
     assert "no such folder" in str(difference(replace(same, problem="no such folder"), stored))
     other = facts(stored_at(tiny_folder(tmp_path, num_hidden_layers=7)))
     assert "another model" in str(difference(other, stored))
