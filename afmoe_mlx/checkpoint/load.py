@@ -56,13 +56,14 @@ def load_model(
     fetched, read or held.
     Raises ConfigError, CheckpointError, HubError, and InputError for a dtype there is not.
     """
-    from .hub import resolve, resolve_part
+    from .hub import resolve
+    from .hub_part import resolve_part
 
     wanted, headers = parse_dtype(dtype), None
     if part is None:
         folder = resolve(source, revision=revision, check=check)
     else:
-        folder, headers = resolve_part(source, part, revision=revision)
+        folder, headers = resolve_part(source, part, revision=revision, check=check)
     streams = device.reading_streams()
     model, stored = _open(folder, dtype=wanted, check=check, streams=streams, headers=headers, part=part)
     placement = None if place is None else place(*restricted(model.config, stored.headers, model.part))

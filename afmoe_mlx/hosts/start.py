@@ -14,7 +14,7 @@ from ..cache import KVQuantization
 from ..checkpoint import load_model
 from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.foreign import translate
-from ..checkpoint.hub import resolve_headers
+from ..checkpoint.hub import commit_of, resolve_headers
 from ..checkpoint.load import parse_dtype
 from ..errors import HostError
 from ..footprint import DEFAULT_CONTEXT, ExpertsInMemory, place_experts
@@ -45,6 +45,7 @@ class Stored:
     name: str
     """As other hosts are told."""
     revision: str | None
+    """The commit of a model of the Hub, which all hosts take; None for one that is in a folder here."""
     folder: Path
     needs: Needs
     identity: str
@@ -117,7 +118,7 @@ def open_stored(
     if name is None:
         is_local = os.path.isdir(os.path.expanduser(text))
         name = os.path.abspath(text) if is_local and not text.startswith("~") else text
-    return Stored(source, name, revision, folder, needs, identity, sampled)
+    return Stored(source, name, commit_of(source, folder, revision=revision), folder, needs, identity, sampled)
 
 
 def hello(crew: Followers, hosts: Hosts, stored: Stored | None) -> list[Facts]:
@@ -145,6 +146,9 @@ def difference(found: Facts, stored: Stored | None) -> str | None:
     if stored is None:
         return None
     shared = stored.samples.keys() & found.samples.keys()
+    if found.identity == stored.identity and not shared and stored.revision is None:
+        advice = 'give --revision main (revision="main"), and all take it from the Hub'
+        return f"would fetch {stored.name} from the Hub, and this machine has it in a folder: {advice}"
     if found.identity != stored.identity or any(stored.samples[name] != found.samples[name] for name in shared):
         return f"has another model as {stored.name}: copy this machine's there, or remove what it has"
     return None
