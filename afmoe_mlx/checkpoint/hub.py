@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -252,7 +252,7 @@ def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
         raise
 
 
-def fetch_shards(repo: str, commit: str, shards: Collection[str]) -> None:
+def fetch_shards(repo: str, commit: str, shards: Sequence[str]) -> None:
     """Fetch some of a commit's weights into the Hub cache. Raises HubError."""
     try:
         _snapshot(repo, commit, shards)

@@ -11,8 +11,10 @@ from ..checkpoint.headers import read_places
 from ..checkpoint.layouts import EXPERT
 from ..checkpoint.verify import Headers
 
-# Of a tensor: so many bytes; where it is of several experts, at so many places, or of every so manieth expert.
+# Of a tensor: so many bytes; where it is of several experts, at so many places, or of every so manieth expert. And of a
+# file, so many at its end, which broken copies lack.
 SAMPLE, PLACES, EVERY = 256, 16, 8
+END = 4096
 
 
 def digest(raw: dict[str, object], headers: Headers) -> str:
@@ -34,7 +36,8 @@ def _sampled(path: Path, tensors: Headers) -> str:
     digest = hashlib.sha256()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        digest.update(os.fstat(fd).st_size.to_bytes(8, "little"))
+        size = os.fstat(fd).st_size
+        digest.update(size.to_bytes(8, "little") + os.pread(fd, END, max(size - END, 0)))
         for name, stored in tensors.items():
             for offset in _offsets(name, stored):
                 digest.update(os.pread(fd, min(SAMPLE, stored.nbytes - offset), places[name].begin + offset))
