@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from afmoe_mlx.checkpoint import load_model
 from afmoe_mlx.checkpoint.random import save_random
+from afmoe_mlx.errors import InputError
 from afmoe_mlx.models import ExpertPlacement
 from helpers import foreign
 from helpers.checkpoints import Tensors, golden, packed, stacked, write
@@ -64,15 +65,22 @@ def test_with_a_head_that_is_not_the_embeddings_it_is_said_to_be(tmp_path: Path)
         assert_parts_are_the_whole(folder)
 
 
-@pytest.mark.parametrize("part", [range(1), range(2, 3)], ids=str)
+@pytest.mark.parametrize("part", [range(2), range(1, 3)], ids=str)
 def test_experts_of_a_part_are_read_from_its_files(tmp_path: Path, part: range) -> None:
     folder = wide_folder(tmp_path / "model", "afmoe", bits=4, group_size=32)
     whole = load_model(folder, part=part)[0]
     few = load_model(folder, part=part, place=lambda *_: ExpertPlacement(2))[0]
     h = mx.random.normal((1, 5, WIDE["hidden_size"]))
+    assert [pool.slots for pool in few.expert_pools] == [2] * len([i for i in part if i])  # the first is dense
     found = [model.part_of(h, model.chunk((1, 5), model.make_cache())) for model in (whole, few)]
     assert mx.array_equal(*found)
-    assert [pool.slots for pool in few.expert_pools] == [2] * len([p for p in part if p])
+
+
+@pytest.mark.parametrize("part", [range(0), range(2, 2), range(1, 9), range(-1, 1), range(0, 4, 2), range(3, 0, -1)])
+def test_what_is_no_part_is_refused(tmp_path: Path, part: range) -> None:
+    folder = tiny_folder(tmp_path, "afmoe", num_hidden_layers=4)
+    with pytest.raises(InputError, match="of the model's 4"):
+        load_model(folder, part=part)
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="bytes read are counted on Linux")
