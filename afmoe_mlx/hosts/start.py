@@ -17,7 +17,14 @@ from ..checkpoint.foreign import translate
 from ..checkpoint.hub import commit_of, resolve_headers
 from ..checkpoint.load import parse_dtype
 from ..errors import HostError
-from ..footprint import DEFAULT_CONTEXT, ExpertsInMemory, place_experts
+from ..footprint import (
+    DEFAULT_CONTEXT,
+    ExpertsInMemory,
+    check_context,
+    check_experts_in_memory,
+    check_readable,
+    place_experts,
+)
 from ..interrupts import begun
 from ..models import CausalLM, ModelConfig, read_config
 from .connection import connected
@@ -79,7 +86,7 @@ def load_on_hosts(
     silence = SILENCE if silence is None else silence
     if not isinstance(silence, int | float) or silence < LEAST_SILENCE:
         raise HostError(f"silence is {silence!r}: expected {LEAST_SILENCE:g} seconds or more")
-    stored = open_stored(source, name, dtype, revision, context, kv_quantization)
+    stored = open_stored(source, name, dtype, revision, context, kv_quantization, experts_in_memory)
     with connected(hosts, silence, on_lost) as connection:
         crew = connection.crew
         facts = hello(crew, hosts, stored)
@@ -88,7 +95,7 @@ def load_on_hosts(
             connection.link = join(crew, hosts, facts)
         number = next(connection.models)
         try:
-            model = _load(crew, stored, shares, experts_in_memory, number, force=force)
+            model = _load(crew, stored, shares, number, force=force)
         except BaseException:
             crew.kill()  # with answers that nobody has read
             raise
@@ -105,20 +112,26 @@ def open_stored(
     revision: str | None,
     context: int | None,
     kv_quantization: KVQuantization | None,
+    experts_in_memory: ExpertsInMemory = None,
 ) -> Stored:
     """What is to be loaded, from its config and headers; the arguments are those of `load_on_hosts`."""
+    check_context(context)
+    check_experts_in_memory(experts_in_memory)
     folder, headers = resolve_headers(source, revision=revision)
     raw = read_config_json(folder)
     identity = digest(raw, headers)
     sampled = samples(folder, headers)
     raw, translated = translate(raw, headers)
     wanted = parse_dtype(dtype) or device.compute_dtype(stored_dtype(translated))
-    needs = Needs(read_config(raw), translated, wanted, context or DEFAULT_CONTEXT, kv_quantization)
+    if experts_in_memory is not None:
+        check_readable(os.fspath(source), translated)
+    tokens = context or DEFAULT_CONTEXT
+    needs = Needs(read_config(raw), translated, wanted, tokens, kv_quantization, experts_in_memory)
     text = os.fspath(source)
-    if name is None:
-        is_local = os.path.isdir(os.path.expanduser(text))
-        name = os.path.abspath(text) if is_local and not text.startswith("~") else text
-    return Stored(source, name, commit_of(source, folder, revision=revision), folder, needs, identity, sampled)
+    if name is None and os.path.isdir(text):  # one that begins with ~ is in each host's own home
+        name = os.path.abspath(text)
+    commit = commit_of(source, folder, revision=revision)
+    return Stored(source, name or text, commit, folder, needs, identity, sampled)
 
 
 def hello(crew: Followers, hosts: Hosts, stored: Stored | None) -> list[Facts]:
@@ -165,7 +178,7 @@ def share_out(stored: Stored, hosts: Hosts, facts: Sequence[Facts], *, force: bo
     ]
     shares = plan(stored.needs, [(host.name, room) for host, room in zip(hosts.all, usable, strict=True)])
     if not force:
-        check_shares(stored.name, shares)
+        check_shares(stored.name, stored.needs, shares)
     return shares
 
 
@@ -187,28 +200,20 @@ def _address(host: Host, port: int) -> str:
     return f"[{host.ip}]:{port}" if ":" in host.ip else f"{host.ip}:{port}"
 
 
-def _load(
-    crew: Followers,
-    stored: Stored,
-    shares: Sequence[Share],
-    experts_in_memory: ExpertsInMemory,
-    number: int,
-    *,
-    force: bool,
-) -> CausalLM:
+def _load(crew: Followers, stored: Stored, shares: Sequence[Share], number: int, *, force: bool) -> CausalLM:
     """The leader's own part, while the followers load theirs."""
     needs = stored.needs
     kind = str(needs.dtype).removeprefix("mlx.core.")
     for i, share in enumerate(shares[1:]):
-        part = share.part
+        part, experts = share.part, share.experts_in_memory
         kept = kept_of(needs.kv_quantization)
-        crew.tell_one(i, Load(part.start, part.stop, kind, needs.context, kept, experts_in_memory, force, number))  # type: ignore[arg-type]
+        crew.tell_one(i, Load(part.start, part.stop, kind, needs.context, kept, experts, force, number))  # type: ignore[arg-type]
     options = {"context": needs.context, "dtype": needs.dtype, "kv_quantization": needs.kv_quantization}
     model, _ = load_model(
         stored.source,
         revision=stored.revision,
         dtype=needs.dtype,
-        place=place_experts(experts_in_memory, **options),  # type: ignore[arg-type]
+        place=place_experts(shares[0].experts_in_memory, **options),  # type: ignore[arg-type]
         part=shares[0].part,
     )
     # prompts are then swept here too, so that every host reads its experts once for all of a prompt

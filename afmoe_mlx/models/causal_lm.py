@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from numbers import Integral
 from typing import Any
 
 import mlx.core as mx
@@ -17,6 +16,7 @@ from .beyond import Beyond
 from .chunk import Chunk
 from .config import ModelConfig
 from .decode import LONGEST_STEP, DecodeStep
+from .inputs import causal_loss, keep, last_columns, shape_of, wants_all
 from .linear import Linear
 from .moe import sorts
 from .pool import ExpertPool, ExpertReads
@@ -160,24 +160,24 @@ class CausalLM(nn.Module):
         labels: (B, L), -100 ignored; the result is then (loss, logits), the loss shifted by one and averaged.
         Raises InputError for shapes that do not fit, CacheError for a cache that cannot go on.
         """
-        shape = self._check_inputs(input_ids, inputs_embeds)
+        shape = shape_of(input_ids, inputs_embeds, self.config.hidden_size)
         chunk = self.chunk(shape, cache, attention_mask, position_ids)
         is_plain = trace is None and labels is None and chunk.valid is None and input_ids is not None
         is_plain = is_plain and logits_to_keep is not None
-        if is_plain and cache is not None and self._compiles(*shape, wants_all=_wants_all(logits_to_keep)):
+        if is_plain and cache is not None and self._compiles(*shape, wants_all=wants_all(logits_to_keep)):
             assert input_ids is not None
             with self._undone_on_failure(shape[1], cache):
                 y = self._compiled_step()(input_ids, chunk, cache)
                 if self.beyond is not None and (h := self.beyond([y], [chunk], 0)) is not None:
                     y = self.logits(self.final_norm(h))
-            return _keep(y, logits_to_keep)
+            return keep(y, logits_to_keep)
         embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
         if logits_to_keep is None:
             self._run(chunk, embeddings, trace, None)
             return None
-        wanted = 0 if chunk.shifts is not None or labels is not None else _last_columns(logits_to_keep)
+        wanted = 0 if chunk.shifts is not None or labels is not None else last_columns(logits_to_keep)
         h = chunk.move(self._last_hidden_state(chunk, embeddings, trace, wanted), back=True)
-        logits = self.logits(_keep(h, logits_to_keep))
+        logits = self.logits(keep(h, logits_to_keep))
         return logits if labels is None else (causal_loss(logits, labels), logits)
 
     def last_hidden_state(
@@ -191,7 +191,9 @@ class CausalLM(nn.Module):
         trace: Trace | None = None,
     ) -> mx.array:
         """(B, L, D): the final norm's output, of which the head makes the logits; the arguments are those of a call."""
-        chunk = self.chunk(self._check_inputs(input_ids, inputs_embeds), cache, attention_mask, position_ids)
+        chunk = self.chunk(
+            shape_of(input_ids, inputs_embeds, self.config.hidden_size), cache, attention_mask, position_ids
+        )
         embeddings = inputs_embeds if input_ids is None else self.embed(input_ids)
         return chunk.move(self._last_hidden_state(chunk, embeddings, trace, 0), back=True)
 
@@ -345,20 +347,6 @@ class CausalLM(nn.Module):
             step = self._decode_step = DecodeStep(self.model.layers, outer, ends)
         return step
 
-    def _check_inputs(self, input_ids: mx.array | None, inputs_embeds: mx.array | None) -> tuple[int, int]:
-        """(B, L) of whichever is given."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise InputError("give either input_ids or inputs_embeds, and one of them")
-        if input_ids is None:
-            assert inputs_embeds is not None
-            if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != self.config.hidden_size:
-                expected = f"(batch, length, {self.config.hidden_size})"
-                raise InputError(f"inputs_embeds has shape {inputs_embeds.shape}: expected {expected}")
-            return inputs_embeds.shape[0], inputs_embeds.shape[1]
-        if input_ids.ndim != 2 or not mx.issubdtype(input_ids.dtype, mx.integer):
-            raise InputError(f"input_ids is {input_ids.dtype} {input_ids.shape}: expected integers (batch, length)")
-        return input_ids.shape[0], input_ids.shape[1]
-
     def scaled(self, h: mx.array) -> mx.array:
         """Embeddings (B, L, D) as the first layer takes them, in the model's dtype."""
         # cast last: embeddings in mxfp4 and its like come out in bfloat16, and mlx-lm scales them there
@@ -367,33 +355,3 @@ class CausalLM(nn.Module):
     def scale_embeddings(self, h: mx.array) -> mx.array:
         """What is done to embeddings before the first layer."""
         return h
-
-
-def _wants_all(logits_to_keep: Any) -> bool:
-    return isinstance(logits_to_keep, int) and logits_to_keep == 0
-
-
-def _last_columns(logits_to_keep: Any) -> int:
-    """How many of the last columns `_keep` takes; 0: all."""
-    return logits_to_keep if isinstance(logits_to_keep, int) and logits_to_keep > 0 else 0
-
-
-def _keep(h: mx.array, logits_to_keep: Any) -> mx.array:
-    if isinstance(logits_to_keep, mx.array):
-        if logits_to_keep.ndim not in (1, 2) or not mx.issubdtype(logits_to_keep.dtype, mx.integer):
-            found = f"{logits_to_keep.dtype} {logits_to_keep.shape}"
-            raise InputError(f"logits_to_keep is {found}: expected integers (columns,) or (batch, columns)")
-        return h[:, logits_to_keep] if logits_to_keep.ndim == 1 else mx.take_along_axis(h, logits_to_keep[..., None], 1)
-    if isinstance(logits_to_keep, bool) or not isinstance(logits_to_keep, Integral) or logits_to_keep < 0:
-        raise InputError(f"logits_to_keep is {logits_to_keep!r}: expected 0 (all) or a number of last positions")
-    return h[:, -int(logits_to_keep) :]
-
-
-def causal_loss(logits: mx.array, labels: mx.array) -> mx.array:
-    """Mean cross-entropy in float32 of each position's logits against the next label; -100 is ignored."""
-    if labels.shape != logits.shape[:2]:
-        raise InputError(f"labels has shape {labels.shape}: expected {logits.shape[:2]}, one for each position")
-    targets = mx.concatenate([labels[:, 1:], mx.full((labels.shape[0], 1), -100, labels.dtype)], axis=1)
-    counted = targets != -100
-    losses = nn.losses.cross_entropy(logits.astype(mx.float32), mx.where(counted, targets, 0))
-    return (losses * counted).sum() / counted.sum()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from afmoe_mlx.checkpoint import load_model
+from afmoe_mlx.checkpoint import load_model, resolve
 from afmoe_mlx.checkpoint.files import find_weights, read_config_json, read_headers
 from afmoe_mlx.checkpoint.random import save_random
 from afmoe_mlx.hosts import identity
@@ -177,6 +177,13 @@ def test_a_folder_and_what_nobody_has_fetched_yet_cannot_be_compared(
     load_model(REPO, part=range(1))
     found = difference(facts(stored.name, stored.revision, tmp_path), stored)
     assert found == f"has another model as {REPO}: copy this machine's there, or remove what it has"
+
+
+def test_a_folder_of_the_cache_is_a_folder(hub: FakeHub, files: dict[str, bytes], tmp_path: Path) -> None:
+    hub.add(REPO, files)
+    stored = open_stored(resolve(REPO), None, None, None, None, None)
+    assert stored.revision is None
+    assert difference(facts(stored.name, stored.revision, tmp_path), stored) is None
 
 
 @pytest.mark.parametrize("name", ["~/nothing", "/nowhere/model", "nothing"])
