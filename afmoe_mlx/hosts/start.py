@@ -14,7 +14,7 @@ from ..cache import KVQuantization
 from ..checkpoint import load_model
 from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.foreign import translate
-from ..checkpoint.hub import resolve_headers
+from ..checkpoint.hub import commit_of, resolve_headers
 from ..checkpoint.load import parse_dtype
 from ..errors import HostError
 from ..footprint import (
@@ -52,6 +52,7 @@ class Stored:
     name: str
     """As other hosts are told."""
     revision: str | None
+    """The commit of a model of the Hub, which all hosts take; None for one that is in a folder here."""
     folder: Path
     needs: Needs
     identity: str
@@ -127,11 +128,10 @@ def open_stored(
     tokens = context or DEFAULT_CONTEXT
     needs = Needs(read_config(raw), translated, wanted, tokens, kv_quantization, experts_in_memory)
     text = os.fspath(source)
-    if folder.parent.name == "snapshots":
-        revision = folder.name  # of the Hub: the commit that this machine has, for all
-    elif name is None and os.path.isdir(text):  # one that begins with ~ is in each host's own home
+    if name is None and os.path.isdir(text):  # one that begins with ~ is in each host's own home
         name = os.path.abspath(text)
-    return Stored(source, name or text, revision, folder, needs, identity, sampled)
+    commit = commit_of(source, folder, revision=revision)
+    return Stored(source, name or text, commit, folder, needs, identity, sampled)
 
 
 def hello(crew: Followers, hosts: Hosts, stored: Stored | None) -> list[Facts]:
@@ -159,6 +159,9 @@ def difference(found: Facts, stored: Stored | None) -> str | None:
     if stored is None:
         return None
     shared = stored.samples.keys() & found.samples.keys()
+    if found.identity == stored.identity and not shared and stored.revision is None:
+        advice = 'give --revision main (revision="main"), and all take it from the Hub'
+        return f"would fetch {stored.name} from the Hub, and this machine has it in a folder: {advice}"
     if found.identity != stored.identity or any(stored.samples[name] != found.samples[name] for name in shared):
         return f"has another model as {stored.name}: copy this machine's there, or remove what it has"
     return None
