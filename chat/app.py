@@ -152,6 +152,7 @@ def _chat(
         saves=not request.no_save,
         view=_view(request),
         agent=Agent(toolbox, _permissions(toolbox, request), PersonAtTerminal(console, reader)),
+        adapters=request.adapter_path or (),
     )
     chat.greet()
     if toolbox.tools:

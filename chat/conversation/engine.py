@@ -1,7 +1,7 @@
 """`Engine`: a loaded model with tokenizer, options and prefix cache; `EngineSource` loads another for /model."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,11 +73,11 @@ class EngineSource:
         """The model that the chat begins with; TokenizerError if it cannot chat, else the errors of `load`."""
         return self._engine(name, options, self.revision, self.draft_model, self.chat_template, self.adapters)
 
-    def another(self, name: str, options: Mapping[str, Any]) -> Engine:
+    def another(self, name: str, options: Mapping[str, Any], adapters: Sequence[str] = ()) -> Engine:
         """A model to go on with, with the same options but those of the other's tokens; errors as of `first`."""
         if words := caution(name):
             note(words, dim=True)
-        return self._engine(name, for_another_model(options))
+        return self._engine(name, for_another_model(options), adapters={"adapter_path": adapters} if adapters else None)
 
     def _engine(
         self,

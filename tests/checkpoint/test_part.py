@@ -44,7 +44,7 @@ def test_the_parts_of_a_model_are_the_whole(tmp_path: Path, model_type: str, fus
     assert_parts_are_the_whole(tiny_folder(tmp_path, model_type), fuse=fuse)
 
 
-@pytest.mark.parametrize("layout", [None, stacked, packed], ids=str)
+@pytest.mark.parametrize("layout", [None, stacked, packed], ids=["an expert", "stacked", "packed"])
 @pytest.mark.parametrize("name", ["afmoe-tied", "afmoe-base", "lfm2_moe-base", "lfm2_moe-untied"])
 def test_in_every_layout(tmp_path: Path, name: str, layout: Callable[[Tensors], Tensors] | None) -> None:
     made = golden(name)

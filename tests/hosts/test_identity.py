@@ -29,7 +29,7 @@ from helpers.tiny import BASES
 MADE = golden("afmoe-base")
 
 
-@pytest.fixture(scope="module", params=[None, stacked], ids=str)
+@pytest.fixture(scope="module", params=[None, stacked], ids=["an expert", "stacked"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     return write(folder / "model", MADE.config, MADE.tensors, layout=request.param, shards=2)
