@@ -156,6 +156,7 @@ class _Process:
         self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._said: deque[str] = deque(maxlen=5)
         self._told = self._finished = 0
+        self._is_over = False
         self._heard = self._moved = time.monotonic()
         # a group of its own: Ctrl-C is the leader's to hear, and a stopped one is hung up with the leader's end
         try:
@@ -209,8 +210,10 @@ class _Process:
         """Wait for its end until then, and see to it, and to that of what it started."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(until - time.monotonic(), 0))
-        with suppress(OSError):  # nothing of it is left
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if not self._is_over:  # once: its number may be another's later
+            self._is_over = True
+            with suppress(OSError):  # nothing of it is left
+                os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
 

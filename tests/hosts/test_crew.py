@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -87,10 +88,11 @@ def groups(crew: Followers) -> list[int]:
 
 
 def is_left(group: int) -> bool:
+    """Whether some process of a group still runs, a moment later."""
     for _ in range(50):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
+        found = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+        rows = [line.split() for line in found.splitlines()]
+        if not any(int(own) == group and not state.startswith("Z") for own, state in rows):
             return False
         time.sleep(0.02)
     return True
