@@ -1,5 +1,7 @@
 """`Followers`: the processes that hold the other parts of a model, and how it is noticed that one is lost."""
 
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -10,13 +12,18 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from ..errors import HostError
+from ..terminal import printable
 from .hostfile import Host
-from .orders import LONGEST_LINE, Answer, Beat, Failed, Order, answers, to_line
+from .orders import LONGEST_LINE, Answer, Beat, Failed, Order, Reader, answers, to_line
 from .process import BEATS, PATIENCE
 from .remote import command_for
 
 # Seconds that followers have to end by themselves.
 GRACE = 2.0
+# Bytes of a line on stderr that are read at once, and characters of it that are told.
+LONGEST_SAID, TOLD = 1 << 16, 300
+# White space, and what an older version draws around an error.
+FRAME = " \t\r\n│╭╮╰╯─"
 
 
 class Crew(Protocol):
@@ -58,7 +65,15 @@ class Followers:
         self._is_lost = threading.Event()
         self.is_under_way = False
         """Whether all is loaded: then no order takes long, and one that does is of a host that is lost."""
-        self._processes = [_Process(host, command_for(host, silence), self._lose) for host in hosts]
+        self._processes: list[_Process] = []
+        try:
+            for host in hosts:
+                self._processes.append(_Process(host, command_for(host, silence), self._lose))
+        except BaseException:
+            self.kill()
+            raise
+        for process in self._processes:  # now that all are known: one that is lost ends all
+            process.begin(silence / BEATS)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def tell(self, order: Order) -> None:
@@ -83,6 +98,7 @@ class Followers:
         with self._lock:
             self.lost = self.lost or line
         self.end()
+        self._free(self.lost)
 
     def reason(self) -> str | None:
         self._is_lost.wait(2 * GRACE)
@@ -91,9 +107,9 @@ class Followers:
     def end(self) -> None:
         """End all processes; those that do not end by themselves are killed."""
         self._ended.set()
-        for process in self._processes:
-            process.close()
         until = time.monotonic() + GRACE
+        for process in self._processes:
+            process.close(until)
         for process in self._processes:
             process.end(until)
 
@@ -112,7 +128,6 @@ class Followers:
     def _watch(self) -> None:
         while not self._ended.wait(self._silence / BEATS):
             for process in self._processes:
-                process.write(Beat())
                 if trouble := process.trouble(self._silence * PATIENCE, is_under_way=self.is_under_way):
                     self._lose(process.host.name, trouble)
 
@@ -120,12 +135,16 @@ class Followers:
         with self._lock:
             if self.lost is not None or self._ended.is_set():
                 return
-            self.lost = f"{name} is lost: {trouble}"
+            self.lost = f"{name} is lost: {printable(' '.join(trouble.split()))}"
         self.kill()
-        for process in self._processes:
-            process.give_up(self.lost)
+        self._free(self.lost)
         self._on_lost(self.lost)
         self._is_lost.set()
+
+    def _free(self, line: str) -> None:
+        """Let nobody wait for an answer."""
+        for process in self._processes:
+            process.give_up(line)
 
 
 class _Process:
@@ -137,12 +156,19 @@ class _Process:
         self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._said: deque[str] = deque(maxlen=5)
         self._told = self._finished = 0
+        self._is_over = False
         self._heard = self._moved = time.monotonic()
         # a group of its own: Ctrl-C is the leader's to hear, and a stopped one is hung up with the leader's end
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
-        )
-        for work in (self._read, self._listen):
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+            )
+        except OSError as error:
+            raise HostError(f"{host.name} cannot be reached: {command[0]}: {error.strerror}") from None
+
+    def begin(self, beat: float) -> None:
+        """Listen to it, and tell it every `beat` seconds that the leader lives."""
+        for work in (self._read, self._listen, lambda: self._beat(beat)):
             threading.Thread(target=work, daemon=True).start()
 
     def write(self, order: Order) -> None:
@@ -172,18 +198,22 @@ class _Process:
             return f"it has done nothing of what it was told for {patience:.0f} s, nor have those before it"
         return None
 
-    def close(self) -> None:
-        """Tell it to end."""
+    def close(self, until: float) -> None:
+        """Tell it to end, unless it does not read what it is told till then."""
         assert self._process.stdin is not None
-        with self._writing, suppress(OSError):
-            self._process.stdin.close()
+        if self._writing.acquire(timeout=max(until - time.monotonic(), 0)):
+            with suppress(OSError):
+                self._process.stdin.close()
+            self._writing.release()
 
     def end(self, until: float) -> None:
-        """Wait for its end until then, and see to it."""
+        """Wait for its end until then, and see to it, and to that of what it started."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(until - time.monotonic(), 0))
-            return
-        self._process.kill()
+        if not self._is_over:  # once: its number may be another's later
+            self._is_over = True
+            with suppress(OSError):  # nothing of it is left
+                os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
 
@@ -193,7 +223,7 @@ class _Process:
         try:
             while line := self._process.stdout.readline(LONGEST_LINE):
                 self._heard = time.monotonic()
-                answer = reader.read(line.decode("utf-8", "replace"))
+                answer = self._message(reader, line.decode("utf-8", "replace"))
                 if not isinstance(answer, Beat):
                     self._answers.put(answer)
                 elif answer.finished > self._finished:
@@ -209,11 +239,25 @@ class _Process:
         said = f": {self._said[-1]}" if self._said else ""
         self._lose(self.host.name, f"its process ended ({_status(self._process.returncode)}){said}")
 
+    @staticmethod
+    def _message(reader: Reader[Answer], line: str) -> Answer:
+        try:
+            return reader.read(line)
+        except HostError as error:
+            raise HostError(f"{error} It wrote {line.strip()[:60]!r}") from None
+
     def _listen(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            if text := line[:1000].decode("utf-8", "replace").strip():
-                self._said.append(text)
+        while line := self._process.stderr.readline(LONGEST_SAID):
+            text = line.decode("utf-8", "replace").strip(FRAME)
+            if any(map(str.isalnum, text)):
+                self._said.append(text[:TOLD])
+
+    def _beat(self, seconds: float) -> None:
+        # in a thread of its own: a follower that is stopped and reads nothing holds up whoever writes to it
+        while self._process.returncode is None:
+            self.write(Beat())
+            time.sleep(seconds)
 
 
 def _status(code: int | None) -> str:
