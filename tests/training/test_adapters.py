@@ -13,10 +13,12 @@ from mlx.utils import tree_flatten
 from afmoe_mlx import load, load_model
 from afmoe_mlx.cache.fingerprint import fingerprint
 from afmoe_mlx.errors import AdapterError
+from afmoe_mlx.evaluation import evaluate
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.training.apply import adapting
 from benchmarks.operations import operations
 from helpers.experts import WIDE, streamed, wide_folder
+from helpers.pairs import quantized_folder
 from helpers.tiny import ARCHITECTURES, tiny_folder, tokens
 
 IDS = tokens(2, 12)
@@ -97,9 +99,10 @@ def test_fused_unfused_and_merged_are_alike(tmp_path: Path, model_type: str, nam
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_mlx_lm_reads_the_same_adapter_alike(tmp_path: Path, model_type: str, kind: str) -> None:
+@pytest.mark.parametrize("make", [tiny_folder, quantized_folder], ids=["float32", "4 bits"])
+def test_mlx_lm_reads_the_same_adapter_alike(tmp_path: Path, model_type: str, kind: str, make: Any) -> None:
     tuner, utils = pytest.importorskip("mlx_lm.tuner.utils"), pytest.importorskip("mlx_lm.utils")
-    folder = tiny_folder(tmp_path / "model", model_type)
+    folder = make(tmp_path / "model", model_type)
     plain = load_model(folder, fuse=False)[0]
     shapes = targets(plain, model_type, experts=kind == "lora")
     adapter = save(tmp_path / "adapter", arrays(shapes, dora=kind == "dora"), kind)
@@ -225,3 +228,17 @@ def test_a_step_takes_few_operations_more(tmp_path: Path, model_type: str, exper
         return operations(model(IDS[:1, :1], cache=cache)).total()
 
     assert count([adapter]) <= 1.35 * count([])
+
+
+def test_an_evaluation_is_of_the_adapted_model(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model")
+    shapes = targets(load_model(folder, fuse=False)[0], "afmoe", experts=True)
+    adapter = save(tmp_path / "adapter", arrays(shapes))
+    text = tmp_path / "text.txt"
+    text.write_text("hello to the world, and to all the rest of it " * 4)
+    plain, none, adapted = (
+        evaluate(folder, text=text, sequence_length=32, **options).perplexity
+        for options in ({}, {"adapter_path": adapter, "adapter_scale": 0.0}, {"adapter_path": adapter})
+    )
+    assert none == pytest.approx(plain, rel=1e-4)
+    assert adapted != pytest.approx(plain, rel=1e-2)
