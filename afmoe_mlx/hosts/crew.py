@@ -20,6 +20,8 @@ from .remote import command_for
 
 # Seconds that followers have to end by themselves.
 GRACE = 2.0
+# Seconds in which what is heard of several is told as one.
+LAST_WORDS = 0.2
 # Bytes of a line on stderr that are read at once, and characters of it that are told.
 LONGEST_SAID, TOLD = 1 << 16, 300
 # White space, and what an older version draws around an error.
@@ -93,6 +95,10 @@ class Followers:
                 self._lose(process.host.name, answer.line)
                 self._check()
         return found
+
+    def unanswered(self) -> list[Host]:
+        """Those that have not answered what they were asked."""
+        return [process.host for process in self._processes if not process.has_answered]
 
     def fail(self, line: str) -> None:
         with self._lock:
@@ -185,6 +191,10 @@ class _Process:
     def answer(self) -> Answer:
         return self._answers.get()
 
+    @property
+    def has_answered(self) -> bool:
+        return not self._answers.empty()
+
     def give_up(self, line: str) -> None:
         """Let nobody wait for an answer."""
         self._answers.put(Failed(line))
@@ -229,13 +239,14 @@ class _Process:
                 elif answer.finished > self._finished:
                     self._finished, self._moved = answer.finished, self._heard
                 if isinstance(answer, Failed):
+                    time.sleep(LAST_WORDS)  # one that ended without a word is the cause, and is told first
                     self._lose(self.host.name, answer.line)
         except (HostError, OSError, ValueError) as error:
             self._lose(self.host.name, str(error))
             return
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
-        time.sleep(0.05)  # for what it said last
+        time.sleep(LAST_WORDS / 4)  # for what it said last
         said = f": {self._said[-1]}" if self._said else ""
         self._lose(self.host.name, f"its process ended ({_status(self._process.returncode)}){said}")
 

@@ -18,7 +18,6 @@ from ..checkpoint.hub import resolve_headers
 from ..checkpoint.load import parse_dtype
 from ..errors import HostError
 from ..footprint import DEFAULT_CONTEXT, ExpertsInMemory, place_experts
-from ..interrupts import begun
 from ..models import CausalLM, ModelConfig, read_config
 from .connection import connected
 from .crew import Followers
@@ -174,9 +173,13 @@ def join(crew: Followers, hosts: Hosts, facts: Sequence[Facts]) -> Link:
     orders = [Join(rank, hosts.backend, addresses, devices) for rank in range(len(hosts.all))]
     for i, order in enumerate(orders[1:]):
         crew.tell_one(i, order)
-    connecting = begun(lambda: connect(orders[0]))  # which waits for the others for good
+    try:
+        link = connect(orders[0])
+    except HostError as error:
+        missing = " and ".join(host.name for host in crew.unanswered()) or "a host"
+        raise HostError(f"{missing} cannot be reached: {error}") from None
     _all(crew.answers(), Done)
-    return connecting.result()
+    return link
 
 
 def _address(host: Host, port: int) -> str:
