@@ -135,6 +135,10 @@ class Leader:
         self._received[:], self._is_long = [found], last.length > LONGEST_STEP
         return found
 
+    def wait_for_followers(self) -> None:
+        """Wait for what they have sent here, which is on its way already: in any thread."""
+        mx.eval(list(self._received))
+
     def wait(self) -> None:
         """Wait for what is on its way."""
         mx.eval(self._received, self._sent)
