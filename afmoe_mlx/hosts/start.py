@@ -92,7 +92,8 @@ def load_on_hosts(
             raise
     model.beyond = Leader(crew, connection.link, shares, hosts.backend, number)
     connection.leaders.append(weakref.ref(model.beyond))
-    _warm_up(model)
+    with model.beyond.named():
+        _warm_up(model)
     return model, model.config
 
 
