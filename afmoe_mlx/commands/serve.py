@@ -33,14 +33,15 @@ def run(request: ServeRequest) -> int:
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     listening = bind(settings)
     name = or_demo(request.model)
-    loading = begun(partial(_load, request, name))
+    # on several hosts in this thread, where a signal ends the wait for one that is missing
+    loading = begun(partial(_load, request, name)) if request.hosts is None else None
     from ..server.engine.service import ModelService, make_store
     from ..server.http.app import App  # meanwhile
     from ..server.http.listener import listen
     from ..server.http.log import log_to_stderr
     from ..server.protocols import ENDPOINTS
 
-    model, tokenizer = loading.result()
+    model, tokenizer = _load(request, name) if loading is None else loading.result()
     tell_kv_bits(model)
     tell_experts(model)
     tell_hosts(model)

@@ -31,6 +31,12 @@ class Connection:
             if (leader := ref()) is not None:
                 leader.wait()
 
+    def wait_for_followers(self) -> None:
+        """Wait for what they have sent here."""
+        for ref in self.leaders:
+            if (leader := ref()) is not None:
+                leader.wait_for_followers()
+
     def close(self) -> None:
         """Let the followers go, once nothing is on its way from them: MLX would take their end for a fault."""
         try:
@@ -63,6 +69,7 @@ def connected(hosts: Hosts, silence: float, on_lost: Callable[[str], None] | Non
         elif not _connections:
             _connections.append(connection)
             atexit.register(connection.close)
+    connection.crew.arrived = connection.wait_for_followers
     connection.crew.is_under_way = True
 
 

@@ -7,11 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as NotYetError
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Protocol
 
 from ..errors import HostError
+from ..interrupts import begun
 from ..terminal import printable
 from .hostfile import Host
 from .orders import LONGEST_LINE, Answer, Beat, Failed, Order, Reader, answers, to_line
@@ -20,6 +22,8 @@ from .remote import command_for
 
 # Seconds that followers have to end by themselves.
 GRACE = 2.0
+# Seconds in which what is heard of several is told as one.
+LAST_WORDS = 0.2
 # Bytes of a line on stderr that are read at once, and characters of it that are told.
 LONGEST_SAID, TOLD = 1 << 16, 300
 # White space, and what an older version draws around an error.
@@ -65,6 +69,9 @@ class Followers:
         self._is_lost = threading.Event()
         self.is_under_way = False
         """Whether all is loaded: then no order takes long, and one that does is of a host that is lost."""
+        self.arrived: Callable[[], None] | None = None
+        """Waits for what the last follower has sent."""
+        self._looked = 0
         self._processes: list[_Process] = []
         try:
             for host in hosts:
@@ -93,6 +100,10 @@ class Followers:
                 self._lose(process.host.name, answer.line)
                 self._check()
         return found
+
+    def unanswered(self) -> list[Host]:
+        """Those that have not answered what they were asked."""
+        return [process.host for process in self._processes if not process.has_answered]
 
     def fail(self, line: str) -> None:
         with self._lock:
@@ -130,6 +141,21 @@ class Followers:
             for process in self._processes:
                 if trouble := process.trouble(self._silence * PATIENCE, is_under_way=self.is_under_way):
                     self._lose(process.host.name, trouble)
+            self._look()
+
+    def _look(self) -> None:
+        """Whether all that was done has arrived: followers that have sent something know no more of it."""
+        told = sum(process.told for process in self._processes)
+        if self.arrived is None or not self.is_under_way or told == self._looked:
+            return
+        if all(process.is_idle(self._silence * PATIENCE) for process in self._processes):
+            self._looked = told
+            try:
+                begun(self.arrived).result(self._silence / BEATS)
+            except NotYetError:
+                self._lose(self._processes[-1].host.name, f"what it sent {self._silence:.0f} s ago has not arrived")
+            except Exception:
+                return  # who waits for it sees the error
 
     def _lose(self, name: str, trouble: str) -> None:
         with self._lock:
@@ -155,7 +181,7 @@ class _Process:
         self._writing = threading.Lock()
         self._answers: SimpleQueue[Answer] = SimpleQueue()
         self._said: deque[str] = deque(maxlen=5)
-        self._told = self._finished = 0
+        self.told = self._finished = 0
         self._is_over = False
         self._heard = self._moved = time.monotonic()
         # a group of its own: Ctrl-C is the leader's to hear, and a stopped one is hung up with the leader's end
@@ -176,25 +202,33 @@ class _Process:
         assert self._process.stdin is not None
         with self._writing, suppress(OSError, ValueError):
             if not isinstance(order, Beat):
-                if self._told == self._finished:
+                if self.told == self._finished:
                     self._moved = time.monotonic()
-                self._told += 1
+                self.told += 1
             self._process.stdin.write(to_line(order).encode())
             self._process.stdin.flush()
 
     def answer(self) -> Answer:
         return self._answers.get()
 
+    @property
+    def has_answered(self) -> bool:
+        return not self._answers.empty()
+
     def give_up(self, line: str) -> None:
         """Let nobody wait for an answer."""
         self._answers.put(Failed(line))
+
+    def is_idle(self, seconds: float) -> bool:
+        """Whether it has done all, and has had nothing to do for so long."""
+        return self.told == self._finished and time.monotonic() - self._moved > seconds
 
     def trouble(self, patience: float, *, is_under_way: bool) -> str | None:
         """Why this one is to be taken for lost, if it is."""
         now = time.monotonic()
         if now - self._heard > patience:
             return f"nothing was heard of it for {patience:.0f} s"
-        if is_under_way and self._told > self._finished and now - self._moved > patience:
+        if is_under_way and self.told > self._finished and now - self._moved > patience:
             return f"it has done nothing of what it was told for {patience:.0f} s, nor have those before it"
         return None
 
@@ -229,13 +263,14 @@ class _Process:
                 elif answer.finished > self._finished:
                     self._finished, self._moved = answer.finished, self._heard
                 if isinstance(answer, Failed):
+                    time.sleep(LAST_WORDS)  # one that ended without a word is the cause, and is told first
                     self._lose(self.host.name, answer.line)
         except (HostError, OSError, ValueError) as error:
             self._lose(self.host.name, str(error))
             return
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)
-        time.sleep(0.05)  # for what it said last
+        time.sleep(LAST_WORDS / 4)  # for what it said last
         said = f": {self._said[-1]}" if self._said else ""
         self._lose(self.host.name, f"its process ended ({_status(self._process.returncode)}){said}")
 

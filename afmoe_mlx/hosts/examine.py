@@ -2,22 +2,29 @@
 
 import ipaddress
 from collections.abc import Sequence
+from concurrent.futures import TimeoutError as NotYetError
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .. import device
 from ..cache import KVQuantization
-from ..errors import AfmoeError
+from ..errors import AfmoeError, HostError, is_link_trouble
 from ..footprint import TYPICAL_SSD, ExpertsInMemory
+from ..interrupts import begun
 from .crew import Followers
 from .hostfile import Host, Hosts, read_hosts
 from .leader import measure
+from .link import Link
 from .orders import Facts
 from .plan import Share
 from .start import Stored, hello, join, open_stored, share_out
 
 # Seconds a hidden vector takes from one host to the next, where nobody has measured it: TCP over Thunderbolt.
 TYPICAL_HOP = 3e-4
+KINDS: tuple[Literal["hop", "sum"], ...] = ("hop", "sum")
+# Seconds between two looks whether a host is lost.
+LOOK_SECONDS = 0.2
 # Seconds without a word; ssh gives up sooner.
 SILENCE = 30.0
 
@@ -53,7 +60,8 @@ def examine(path: str | Path, source: str | Path | None, name: str | None) -> Ex
     crew = Followers(hosts.all[1:], silence=SILENCE, on_lost=_nothing)
     try:
         link = join(crew, hosts, hello(crew, hosts, None))
-        hop, total = (measure(crew, link, kind) for kind in ("hop", "sum"))
+        crew.is_under_way = True
+        hop, total = (_measured(crew, link, kind) for kind in KINDS)
         return Examination(hosts, followers, hop / len(hosts.all), total)
     except AfmoeError as error:
         return Examination(hosts, followers, problem=str(error))
@@ -70,6 +78,21 @@ def _examined(host: Host, hosts: Hosts, stored: Stored | None) -> Examined:
         return Examined(host, None, str(error))
     finally:
         crew.end()
+
+
+def _measured(crew: Followers, link: Link, kind: Literal["hop", "sum"]) -> float:
+    """Seconds of a hop or sum; HostError if a host is lost meanwhile, whatever MLX still waits for."""
+    measuring = begun(lambda: measure(crew, link, kind))
+    while True:
+        try:
+            return measuring.result(LOOK_SECONDS)
+        except NotYetError:
+            if crew.lost is not None:
+                raise HostError(crew.lost) from None
+        except RuntimeError as error:
+            if not is_link_trouble(error):
+                raise
+            raise HostError(crew.reason() or str(error)) from None
 
 
 def _nothing(_: str) -> None:

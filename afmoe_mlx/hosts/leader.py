@@ -89,7 +89,7 @@ class Leader:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        with self._named():
+        with self.named():
             while len(self._sent) >= UNDER_WAY:
                 mx.eval(self._sent.pop(0))
         with held():
@@ -101,11 +101,11 @@ class Leader:
                     self.crew.fail(f"a step was begun and not ended: {error}")
                 raise
         if self._is_long:
-            with self._named():  # before the device is given what follows: Metal ends work that waits for seconds
+            with self.named():  # before the device is given what follows: Metal ends work that waits for seconds
                 mx.eval(self._received)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def named(self) -> Iterator[None]:
         """In which MLX's word that a peer is gone becomes one that names the host."""
         try:
             yield
@@ -123,7 +123,7 @@ class Leader:
         rows, mask, positions = first.batch_size, _rows(first.attention_mask), _rows(first.position_ids)
         self._told = True
         self.tell(Run(number, rows, tuple(c.length for c in chunks), wanted, mask, positions))
-        with self._named():
+        with self.named():
             self._sent.append([self.link.send(state) for state in h])
             for sent in self._sent[-1]:
                 mx.async_eval(sent)
@@ -134,6 +134,10 @@ class Leader:
             mx.async_eval(found)
         self._received[:], self._is_long = [found], last.length > LONGEST_STEP
         return found
+
+    def wait_for_followers(self) -> None:
+        """Wait for what they have sent here, which is on its way already: in any thread."""
+        mx.eval(list(self._received))
 
     def wait(self) -> None:
         """Wait for what is on its way."""

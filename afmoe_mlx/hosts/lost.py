@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as NotYetError
 from contextlib import suppress
@@ -24,6 +25,8 @@ class EndProcess:
             self._modes = termios.tcgetattr(0)
 
     def __call__(self, line: str) -> None:
+        # at any rate: whoever reads stderr may have stopped doing so
+        threading.Timer(BLOCKED, os._exit, (1,)).start()
         if self._modes is not None:
             import termios
 

@@ -54,6 +54,9 @@ QUICK_COPY = 1 << 26
 # other gives it up, so that with the time between two looks they are not exceeded.
 BEATS, PATIENCE = 8, 0.75
 
+# Seconds that a process which ends has to say why.
+LAST_WORDS = 1.0
+
 
 class FollowerProcess:
     """What is loaded in this process, and the thread that reads its orders.
@@ -221,7 +224,8 @@ class FollowerProcess:
             os._exit(0)  # nobody reads
 
     def _end(self, line: str) -> NoReturn:
-        # the process ends whatever the main thread is blocked in
+        # the process ends whatever the main thread is blocked in, and though nobody reads what it writes
+        threading.Timer(LAST_WORDS, os._exit, (1,)).start()
         self._write(Failed(line[:1000]))
         print(line, file=sys.stderr, flush=True)
         os._exit(1)

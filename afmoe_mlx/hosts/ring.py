@@ -1,17 +1,24 @@
 """How a process joins the others: MLX takes it from environment variables and files that they name."""
 
+import errno
+import faulthandler
 import json
 import os
+import signal
 import socket
-import tempfile
+import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import mlx.core as mx
 
 from ..errors import HostError
 from .link import GroupLink, Link
 from .orders import Join, Probe
+
+# Seconds that all hosts have to connect, which those that live do in a fraction of one.
+CONNECTING = {"ring": 5.0, "jaccl": 20.0}
 
 
 def free_port(ip: str) -> int:
@@ -28,31 +35,56 @@ def free_port(ip: str) -> int:
 def connect(join: Join) -> Link:
     """The link to the others, once all have joined; HostError if they do not.
 
-    The variables are those of `mlx.launch`; the files hold no secret, and are gone when it returns.
+    The variables are those of `mlx.launch`; the file that they name is a pipe, of which nothing can be left.
     """
-    with tempfile.TemporaryDirectory(prefix="afmoe-mlx-") as folder:
-        file = Path(folder, "hosts.json")
-        environment = {"MLX_RANK": str(join.rank)}
-        if join.backend == "ring":
-            file.write_text(json.dumps([[address] for address in join.addresses]))
-            environment["MLX_HOSTFILE"] = str(file)
-        else:
-            file.write_text(join.devices or "")
-            environment["MLX_IBV_DEVICES"] = str(file)
-            environment["MLX_JACCL_COORDINATOR"] = join.addresses[0]
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
-        try:
+    is_ring = join.backend == "ring"
+    text = json.dumps([[address] for address in join.addresses]) if is_ring else join.devices or ""
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())  # less than a pipe holds: messages are bounded
+    os.close(writing)
+    environment = {"MLX_RANK": str(join.rank)}
+    environment["MLX_HOSTFILE" if is_ring else "MLX_IBV_DEVICES"] = f"/dev/fd/{reading}"
+    if not is_ring:
+        environment["MLX_JACCL_COORDINATOR"] = join.addresses[0]
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        with _limited(CONNECTING[join.backend]):
             return GroupLink(join.backend)
-        except RuntimeError as error:
-            found = " ".join(str(error).split())
-            raise HostError(f"the hosts cannot connect over {join.backend} ({found}): see afmoe-mlx doctor") from None
+    except RuntimeError as error:
+        found = " ".join(str(error).split())
+        if f"(error: {errno.EINTR})" in found:
+            found = f"not within {CONNECTING[join.backend]:g} s"
+        raise HostError(f"the hosts cannot connect over {join.backend} ({found}): see afmoe-mlx doctor") from None
+    finally:
+        os.close(reading)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """In which MLX waits for other hosts, for as long as one is missing, and no thread of Python runs.
+
+    In the main thread a signal ends the wait for a connection, an alarm as Ctrl-C. Elsewhere, or where MLX is still
+    trying a second later, the process is ended.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(seconds + 1, exit=True, file=nowhere)
+        handler = signal.signal(signal.SIGALRM, lambda *_: None) if is_main else None
+        if is_main:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
         finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+            faulthandler.cancel_dump_traceback_later()
+            if is_main:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, handler)
 
 
 def take_part(link: Link, probe: Probe) -> float:

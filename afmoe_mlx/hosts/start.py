@@ -25,7 +25,6 @@ from ..footprint import (
     check_readable,
     place_experts,
 )
-from ..interrupts import begun
 from ..models import CausalLM, ModelConfig, read_config
 from .connection import connected
 from .crew import Followers
@@ -101,7 +100,8 @@ def load_on_hosts(
             raise
     model.beyond = Leader(crew, connection.link, shares, hosts.backend, number)
     connection.leaders.append(weakref.ref(model.beyond))
-    _warm_up(model)
+    with model.beyond.named():
+        _warm_up(model)
     return model, model.config
 
 
@@ -191,9 +191,13 @@ def join(crew: Followers, hosts: Hosts, facts: Sequence[Facts]) -> Link:
     orders = [Join(rank, hosts.backend, addresses, devices) for rank in range(len(hosts.all))]
     for i, order in enumerate(orders[1:]):
         crew.tell_one(i, order)
-    connecting = begun(lambda: connect(orders[0]))  # which waits for the others for good
+    try:
+        link = connect(orders[0])
+    except HostError as error:
+        missing = " and ".join(host.name for host in crew.unanswered()) or "a host"
+        raise HostError(f"{missing} cannot be reached: {error}") from None
     _all(crew.answers(), Done)
-    return connecting.result()
+    return link
 
 
 def _address(host: Host, port: int) -> str:

@@ -147,7 +147,7 @@ def follower() -> Iterator[subprocess.Popen[bytes]]:
     )
     yield process
     process.kill()
-    process.communicate()
+    process.wait()
 
 
 def test_a_follower_says_what_it_is_and_ends_with_its_input(follower: subprocess.Popen[bytes]) -> None:
