@@ -3,19 +3,17 @@
 import platform
 from typing import Any
 
+from ..hosts.advice import PERMISSION, advised
 from ..hosts.examine import Examination, Examined, link_of
 from ..terminal import printable, size
-
-# What macOS answers to a program that may not use the local network.
-REFUSED = "No route to host"
-PERMISSION = "on macOS the terminal needs System Settings > Privacy & Security > Local Network, on every Mac"
 
 
 def section(found: Examination) -> dict[str, Any]:
     """For --json."""
+    leader = found.hosts.all[0]
     return {
         "backend": found.hosts.backend,
-        "leader": {"name": found.hosts.all[0].name, "ip": found.hosts.all[0].ip, "link": link_of(found.hosts.all[0])},
+        "leader": {"name": leader.name, "ip": leader.ip, "link": link_of(leader)},
         "followers": [_follower(each) for each in found.followers],
         "hop_seconds": found.hop,
         "sum_seconds": found.sum,
@@ -38,9 +36,11 @@ def _follower(each: Examined) -> dict[str, Any]:
 
 def problems(found: Examination) -> list[str]:
     """Each with what to do."""
-    lines = [_advised(each.problem) for each in found.followers if each.problem]
+    lines = [printable(each.problem) for each in found.followers if each.problem]
     if found.problem:
-        lines.append(_advised(f"the hosts do not connect: {found.problem}"))
+        lines.append(printable(advised(found.problem)))
+    if found.model_problem:
+        lines.append(printable(f"what the hosts have of the model is not looked at: {found.model_problem}"))
     public = [host.name for host in found.hosts.all if link_of(host) == "public"]
     if public:
         where = f"the addresses of {', '.join(map(printable, public))} are public"
@@ -48,20 +48,11 @@ def problems(found: Examination) -> list[str]:
     return lines
 
 
-def _advised(problem: str) -> str:
-    text = printable(problem)
-    if "Permission denied" in text:
-        return f"{text}: let this user in by a key (ssh-copy-id), for nobody can type a password"
-    if "command not found" in text or "afmoe-mlx: not found" in text or "status 127" in text:
-        return f"{text}: install afmoe-mlx there, the same version"
-    if REFUSED in text:
-        return f"{text}: {PERMISSION}"
-    return text
-
-
 def lines(found: Examination) -> list[tuple[str, str]]:
     """For a person: a label and a line for each host, and for what is between them."""
+    leader = found.hosts.all[0]
     told = [("Hosts", f"{len(found.hosts.all)}, over {found.hosts.backend}")]
+    told.append(("", f"{printable(leader.name)} ({link_of(leader)}): leads, which this machine must be"))
     for each in found.followers:
         facts = each.facts
         if facts is None:

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -136,7 +137,9 @@ def bench_hosts(name: str, settings: Settings, request: BenchRequest) -> None:
     )
     tell_hosts(found[0])
     settings.check_context(found[0].config)
-    _bench({"model": name}, found[0], settings, None, as_json=request.as_json)
+    folder = Path(name).expanduser()
+    subject = folder.resolve().name if folder.is_dir() else name  # in a report to be shared, no path
+    _bench({"model": subject}, found[0], settings, None, as_json=request.as_json)
 
 
 def bench_shape(name: str, settings: Settings, *, layers: int | None, bits: int, as_json: bool) -> None:

@@ -123,6 +123,8 @@ def _answer_all(
     store: PrefixStore | None,
 ) -> int:
     """Answer the lines of a file, each printed when it is finished; the exit status, as `PrintedBatch.run` has it."""
+    if not model.takes_batches:
+        note("One prompt is answered at a time", dim=True)
     step, rows = request.prefill_step_size, request.max_rows or MAX_ROWS
     batch = BatchAnswers(model, tokenizer, max_rows=rows, prefill_step_size=step, store=store)
     printed = PrintedBatch(batch, kept=store is not None)

@@ -183,7 +183,8 @@ def _what_fits(config: ModelConfig, footprint: Footprint, experts: ExpertMemory 
             yield f"in {bits} bits it would need {size(converted.needed)}"
             return
     if context is None and not fewer_kv_bits and not reads:
-        yield f"even in {bits} bits it would need {size(converted.needed)}, use a smaller model"
+        needed = size(converted.needed)
+        yield f"even in {bits} bits it would need {needed}, use a smaller model or several machines (--hosts)"
 
 
 def _experts_from_ssd(footprint: Footprint, experts: ExpertMemory, usable: int) -> Iterator[str]:

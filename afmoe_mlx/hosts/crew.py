@@ -15,6 +15,7 @@ from typing import Protocol
 from ..errors import HostError
 from ..interrupts import begun
 from ..terminal import printable
+from .advice import advised
 from .hostfile import Host
 from .orders import LONGEST_LINE, Answer, Beat, Failed, Order, Reader, answers, to_line
 from .process import BEATS, PATIENCE
@@ -272,7 +273,7 @@ class _Process:
             self._process.wait(GRACE)
         time.sleep(LAST_WORDS / 4)  # for what it said last
         said = f": {self._said[-1]}" if self._said else ""
-        self._lose(self.host.name, f"its process ended ({_status(self._process.returncode)}){said}")
+        self._lose(self.host.name, advised(f"its process ended ({_status(self._process.returncode)}){said}"))
 
     @staticmethod
     def _message(reader: Reader[Answer], line: str) -> Answer:

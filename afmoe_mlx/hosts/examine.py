@@ -18,6 +18,7 @@ from .leader import measure
 from .link import Link
 from .orders import Facts
 from .plan import Share
+from .ring import free_port
 from .start import Stored, hello, join, open_stored, share_out
 
 # Seconds a hidden vector takes from one host to the next, where nobody has measured it: TCP over Thunderbolt.
@@ -48,25 +49,41 @@ class Examination:
     sum: float | None = None
     problem: str | None = None
     """Why the hosts cannot connect."""
+    model_problem: str | None = None
+    """Why nothing can be said of the model."""
 
 
 def examine(path: str | Path, source: str | Path | None, name: str | None) -> Examination:
     """Look at the hosts of a file, and at what each has of a model, if one is given. HostError for the file."""
     hosts = read_hosts(path)
-    stored = None if source is None else open_stored(source, name, None, None, None, None)
+    stored, model_problem = None, None
+    try:
+        stored = None if source is None else open_stored(source, name, None, None, None, None)
+    except AfmoeError as error:
+        model_problem = str(error)
     followers = [_examined(host, hosts, stored) for host in hosts.all[1:]]
-    if any(each.problem for each in followers):
-        return Examination(hosts, followers)
+    problem = _problem_of_leader(hosts.all[0])
+    if problem or any(each.problem for each in followers):
+        return Examination(hosts, followers, problem=problem, model_problem=model_problem)
     crew = Followers(hosts.all[1:], silence=SILENCE, on_lost=_nothing)
     try:
         link = join(crew, hosts, hello(crew, hosts, None))
         crew.is_under_way = True
         hop, total = (_measured(crew, link, kind) for kind in KINDS)
-        return Examination(hosts, followers, hop / len(hosts.all), total)
+        return Examination(hosts, followers, hop / len(hosts.all), total, model_problem=model_problem)
     except AfmoeError as error:
-        return Examination(hosts, followers, problem=str(error))
+        problem = f"the hosts do not connect: {error}"
+        return Examination(hosts, followers, problem=problem, model_problem=model_problem)
     finally:
         crew.end()
+
+
+def _problem_of_leader(host: Host) -> str | None:
+    try:
+        free_port(host.ip)
+    except HostError:
+        return f"{host.ip} of {host.name}, the first host of the file, is no address of this machine: put its own first"
+    return None
 
 
 def _examined(host: Host, hosts: Hosts, stored: Stored | None) -> Examined:

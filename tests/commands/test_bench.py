@@ -1,6 +1,9 @@
 """`afmoe-mlx bench`: runs what it says, counts the bytes that a step reads, and refuses nonsense in one line."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +17,7 @@ from afmoe_mlx.commands import bench
 from afmoe_mlx.commands.bench import bytes_per_token, decode_rows, prefill_rows, run_trial
 from afmoe_mlx.generation import SamplingOptions, decode, make_sampler, prefill
 from afmoe_mlx.models import fuse
-from helpers.tiny import ARCHITECTURES, tiny, tokens
+from helpers.tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 
 SMALL = ("-p", "6", "-g", "3", "-n", "3")
 
@@ -211,3 +214,17 @@ def test_a_shape_that_does_not_fit_is_refused_before_it_is_made(
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith(f"error: {arguments[1]} needs ")
     assert "5.0 GB" in result.stderr
+
+
+def test_a_report_of_several_hosts_has_hops_and_no_name_address_or_path(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "home" / "small", num_hidden_layers=8)
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([{"ssh": "localhost", "ips": ["127.0.0.1"]}] * 2))
+    sizes = ("--prompt-tokens", "8", "--generation-tokens", "2", "--num-trials", "1")
+    command = [sys.executable, "-m", "afmoe_mlx", "bench", "--model", str(folder), "--hosts", str(hosts), "--json"]
+    text = subprocess.run([*command, *sizes], stdout=subprocess.PIPE, text=True, check=True).stdout
+    report = json.loads(text)
+    assert report["model"] == "small"
+    assert sum(report["hosts"]["layers"]) == 8
+    assert min(report["hosts"]["hop_seconds"], report["hosts"]["sum_seconds"], report["generation_tps"]) > 0
+    assert not [word for word in ("localhost", "127.0.0.1", str(tmp_path)) if word in text]

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from afmoe_mlx import device
 from afmoe_mlx.checkpoint import hub_cache
 from afmoe_mlx.cli import app
+from afmoe_mlx.command_line import examined
 from afmoe_mlx.commands import doctor
 from afmoe_mlx.device import Blas, Memory
 from afmoe_mlx.errors import HubError
+from afmoe_mlx.hosts.examine import examine
 from helpers.blas import has_openblas
 from helpers.hub_server import FakeHub, use_hub
 
@@ -255,3 +257,57 @@ def test_keys_are_counted_and_never_shown(value: str | None, count: int, monkeyp
     assert run("--json")["server"]["keys"] == count
     assert "hidden" not in run()
     assert len(problems()) == (value == "hidden1,")
+
+
+def hosts_file(folder: Path, *hosts: tuple[str, str]) -> str:
+    (folder / "hosts.json").write_text(json.dumps([{"ssh": name, "ips": [ip]} for name, ip in hosts]))
+    return str(folder / "hosts.json")
+
+
+def fake_ssh(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int = 255) -> None:
+    """An ssh that says this of every host."""
+    (folder / "ssh").write_text(f"#!/bin/sh\necho '{said}' >&2\nexit {status}\n")
+    (folder / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "words"),
+    [
+        ("ssh: connect to host mac2 port 22: Connection refused", 255, "Remote Login"),
+        ("me@mac2: Permission denied (publickey,password).", 255, "ssh-copy-id"),
+        ("Host key verification failed.", 255, "accept its key"),
+        ("ssh: Could not resolve hostname mac2: not known", 255, ".local"),
+        ("ssh: connect to host mac2 port 22: Operation timed out", 255, "is on, awake"),
+        ("ssh: connect to host mac2 port 22: No route to host", 255, "Local Network"),
+        ("/bin/sh: exec: afmoe-mlx: not found", 127, "install afmoe-mlx"),
+    ],
+)
+def test_a_host_that_cannot_be_reached_comes_with_what_to_do(
+    said: str, status: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ssh(tmp_path, monkeypatch, said, status)
+    (host,) = examined.problems(
+        examine(hosts_file(tmp_path, ("localhost", "127.0.0.1"), ("mac2", "10.0.0.2")), None, None)
+    )
+    assert host.startswith("mac2 ")
+    assert said.rstrip(".") in host
+    assert words in host.replace(said, "")
+
+
+def test_hosts_are_looked_at_whatever_is_amiss_with_the_first_and_the_model(tmp_path: Path) -> None:
+    file = hosts_file(tmp_path, ("mac1", "192.0.2.1"), ("127.0.0.1", "127.0.0.1"))
+    found = examine(file, tmp_path / "none", None)
+    assert [(each.facts is not None, each.problem) for each in found.followers] == [(True, None)]
+    first, model = examined.problems(found)
+    assert "192.0.2.1 of mac1" in first
+    assert "none" in model
+    assert ("", "mac1 (private): leads, which this machine must be") in examined.lines(found)
+
+
+def test_addresses_that_all_can_reach_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_ssh(tmp_path, monkeypatch, "no")
+    found = run("--hosts", hosts_file(tmp_path, ("localhost", "127.0.0.1"), ("mac2", "8.8.8.8")), "--json")
+    assert found["hosts"]["leader"]["link"] == "loopback"
+    assert found["hosts"]["followers"][0]["link"] == "public"
+    assert [line for line in found["problems"] if "mac2 are public" in line]

@@ -337,3 +337,9 @@ def test_statistics_say_that_an_answer_was_interrupted(model: str, monkeypatch: 
 
 def test_groups_of_keys_are_as_large_as_fits() -> None:
     assert run("generate", "-p", "hello", "-m", "2", "--kv-bits", "8").code == 0
+
+
+def test_a_file_of_one_machines_cache_is_refused_with_several(tmp_path: Path) -> None:
+    result = run("generate", "-p", "x", "--hosts", "hosts.json", "--prompt-cache-file", str(tmp_path / "x.safetensors"))
+    assert (result.code, result.out) == (2, "")
+    assert "use --disk-cache" in result.err

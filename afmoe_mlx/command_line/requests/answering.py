@@ -271,6 +271,8 @@ class GenerateRequest(AnswerRequest):
             raise typer.BadParameter("--max-rows needs --prompts")
         if self.prompts is not None:
             self._check_several()
+        if self.prompt_cache_file is not None and self.hosts is not None:
+            raise typer.BadParameter("--prompt-cache-file holds one machine's cache: use --disk-cache with --hosts")
 
     def _check_several(self) -> None:
         if not self.as_json:
