@@ -45,7 +45,7 @@ def evaluate(
 
     source, reference: a folder, a short name, a Hub id or "demo"; revision and adapters are the source's. text: a
     file of text, or a .jsonl with {"text"} or {"messages"} a line; one of the package's own by default. Each sample is
-    cut into sequences of `sequence_length` tokens, each run from an empty context; max_tokens: of all sequences together.
+    cut into sequences of `sequence_length` tokens, each run from an empty context; max_tokens: of all together.
     on_progress: called with the steps done and their number.
 
     One layer of one model is in memory at a time: what leads to the logits waits on disk, in a temporary file. So a
