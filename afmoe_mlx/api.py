@@ -3,7 +3,7 @@
 What only a conversion needs is imported when one is asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -41,6 +41,8 @@ def load(
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
     experts_in_memory: ExpertsInMemory = None,
+    adapter_path: "str | Path | Sequence[str | Path] | None" = None,
+    adapter_scale: float = 1.0,
     hosts: "str | Path | Hosts | None" = None,
     silence: float | None = None,
     on_lost: "Callable[[str], None] | None" = None,
@@ -58,6 +60,8 @@ def load(
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
     experts_in_memory: ExpertsInMemory = None,
+    adapter_path: "str | Path | Sequence[str | Path] | None" = None,
+    adapter_scale: float = 1.0,
     hosts: "str | Path | Hosts | None" = None,
     silence: float | None = None,
     on_lost: "Callable[[str], None] | None" = None,
@@ -75,6 +79,8 @@ def load(
     context: int | None = None,
     kv_quantization: KVQuantization | None = None,
     experts_in_memory: ExpertsInMemory = None,
+    adapter_path: "str | Path | Sequence[str | Path] | None" = None,
+    adapter_scale: float = 1.0,
     hosts: "str | Path | Hosts | None" = None,
     silence: float | None = None,
     on_lost: "Callable[[str], None] | None" = None,
@@ -88,7 +94,8 @@ def load(
     unless told. kv_quantization: how caches keep the keys and values of full-attention layers, which counts there too.
     experts_in_memory: bytes for experts; the others are read from the files when the router chooses them, which gives
     the same answers, more slowly. "auto": what is free, but for what the system needs. None, or enough for all: all are
-    in memory. `model.expert_reads` counts. hosts: an MLX hostfile, of whose machines this
+    in memory. `model.expert_reads` counts. adapter_path: an adapter's folder, mlx-lm's or PEFT's, or
+    several, which add up; adapter_scale: how much of each. hosts: an MLX hostfile, of whose machines this
     is the first, and each holds some layers; silence, on_lost: see `hosts.start.load_on_hosts`. force: load even what
     does not fit. return_config: give config.json as a third, as it is parsed (`model.config` has what is made of it).
     Keywords of mlx-lm that mean the same are taken too
@@ -100,6 +107,7 @@ def load(
     check_kv_quantization(kv_quantization)
     wanted = parse_dtype(dtype)
     needs: dict[str, Any] = {"context": context, "dtype": wanted, "kv_quantization": kv_quantization}
+    adapt = adapting(adapter_path, adapter_scale, hosts)
     if hosts is None:
         check = None if force else fit_check(str(source), **needs, experts_in_memory=experts_in_memory)
         folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
@@ -109,7 +117,7 @@ def load(
     tokenizer = Tokenizer.from_folder(folder)
     if hosts is None:
         place = place_experts(experts_in_memory, **needs)
-        model, config = load_model(folder, dtype=wanted, check=check, place=place)
+        model, config = load_model(folder, dtype=wanted, check=check, place=place, adapt=adapt)
     else:
         from .hosts.start import load_on_hosts
 
@@ -120,6 +128,22 @@ def load(
     if kv_quantization is not None:
         model.kv_quantization = kv_quantization.of_heads(config.head_dim)
     return (model, tokenizer, raw) if return_config else (model, tokenizer)
+
+
+def adapting(
+    adapter_path: "str | Path | Sequence[str | Path] | None" = None, adapter_scale: float = 1.0, hosts: Any = None
+) -> Callable[[CausalLM], None] | None:
+    """What `load_model` is to do with adapters, if there are any; InputError for what cannot be done."""
+    paths = [adapter_path] if isinstance(adapter_path, str | Path) else adapter_path
+    if not paths:
+        return None
+    if hosts is not None:
+        raise InputError("an adapter is for a model on one host: leave out the adapter or the hosts")
+    if isinstance(adapter_scale, bool) or not isinstance(adapter_scale, int | float):
+        raise InputError(f"adapter_scale is {adapter_scale!r}: expected a number")
+    from .training import apply
+
+    return apply.adapting(paths, adapter_scale)
 
 
 @takes(CONVERT)

@@ -51,6 +51,10 @@ class HostError(AfmoeError):
     """A machine that holds a part of a model cannot be reached, does not fit the others, or is lost."""
 
 
+class AdapterError(AfmoeError):
+    """An adapter's files are missing or damaged, or it was not made for the model."""
+
+
 class SessionError(AfmoeError):
     """A saved chat cannot be found, read or written."""
 

@@ -33,12 +33,10 @@ class Always:
 
 Keywords = Mapping[str, Renamed | Refused | Always]
 
-ADAPTERS = Refused("adapters cannot be loaded yet: fuse them into the model with mlx_lm.fuse first")
 REMOTE_CODE = Refused("code from a checkpoint is never run, and none is needed: leave it out")
 
 LOAD: Keywords = {
     "path_or_hf_repo": Renamed("source"),
-    "adapter_path": ADAPTERS,
     "lazy": Refused("weights are read by load, a layer at a time: ours is afmoe_mlx.checkpoint.open_model"),
     "tokenizer_config": Refused("the tokenizer is what its files say: ours for more ends is tokenizer.with_extra_eos"),
     "model_config": Refused("the model is what its config.json says: change it there, in a copy"),
@@ -62,7 +60,7 @@ GENERATE: Keywords = {
     "max_kv_size": Refused("sliding layers are bounded by their window already, and full layers must not forget"),
     "input_embeddings": Refused("ours is model(inputs_embeds=…, cache=cache), then generate(…, cache=cache)"),
     "stream": Refused("ours is to generate within mx.stream(…)"),
-    "adapter_path": ADAPTERS,
+    "adapter_path": Refused("an adapter is the model's: ours is load(…, adapter_path=…)"),
 }
 BATCH_GENERATE: Keywords = {
     **{name: known for name, known in GENERATE.items() if name in ("temp", "max_kv_size", "stream")},

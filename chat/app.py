@@ -62,6 +62,7 @@ def run(request: ChatRequest) -> int:
             chat_template=template,
             kv=request.kv,
             experts_in_memory=request.experts_in_memory,
+            adapters=request.adapters,
             on_hosts=request.on_hosts,
             context=request.context,
             force=request.force,
@@ -151,6 +152,7 @@ def _chat(
         saves=not request.no_save,
         view=_view(request),
         agent=Agent(toolbox, _permissions(toolbox, request), PersonAtTerminal(console, reader)),
+        adapters=request.adapter_path or (),
     )
     chat.greet()
     if toolbox.tools:

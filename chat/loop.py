@@ -90,9 +90,10 @@ class Chat:
         saves: bool = False,
         view: View | None = None,
         agent: Agent | None = None,
+        adapters: Sequence[str] = (),
     ) -> None:
         self.conversation, self.console, self.reader, self.commands = conversation, console, reader, commands
-        self.model_name, self.source = model_name, source
+        self.model_name, self.source, self.adapters = model_name, source, list(adapters)
         self.folder = folder or SessionFolder()
         self.saves = saves
         self.session: Session | None = None

@@ -37,8 +37,10 @@ ARROWS: dict[str, set[str]] = {
         "models",
         "tokenizer",
         "errors",
+        "training",
     },
     "hosts": {"models", "cache", "checkpoint", "footprint", "errors", "device", "interrupts", "terminal"},
+    "training": {"models", "checkpoint", "errors", "values"},
     "evaluation": {
         "api",
         "checkpoint",

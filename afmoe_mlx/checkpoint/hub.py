@@ -10,8 +10,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterable
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -19,12 +18,13 @@ from typing import Any
 from ..errors import AfmoeError, CheckpointError, HubError
 from ..interrupts import interruptible
 from ..models import read_config
-from . import layouts, names
+from . import names
 from .files import ADAPTER, INDEX, StoredTensor, find_weights, read_config_json, read_headers, refuse_adapter
 from .foreign import translate
 from .hub_errors import explain, few, one_line
+from .parts import restricted
 from .save import is_licence
-from .verify import Check
+from .verify import Check, Headers
 
 SHARDS = "model*.safetensors"
 NUMBERED = re.compile(r"(model.*-)(\d{5})-of-(\d{5})\.safetensors")
@@ -86,43 +86,38 @@ def resolve_headers(
 
     Raises the errors of `resolve`, and CheckpointError for headers that make no sense.
     """
-    folder = resolve(source, revision=revision, weights=False)
+    folder, repo = resolve_small_files(source, revision=revision)
     read_config_json(folder)  # what is no model, or is not read, is told so before its headers are
-    if os.path.isdir(os.path.expanduser(source)) or not missing_files(folder, os.listdir(folder), True):
+    if repo is None or not missing_files(folder, os.listdir(folder), True):
         return folder, read_headers(find_weights(folder))
+    from .remote import read_kept_headers
+
+    elsewhere = read_kept_headers(folder) or _remote_headers(repo, folder)
+    here = [path for name in shard_names(folder, os.listdir(folder)) if (path := folder / name).is_file()]
+    return folder, elsewhere | read_headers(here)
+
+
+def _remote_headers(repo: str, folder: Path) -> dict[str, StoredTensor]:
+    """All tensors, by name, of the shards that a snapshot lacks."""
     from huggingface_hub import HfApi
 
     from .remote import read_remote_headers
 
-    repo = names.repo_id(os.fspath(source))
+    commit = folder.name
     try:
-        info = HfApi().model_info(repo, revision=revision)
-        listing = [item.rfilename for item in info.siblings or ()]
+        listing = [item.rfilename for item in HfApi().model_info(repo, revision=commit).siblings or ()]
         check_listing(repo, listing, True)
-        return folder, read_remote_headers(repo, str(info.sha), shard_names(folder, listing))
+        shards = shard_names(folder, listing)
+        return read_remote_headers(repo, commit, [name for name in shards if not (folder / name).is_file()])
     except AfmoeError:
         raise
     except Exception as error:
-        raise HubError(explain(error, repo, revision, ["its weights"])) from error
+        raise HubError(explain(error, repo, commit, ["its weights"])) from error
 
 
-def resolve_part(
-    source: str | os.PathLike[str], part: range, *, revision: str | None = None
-) -> tuple[Path, dict[str, StoredTensor]]:
-    """The folder with a part of a model, see `layouts.is_in_part`, and the headers of all of its weights.
-
-    Of a model on the Hub the files that hold the part are fetched, and no others. Raises the errors of `resolve`.
-    """
-    folder, headers = resolve_headers(source, revision=revision)
-    wanted = {tensor.file.name for name, tensor in headers.items() if layouts.is_in_part(name, part)}
-    absent = sorted(name for name in wanted if not (folder / name).is_file())
-    if absent:
-        repo = names.repo_id(os.fspath(source))
-        try:
-            _snapshot(repo, folder.name, absent)
-        except Exception as error:
-            raise HubError(explain(error, repo, revision, absent)) from error
-    return folder, {name: replace(tensor, file=folder / tensor.file.name) for name, tensor in headers.items()}
+def commit_of(source: str | os.PathLike[str], folder: Path, *, revision: str | None = None) -> str | None:
+    """The commit that a model is of whose files `resolve` found in `folder`; None for one that is not the Hub's."""
+    return None if isinstance(_locate(source, revision, True), Path) else folder.name
 
 
 def _looks_like_path(text: str) -> bool:
@@ -208,7 +203,9 @@ def _download(
         if absent := [name for name in shards if name not in listing]:
             raise HubError(f"{repo} lacks {few(absent)}: its upload is incomplete, pick another repo or revision")
         if check is not None:
-            _check_first(repo, commit, folder, shards, check)
+            from .remote import read_remote_headers
+
+            check_first(folder, read_remote_headers(repo, commit, shards), check)
         _snapshot(repo, commit, shards)
     if missing := missing_files(folder, listing, weights):
         raise HubError(f"the download of {repo} lacks {few(missing)}: run it again, finished files are kept")
@@ -218,14 +215,12 @@ def _download(
     return folder
 
 
-def _check_first(repo: str, commit: str, folder: Path, shards: list[str], check: Check) -> None:
-    """Have a model refused, if it is to be, before gigabytes of it are fetched."""
-    from .remote import read_remote_headers
-
+def check_first(folder: Path, headers: Headers, check: Check, part: range | None = None) -> None:
+    """Have a model, or a part of it, refused, if it is to be, before gigabytes of it are fetched."""
     with warnings.catch_warnings(action="ignore"):  # loading warns of the same
-        raw, headers = translate(read_config_json(folder), read_remote_headers(repo, commit, shards))
+        raw, headers = translate(read_config_json(folder), headers)
         config = read_config(raw)
-    check(config, headers)
+    check(*restricted(config, headers, part or range(config.num_hidden_layers)))
 
 
 def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
@@ -255,6 +250,14 @@ def _snapshot(repo: str, commit: str, files: Iterable[str]) -> Path:
     except BaseException:
         stopped.set()
         raise
+
+
+def fetch_shards(repo: str, commit: str, shards: Sequence[str]) -> None:
+    """Fetch some of a commit's weights into the Hub cache. Raises HubError."""
+    try:
+        _snapshot(repo, commit, shards)
+    except Exception as error:
+        raise HubError(explain(error, repo, commit, shards)) from error
 
 
 def _small_files(listing: Iterable[str]) -> list[str]:

@@ -33,8 +33,14 @@ class Piece:
 
 def is_in_part(name: str, part: range) -> bool:
     """Whether a tensor, stored or ours, is of one of these layers; what stands around all goes with the first."""
+    layer = layer_of(name)
+    return part.start == 0 if layer is None else layer in part
+
+
+def layer_of(name: str) -> int | None:
+    """The number of the layer that a tensor, stored or ours, is of; None for what stands around all."""
     match = LAYER.fullmatch(name)
-    return part.start == 0 if match is None else int(match["layer"]) in part
+    return None if match is None else int(match["layer"])
 
 
 def pieces_of(stored: str, model_type: str) -> list[tuple[str, Piece]]:

@@ -46,6 +46,7 @@ def load_model(
     check: verify.Check | None = None,
     place: Place | None = None,
     part: range | None = None,
+    adapt: Callable[[CausalLM], None] | None = None,
 ) -> tuple[CausalLM, ModelConfig]:
     """A model, ready to run, and its config, from a folder, a short name or a Hub id; no tokenizer is needed.
 
@@ -53,20 +54,23 @@ def load_model(
     for inference. revision: a branch, tag or commit on the Hub. check: may refuse a model by its config and headers,
     before weights are fetched or read. place: says by them which experts are to be in memory; without it all are.
     part: layers that are to be loaded alone, with what stands around the layers if they are the first: no others are
-    fetched, read or held.
-    Raises ConfigError, CheckpointError, HubError, and InputError for a dtype there is not.
+    fetched, read or held. adapt: called with the model before anything of it is read, or fused.
+    Raises ConfigError, CheckpointError, HubError, and InputError for a dtype or a part there is not.
     """
-    from .hub import resolve, resolve_part
+    from .hub import resolve
+    from .hub_part import resolve_part
 
     wanted, headers = parse_dtype(dtype), None
     if part is None:
         folder = resolve(source, revision=revision, check=check)
     else:
-        folder, headers = resolve_part(source, part, revision=revision)
+        folder, headers = resolve_part(source, part, revision=revision, check=check)
     streams = device.reading_streams()
     model, stored = _open(folder, dtype=wanted, check=check, streams=streams, headers=headers, part=part)
     placement = None if place is None else place(*restricted(model.config, stored.headers, model.part))
     sources = {} if placement is None else _experts_apart(model, stored, placement)
+    if adapt is not None:
+        adapt(model)
     is_as_stored = wanted is None and not is_foreign(files.read_config_json(folder))
     read = _read_at_once if len(streams) > 1 and is_as_stored else _read_in_turn
     for module in (model.model.get("embed_tokens"), model.get("lm_head")):
@@ -130,7 +134,7 @@ def _open(
     """As `open_model`, with what it is made of. headers: of all tensors, where not all files are in the folder."""
     raw = files.read_config_json(folder)
     config = read_config(raw)
-    part = part or range(config.num_hidden_layers)
+    part = _checked(part, config.num_hidden_layers)
     if headers is None:
         headers = files.read_headers(files.find_weights(folder))
     paths = sorted({stored.file for name, stored in headers.items() if layouts.is_in_part(name, part)})
@@ -159,6 +163,14 @@ def _open(
         model.keep_part(part)
     model.eval()
     return model, _Stored(folder, groups, headers)
+
+
+def _checked(part: range | None, layers: int) -> range:
+    """A part of so many layers, by default all; InputError for what is none."""
+    part = range(layers) if part is None else part
+    if part.step != 1 or not 0 <= part.start < part.stop <= layers:
+        raise InputError(f"part is {part}: expected some of the model's {layers} layers, in a row")
+    return part
 
 
 def _experts_apart(model: CausalLM, stored: _Stored, placement: ExpertPlacement) -> "dict[int, LayerExperts]":

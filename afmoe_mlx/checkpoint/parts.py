@@ -1,11 +1,12 @@
 """A part of a model as a model of its own, for what reckons with configs and headers."""
 
+from collections import defaultdict
 from dataclasses import replace
 from typing import TypeVar
 
 from ..models import ModelConfig
 from .files import StoredTensor
-from .layouts import is_in_part
+from .layouts import is_in_part, layer_of
 from .verify import Headers
 
 Config = TypeVar("Config", bound=ModelConfig)
@@ -20,3 +21,11 @@ def restricted(config: Config, headers: Headers, part: range) -> tuple[Config, d
     kinds = config.layer_types[part.start : part.stop]
     own = replace(config, num_hidden_layers=len(part), layer_types=kinds, num_dense_layers=dense)
     return own, {name: stored for name, stored in headers.items() if is_in_part(name, part)}
+
+
+def by_layer(headers: Headers) -> dict[int, dict[str, StoredTensor]]:
+    """The headers of each layer's tensors, with the first those of what stands around the layers."""
+    found: dict[int, dict[str, StoredTensor]] = defaultdict(dict)
+    for name, stored in headers.items():
+        found[layer_of(name) or 0][name] = stored
+    return found

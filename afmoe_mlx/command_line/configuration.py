@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "int": ((int,), "an integer"),
     "int range": ((int,), "an integer"),
     "float": ((int, float), "a number"),
+    "float range": ((int, float), "a number"),
     "str": ((str,), "text"),
     "guesses": ((int, bool), "a number of tokens, or true"),
     "byte_size": ((int, str), 'bytes, or such as "32MB"'),

@@ -1,7 +1,6 @@
 """The options that several commands have, as Typer's annotations with their help."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -126,8 +125,13 @@ ExpertsInMemory = Annotated[
         help="Hold only so much of the experts in memory (auto: what is free) and read the others from the SSD.",
     ),
 ]
+AdapterPath = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIR", help="An adapter made by fine-tuning, of mlx-lm or PEFT; several add up."),
+]
+AdapterScale = Annotated[float | None, typer.Option(help="How much of each --adapter-path counts; 1 if not given.")]
 HostsFile = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--hosts",
         metavar="FILE",

@@ -17,11 +17,11 @@ from .options import AUTO
 
 # Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
 NOT_HERE = {
-    "--adapter-path": "adapters cannot be loaded yet: fuse them into the model with mlx_lm.fuse first",
+    "--adapter-path": "adapters are for generate, chat, serve, bench and eval",
     "--max-kv-size": "sliding layers are bounded by their window already, and full layers must not forget",
     "--trust-remote-code": "code from a checkpoint is never run",
     "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",
-    "--pipeline": "one model on several machines is not possible yet",
+    "--pipeline": "one model on several machines is --hosts FILE",
     "--image": "these models read text alone",
     "--quantize-activations": "activations are not quantized",
     "-qa": "activations are not quantized",

@@ -31,6 +31,7 @@ class SharedOut:
                 "needed_bytes": share.footprint.needed,
                 "usable_bytes": share.usable,
                 "bandwidth_bytes_per_second": bandwidth,
+                "experts_in_memory_bytes": share.experts_in_memory,
                 "fits": share.fits,
             }
             for share, bandwidth in zip(self.shares, self.bandwidths, strict=True)
@@ -46,6 +47,8 @@ class SharedOut:
             held, needed, fits = size(share.footprint.weights.held), size(share.footprint.needed), share.fits
             name = printable(share.name)[:27]
             told.append(f"{name:28}{layers:>10}{held:>12}{needed:>12}{usable:>12}{'yes' if fits else 'no':>6}")
+        if parts := [f"{printable(s.name)} {size(s.experts_in_memory)}" for s in self.shares if s.experts_in_memory]:
+            told.append(f"Experts in memory: {', '.join(parts)}; the others are read from the SSDs")
         hops = f"{len(self.shares)} hops of {self.hop * 1e6:.0f} µs"
         told.append(
             f"{self.speed:.1f} tokens/s at most, by the hosts' memory bandwidths and {hops} (bench --hosts measures)"
@@ -60,6 +63,14 @@ def on_hosts(request: InfoRequest, kept: KVQuantization | None, context: int) ->
 
     source = DEMO if request.model == "demo" else request.model
     assert request.hosts is not None
-    shares, facts = planned(request.hosts, source, request.model, revision=request.revision, context=context, kept=kept)
+    shares, facts = planned(
+        request.hosts,
+        source,
+        request.model,
+        revision=request.revision,
+        context=context,
+        kept=kept,
+        experts_in_memory=request.experts_in_memory,
+    )
     bandwidths = [own_bandwidth(), *(float(found.bandwidth) for found in facts)]
     return SharedOut(shares, bandwidths, TYPICAL_HOP, tokens_per_second(shares, bandwidths))

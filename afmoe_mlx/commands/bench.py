@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from statistics import median
 from typing import Any
@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import device
-from ..api import DEMO, load
+from ..api import DEMO, adapting, load
 from ..cache import Cache
 from ..checkpoint import load_model, resolve
 from ..checkpoint.random import random_model
@@ -90,14 +90,21 @@ def run(request: BenchRequest) -> None:
         if request.hosts is not None:
             bench_hosts(name, settings, request)
             return
-        bench_model(name, settings, revision=revision, experts_in_memory=experts, as_json=request.as_json)
+        adapt = adapting(**request.adapters)
+        bench_model(name, settings, revision=revision, experts_in_memory=experts, adapt=adapt, as_json=request.as_json)
     else:
         bits = 4 if request.bits is None else request.bits
         bench_shape(request.shape, settings, layers=request.layers, bits=bits, as_json=request.as_json)
 
 
 def bench_model(
-    name: str, settings: Settings, *, revision: str | None, experts_in_memory: ExpertsInMemory, as_json: bool
+    name: str,
+    settings: Settings,
+    *,
+    revision: str | None,
+    experts_in_memory: ExpertsInMemory,
+    adapt: Callable[[CausalLM], None] | None = None,
+    as_json: bool,
 ) -> None:
     """Measure a model given as a folder, a short name, a Hub id or "demo"."""
     if name == "demo" and revision is not None:
@@ -113,7 +120,7 @@ def bench_model(
 
     folder = DEMO if name == "demo" else resolve(name, revision=revision, check=check)
     copied = device.copy_bandwidth()
-    model, _ = load_model(folder, check=check, place=place)
+    model, _ = load_model(folder, check=check, place=place, adapt=adapt)
     tell_experts(model)
     _bench({"model": name}, model, settings, copied, as_json=as_json)
 

@@ -59,6 +59,7 @@ def run(request: GenerateRequest) -> int:
         context=request.context,
         kv_quantization=request.kv.quantization,
         experts_in_memory=request.experts_in_memory,
+        **request.adapters,
         **request.on_hosts,
         force=request.force,
     )

@@ -75,7 +75,8 @@ def run(request: InfoRequest) -> None:
     stored = stored.with_kv(config, kept)
     here = _this_machine(Footprint.of_checkpoint(config, found, context=tokens).with_kv(config, kept))
     macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, mac.ssd, stored) for mac in MACS]
-    if (wanted := request.experts_in_memory) is not None:
+    wanted = None if request.hosts else request.experts_in_memory  # each host's, with several
+    if wanted is not None:
         experts, own = (
             ExpertMemory.of_checkpoint(config, found, dtype) for dtype in (stored.dtype, here.footprint.dtype)
         )

@@ -85,6 +85,7 @@ def _load(request: ServeRequest, name: str) -> tuple[CausalLM, Tokenizer]:
         context=request.context,
         kv_quantization=request.kv.quantization,
         experts_in_memory=request.experts_in_memory,
+        **request.adapters,
         **request.on_hosts,
         force=request.force,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..api import adapting
 from ..checkpoint.names import published
 from ..errors import CheckpointError, InputError
 from ..terminal import size
@@ -36,12 +37,14 @@ def evaluate(
     sequence_length: int = SEQUENCE_LENGTH,
     max_tokens: int | None = None,
     revision: str | None = None,
+    adapter_path: str | Path | Sequence[str | Path] | None = None,
+    adapter_scale: float = 1.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a model on a text, and against a reference, as a rule the model it was quantized from.
 
-    source, reference: a folder, a short name, a Hub id or "demo"; revision is the source's. text: a file of text, or a
-    .jsonl with {"text"} or {"messages"} a line; a text of the package's own by default. Each sample is cut into
+    source, reference: a folder, a short name, a Hub id or "demo"; revision and adapters are the source's. text: a
+    file of text, or a .jsonl with {"text"} or {"messages"} a line; a text of the package's own by default. Each sample is cut into
     sequences of `sequence_length` tokens, each run from an empty context; max_tokens: of all sequences together.
     on_progress: called with the steps done and their number.
 
@@ -52,7 +55,7 @@ def evaluate(
     for name, value, least in (("sequence_length", sequence_length, 2), ("max_tokens", max_tokens, 2)):
         if value is not None and value < least:
             raise InputError(f"{name} is {value}: expected {least} or more")
-    subjects = [Subject.find(source, revision=revision)]
+    subjects = [Subject.find(source, revision=revision, adapt=adapting(adapter_path, adapter_scale))]
     if reference is not None:
         subjects.append(Subject.find(published(reference)))
     model = subjects[0]

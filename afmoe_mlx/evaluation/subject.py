@@ -1,6 +1,7 @@
 """A model under evaluation, opened without reading its weights, and its parts as they are needed."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +50,17 @@ class Subject:
     config: ModelConfig
     headers: Headers
     tokenizer: Tokenizer
+    adapt: Callable[[CausalLM], None] | None = None
+    """Puts adapters beside its layers' weights."""
 
     @classmethod
-    def find(cls, source: str | Path, *, revision: str | None = None) -> "Subject":
+    def find(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        adapt: Callable[[CausalLM], None] | None = None,
+    ) -> "Subject":
         """The model of a folder, a short name, a Hub id or "demo", fetched if need be, its weights not yet read.
 
         Raises HubError, ConfigError, CheckpointError, TokenizerError and InputError.
@@ -62,7 +71,7 @@ class Subject:
         raw = read_config_json(folder)
         config = read_config(raw)
         _, headers = translate(raw, read_headers(find_weights(folder)))
-        return cls(str(source), folder, config, headers, Tokenizer.from_folder(folder))
+        return cls(str(source), folder, config, headers, Tokenizer.from_folder(folder), adapt)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -78,7 +87,12 @@ class Subject:
     def open(self) -> CausalLM:
         """The model in the dtype that it computes in, unfused, its weights not yet read."""
         with warnings.catch_warnings(action="ignore"):  # reading the config has warned of the same
-            return open_model(self.folder)
+            model = open_model(self.folder)
+        if self.adapt is not None:
+            self.adapt(model)
+            if "lora_a" in model.get("lm_head", ()):
+                raise InputError("an evaluation takes the head as it is stored: expected an adapter of layers alone")
+        return model
 
     def head(self) -> Head:
         """The head alone, in float32 whatever the model computes in: rounding its logits would count as divergence."""

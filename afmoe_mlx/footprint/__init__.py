@@ -1,7 +1,16 @@
 """The memory that a model needs, from config and headers alone, and whether this machine has it."""
 
-from .experts import SSD_SPEEDS, TYPICAL_SSD, ExpertMemory, ExpertsInMemory
-from .fit import DEFAULT_CONTEXT, check_shape, fit_check, place_experts, with_experts
+from .experts import SSD_SPEEDS, TYPICAL_SSD, ExpertMemory, ExpertsInMemory, check_experts_in_memory
+from .fit import (
+    DEFAULT_CONTEXT,
+    check_context,
+    check_readable,
+    check_shape,
+    fit_check,
+    is_readable,
+    place_experts,
+    with_experts,
+)
 from .footprint import Footprint
 from .macs import MACS, Mac, stated_bandwidth
 from .weights import Parameters, count_parameters
@@ -16,9 +25,13 @@ __all__ = [
     "Footprint",
     "Mac",
     "Parameters",
+    "check_context",
+    "check_experts_in_memory",
+    "check_readable",
     "check_shape",
     "count_parameters",
     "fit_check",
+    "is_readable",
     "place_experts",
     "stated_bandwidth",
     "with_experts",

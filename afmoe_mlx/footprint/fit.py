@@ -47,25 +47,39 @@ def fit_check(
     fit, in place of what would and `--force`. Where this device does not tell its memory, everything fits. Raises
     InputError for a context below 1.
     """
-    if context is not None and context < 1:
-        raise InputError(f"context is {context}: expected a number of tokens, 1 or more")
+    check_context(context)
 
     def check(config: ModelConfig, headers: Headers) -> None:
         usable = device.memory().usable
         footprint = _footprint(config, headers, context, dtype, rows, kv_quantization)
-        is_readable = not any(isinstance(tensor, DerivedTensor) for tensor in headers.values())
         if experts_in_memory is not None:
-            if not is_readable:
-                raise InputError(f"{name}: experts of another quantizer's format are not read apart: convert it first")
+            check_readable(name, headers)
             experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
             footprint = with_experts(footprint, experts, experts_in_memory, usable)
         if usable is not None and footprint.needed > usable:
-            all_experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype) if is_readable else None
+            all_experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype) if is_readable(headers) else None
             fits = "; or ".join(_what_fits(config, footprint, all_experts, usable))
             what = advice or f"{fits}; --force (force=True) loads it anyway"
             raise FitError(f"{_excess(name, footprint, usable)}: {what}")
 
     return check
+
+
+def check_context(context: int | None) -> None:
+    """InputError for a context below 1."""
+    if context is not None and context < 1:
+        raise InputError(f"context is {context}: expected a number of tokens, 1 or more")
+
+
+def is_readable(headers: Headers) -> bool:
+    """Whether experts can be read one by one."""
+    return not any(isinstance(tensor, DerivedTensor) for tensor in headers.values())
+
+
+def check_readable(name: str, headers: Headers) -> None:
+    """InputError where they cannot; name: the model's."""
+    if not is_readable(headers):
+        raise InputError(f"{name}: experts of another quantizer's format are not read apart: convert it first")
 
 
 def place_experts(

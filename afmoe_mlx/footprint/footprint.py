@@ -90,4 +90,9 @@ class Footprint:
         """The decode speed to expect where experts are read from an SSD that gives `ssd` bytes a second."""
         if self.experts is None:
             return self.tokens_per_second(bandwidth)
-        return 1 / (self.bytes_per_token / bandwidth + self.experts.seconds_per_token(ssd))
+        return 1 / self.seconds_per_token(bandwidth, ssd)
+
+    def seconds_per_token(self, bandwidth: float, ssd: float) -> float:
+        """What a token takes at that speed."""
+        reading = 0.0 if self.experts is None else self.experts.seconds_per_token(ssd)
+        return self.bytes_per_token / bandwidth + reading

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from .. import device
+from ..cache import KVQuantization
 from ..errors import AfmoeError, HostError, is_link_trouble
+from ..footprint import TYPICAL_SSD, ExpertsInMemory
 from ..interrupts import begun
 from .crew import Followers
 from .hostfile import Host, Hosts, read_hosts
@@ -98,11 +100,18 @@ def _nothing(_: str) -> None:
 
 
 def planned(
-    path: str | Path, source: str | Path, name: str | None, *, revision: str | None, context: int | None, kept: object
+    path: str | Path,
+    source: str | Path,
+    name: str | None,
+    *,
+    revision: str | None,
+    context: int | None,
+    kept: KVQuantization | None,
+    experts_in_memory: ExpertsInMemory,
 ) -> tuple[list[Share], list[Facts]]:
     """Who would hold what of a model, whether it fits or not, and what each follower says of itself."""
     hosts = read_hosts(path)
-    stored = open_stored(source, name, None, revision, context, kept)  # type: ignore[arg-type]
+    stored = open_stored(source, name, None, revision, context, kept, experts_in_memory)
     crew = Followers(hosts.all[1:], silence=SILENCE, on_lost=_nothing)
     try:
         facts = hello(crew, hosts, stored)
@@ -112,8 +121,12 @@ def planned(
 
 
 def tokens_per_second(shares: Sequence[Share], bandwidths: Sequence[float], hop: float = TYPICAL_HOP) -> float:
-    """What memory and hops allow at most: the hosts work one after the other."""
-    reading = sum(s.footprint.bytes_per_token / b for s, b in zip(shares, bandwidths, strict=True))
+    """What memory and hops allow at most: the hosts work one after the other.
+
+    Experts that are read come from SSDs of an entry-level Mac's speed.
+    """
+    pairs = zip(shares, bandwidths, strict=True)
+    reading = sum(share.footprint.seconds_per_token(bandwidth, TYPICAL_SSD) for share, bandwidth in pairs)
     return 1 / (reading + len(shares) * hop)
 
 

@@ -14,10 +14,17 @@ from ..cache import KVQuantization
 from ..checkpoint import load_model
 from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.foreign import translate
-from ..checkpoint.hub import resolve_headers
+from ..checkpoint.hub import commit_of, resolve_headers
 from ..checkpoint.load import parse_dtype
 from ..errors import HostError
-from ..footprint import DEFAULT_CONTEXT, ExpertsInMemory, place_experts
+from ..footprint import (
+    DEFAULT_CONTEXT,
+    ExpertsInMemory,
+    check_context,
+    check_experts_in_memory,
+    check_readable,
+    place_experts,
+)
 from ..models import CausalLM, ModelConfig, read_config
 from .connection import connected
 from .crew import Followers
@@ -44,6 +51,7 @@ class Stored:
     name: str
     """As other hosts are told."""
     revision: str | None
+    """The commit of a model of the Hub, which all hosts take; None for one that is in a folder here."""
     folder: Path
     needs: Needs
     identity: str
@@ -77,7 +85,7 @@ def load_on_hosts(
     silence = SILENCE if silence is None else silence
     if not isinstance(silence, int | float) or silence < LEAST_SILENCE:
         raise HostError(f"silence is {silence!r}: expected {LEAST_SILENCE:g} seconds or more")
-    stored = open_stored(source, name, dtype, revision, context, kv_quantization)
+    stored = open_stored(source, name, dtype, revision, context, kv_quantization, experts_in_memory)
     with connected(hosts, silence, on_lost) as connection:
         crew = connection.crew
         facts = hello(crew, hosts, stored)
@@ -86,7 +94,7 @@ def load_on_hosts(
             connection.link = join(crew, hosts, facts)
         number = next(connection.models)
         try:
-            model = _load(crew, stored, shares, experts_in_memory, number, force=force)
+            model = _load(crew, stored, shares, number, force=force)
         except BaseException:
             crew.kill()  # with answers that nobody has read
             raise
@@ -104,20 +112,26 @@ def open_stored(
     revision: str | None,
     context: int | None,
     kv_quantization: KVQuantization | None,
+    experts_in_memory: ExpertsInMemory = None,
 ) -> Stored:
     """What is to be loaded, from its config and headers; the arguments are those of `load_on_hosts`."""
+    check_context(context)
+    check_experts_in_memory(experts_in_memory)
     folder, headers = resolve_headers(source, revision=revision)
     raw = read_config_json(folder)
     identity = digest(raw, headers)
     sampled = samples(folder, headers)
     raw, translated = translate(raw, headers)
     wanted = parse_dtype(dtype) or device.compute_dtype(stored_dtype(translated))
-    needs = Needs(read_config(raw), translated, wanted, context or DEFAULT_CONTEXT, kv_quantization)
+    if experts_in_memory is not None:
+        check_readable(os.fspath(source), translated)
+    tokens = context or DEFAULT_CONTEXT
+    needs = Needs(read_config(raw), translated, wanted, tokens, kv_quantization, experts_in_memory)
     text = os.fspath(source)
-    if name is None:
-        is_local = os.path.isdir(os.path.expanduser(text))
-        name = os.path.abspath(text) if is_local and not text.startswith("~") else text
-    return Stored(source, name, revision, folder, needs, identity, sampled)
+    if name is None and os.path.isdir(text):  # one that begins with ~ is in each host's own home
+        name = os.path.abspath(text)
+    commit = commit_of(source, folder, revision=revision)
+    return Stored(source, name or text, commit, folder, needs, identity, sampled)
 
 
 def hello(crew: Followers, hosts: Hosts, stored: Stored | None) -> list[Facts]:
@@ -137,14 +151,17 @@ def difference(found: Facts, stored: Stored | None) -> str | None:
     """What a follower has that is not what this machine has, or why it cannot take part; None if all is well."""
     version, mlx = versions()
     if found.version != version:
-        return f"has afmoe-mlx {found.version}, this machine {version}: install the same version on all"
+        return f"has version {found.version} of this program, here is {version}: install the same on all"
     if found.mlx != mlx:
-        return f"has MLX {found.mlx}, this machine {mlx}: install the same version on all (pip install mlx=={mlx})"
+        return f"has version {found.mlx} of MLX, here is {mlx}: install the same on all"
     if found.problem:
         return f"cannot take part: {found.problem}"
     if stored is None:
         return None
     shared = stored.samples.keys() & found.samples.keys()
+    if found.identity == stored.identity and not shared and stored.revision is None:
+        advice = 'give --revision main (revision="main"), and all take it from the Hub'
+        return f"would fetch {stored.name} from the Hub, and this machine has it in a folder: {advice}"
     if found.identity != stored.identity or any(stored.samples[name] != found.samples[name] for name in shared):
         return f"has another model as {stored.name}: copy this machine's there, or remove what it has"
     return None
@@ -161,7 +178,7 @@ def share_out(stored: Stored, hosts: Hosts, facts: Sequence[Facts], *, force: bo
     ]
     shares = plan(stored.needs, [(host.name, room) for host, room in zip(hosts.all, usable, strict=True)])
     if not force:
-        check_shares(stored.name, shares)
+        check_shares(stored.name, stored.needs, shares)
     return shares
 
 
@@ -187,28 +204,20 @@ def _address(host: Host, port: int) -> str:
     return f"[{host.ip}]:{port}" if ":" in host.ip else f"{host.ip}:{port}"
 
 
-def _load(
-    crew: Followers,
-    stored: Stored,
-    shares: Sequence[Share],
-    experts_in_memory: ExpertsInMemory,
-    number: int,
-    *,
-    force: bool,
-) -> CausalLM:
+def _load(crew: Followers, stored: Stored, shares: Sequence[Share], number: int, *, force: bool) -> CausalLM:
     """The leader's own part, while the followers load theirs."""
     needs = stored.needs
     kind = str(needs.dtype).removeprefix("mlx.core.")
     for i, share in enumerate(shares[1:]):
-        part = share.part
+        part, experts = share.part, share.experts_in_memory
         kept = kept_of(needs.kv_quantization)
-        crew.tell_one(i, Load(part.start, part.stop, kind, needs.context, kept, experts_in_memory, force, number))  # type: ignore[arg-type]
+        crew.tell_one(i, Load(part.start, part.stop, kind, needs.context, kept, experts, force, number))  # type: ignore[arg-type]
     options = {"context": needs.context, "dtype": needs.dtype, "kv_quantization": needs.kv_quantization}
     model, _ = load_model(
         stored.source,
         revision=stored.revision,
         dtype=needs.dtype,
-        place=place_experts(experts_in_memory, **options),  # type: ignore[arg-type]
+        place=place_experts(shares[0].experts_in_memory, **options),  # type: ignore[arg-type]
         part=shares[0].part,
     )
     # prompts are then swept here too, so that every host reads its experts once for all of a prompt

@@ -118,7 +118,7 @@ def _choose(h: mx.array, attended: Arrays, layer: Any) -> Arrays:
 
 def _kind(layer: nn.Module) -> Hashable:
     """What layers that share a part have in common beside their arrays' shapes: every module's type and settings."""
-    return tuple((name, type(module), _settings(module)) for name, module in layer.named_modules())
+    return tuple((name, type(module), tuple(module), _settings(module)) for name, module in layer.named_modules())
 
 
 def _settings(module: nn.Module) -> Hashable:

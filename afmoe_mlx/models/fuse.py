@@ -65,18 +65,35 @@ def _join(parent: nn.Module, names: Sequence[str], fused_name: str) -> None:
         return
     if "global_scale" in maps[0] and maps[0].weight.ndim > 2:  # an expert has one for all of its outputs
         return
-    fused = maps[0]
+    fused, widths = maps[0], [m.weight.shape[-2] for m in maps]
     if any("bias" in m for m in maps):
         dtype = next(m.bias.dtype for m in maps if "bias" in m)
         fused.bias = mx.concatenate([m.bias if "bias" in m else mx.zeros(m.weight.shape[:1], dtype) for m in maps])
     for key in ("weight", "scales", "biases"):
         if fused.get(key) is not None:
             fused[key] = mx.concatenate([m[key] for m in maps], axis=-2)
+    if any("lora_a" in m for m in maps):
+        _join_adapters(fused, maps, widths)
     if "global_scale" in fused:
         fused.global_scale = mx.concatenate([m.global_scale for m in maps])
     for name in names:
         del parent[name]
     parent[fused_name] = fused
+
+
+def _join_adapters(fused: nn.Module, maps: Sequence[nn.Module], widths: Sequence[int]) -> None:
+    """Give the joined map the changes of each: their ranks side by side, each for its own outputs alone."""
+    below, parts_a, parts_b = 0, [], []
+    for m, width in zip(maps, widths, strict=True):
+        if "lora_a" in m:
+            parts_a.append(m.lora_a)
+            before = [(0, 0)] * (m.lora_b.ndim - 1)
+            parts_b.append(mx.pad(m.lora_b, [*before, (below, sum(widths) - below - width)]))
+        below += width
+    lengths = [m.lora_m if "lora_m" in m else mx.ones((w,)) for m, w in zip(maps, widths, strict=True)]
+    if any("lora_m" in m for m in maps):
+        fused.lora_m = mx.concatenate([length.astype(parts_a[0].dtype) for length in lengths])
+    fused.lora_a, fused.lora_b = mx.concatenate(parts_a, axis=-1), mx.concatenate(parts_b, axis=-2)
 
 
 def _join_norms(attention: nn.Module, projection: str, names: tuple[str, str], fused_name: str) -> None:
@@ -99,7 +116,7 @@ def _move_shared(mlp: nn.Module) -> bool:
     pairs = [(mlp.experts[name], mlp.shared_experts[name]) for name in names]
     if any(_quantization(routed) != _quantization(shared) for routed, shared in pairs):
         return False
-    if any("global_scale" in part for pair in pairs for part in pair):
+    if any(key in part for key in ("global_scale", "lora_a") for pair in pairs for part in pair):
         return False
     down = pairs[-1][0]
     if n > 1 and "scales" in down and mlp.config.moe_intermediate_size % down.group_size:
@@ -130,4 +147,8 @@ def _add_router_rows(mlp: nn.Module, n: int) -> None:
     for key in ("weight", "scales", "biases"):
         if gate.get(key) is not None:
             gate[key] = mx.pad(gate[key], [(0, n), (0, 0)])
+    if "lora_a" in gate:
+        gate.lora_b = mx.pad(gate.lora_b, [(0, 0), (0, n)])
+    if "lora_m" in gate:
+        gate.lora_m = mx.pad(gate.lora_m, (0, n), constant_values=mx.array(1, gate.lora_m.dtype))
     mlp.expert_bias = mx.pad(mlp.expert_bias, (0, n), constant_values=mx.array(mx.inf, mlp.expert_bias.dtype))

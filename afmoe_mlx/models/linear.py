@@ -15,7 +15,12 @@ PIECE = 1 << 24
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, but for its quantized form."""
+    """`nn.Linear`, but for its quantized form. With `lora_a` it is adapted, see `adapted`."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if "lora_a" in self:
+            return adapted(x @ self.weight.T, x, self)
+        return super().__call__(x)
 
     def to_quantized(self, *args: Any, **kwargs: Any) -> nn.Module:
         return QuantizedLinear.from_linear(self, *args, **kwargs)
@@ -48,6 +53,8 @@ class QuantizedLinear(nn.QuantizedLinear):
             y = (quantized_product(wide, self) * (self.global_scale / NVFP4_LARGEST)).astype(x.dtype)
         else:
             y = quantized_product(x, self)
+        if "lora_a" in self:
+            return adapted(y, x, self)
         return y + self.bias if "bias" in self else y
 
 
@@ -66,6 +73,18 @@ class QuantizedEmbedding(nn.QuantizedEmbedding):
 
     def as_linear(self, x: mx.array) -> mx.array:
         return quantized_product(x, self)
+
+
+def adapted(y: mx.array, x: mx.array, module: nn.Module) -> mx.array:
+    """What a map's adapter makes of y = x W (..., out), and its bias after it.
+
+    lora_a (in, r) and lora_b (r, out): a change of low rank, whose scale is in lora_b. lora_m (out,): DoRA's, what each
+    output is multiplied by.
+    """
+    y = mx.addmm(y, x @ module.lora_a, module.lora_b)
+    if "lora_m" in module:
+        y = y * module.lora_m
+    return y + module.bias if "bias" in module else y
 
 
 def quantized_product(x: mx.array, module: nn.Module, expert: int | None = None) -> mx.array:

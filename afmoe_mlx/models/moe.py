@@ -69,7 +69,7 @@ class ExpertLinear(nn.Module):
         dtype = compute_dtype(x.dtype)
         weight = self.weight.swapaxes(-1, -2).astype(dtype)
         y = mx.gather_mm(x.astype(dtype), weight, lhs_indices=rows, rhs_indices=experts, sorted_indices=ordered)
-        return y.astype(x.dtype)
+        return adapted_experts(y.astype(x.dtype), x, self, experts, rows, ordered=ordered)
 
     def to_quantized(
         self, group_size: int = 64, bits: int = 4, mode: str = "affine", global_scale: bool = False
@@ -100,6 +100,9 @@ class QuantizedExpertLinear(nn.Module):
 
     def __call__(self, x: mx.array, experts: mx.array, rows: mx.array | None = None, *, ordered: bool) -> mx.array:
         """As ExpertLinear."""
+        return adapted_experts(self._base(x, experts, rows, ordered), x, self, experts, rows, ordered=ordered)
+
+    def _base(self, x: mx.array, experts: mx.array, rows: mx.array | None, ordered: bool) -> mx.array:
         if ordered and not self.training and "global_scale" not in self:
             if dequantizes(max(experts.size, SORT_FROM)):  # so many were sorted, of which these may be a part
                 return self._by_expert(x, experts)
@@ -147,6 +150,21 @@ class QuantizedExpertLinear(nn.Module):
             global_scale=global_scale,
             sorted_indices=ordered,
         ).astype(x.dtype)
+
+
+def adapted_experts(
+    y: mx.array, x: mx.array, module: nn.Module, experts: mx.array, rows: mx.array | None, *, ordered: bool
+) -> mx.array:
+    """What the adapter of all experts' maps, if there is one, makes of y, which they made of x or its rows.
+
+    lora_a (E, in, r), lora_b (E, r, out): a change of low rank of each, whose scale is in lora_b.
+    """
+    if "lora_a" not in module:
+        return y
+    dtype = compute_dtype(x.dtype)
+    a, b = module.lora_a.astype(dtype), module.lora_b.astype(dtype)
+    z = mx.gather_mm(x.astype(dtype), a, lhs_indices=rows, rhs_indices=experts, sorted_indices=ordered)
+    return y + mx.gather_mm(z, b, rhs_indices=experts, sorted_indices=ordered).astype(y.dtype)
 
 
 class RowNumbers:

@@ -76,6 +76,13 @@ COMMANDS = (
     Command("undo", "[N]", "take back the last turn, or the last N", talk.undo),
     Command("system", "[TEXT]", "show the system prompt, or give another; none removes it", talk.system),
     Command("model", "[NAME]", "show the model, or go on with another", talk.model, talk.complete_model),
+    Command(
+        "adapter",
+        "[DIR]",
+        "show the adapter, or go on with another; none removes it",
+        talk.adapter,
+        talk.complete_adapter,
+    ),
     Command("set", "[NAME VALUE]", "show how tokens are chosen, or change it", talk.set_option, talk.complete_set),
     Command(
         "schema", "[FILE|JSON]", "hold answers to a JSON schema; none sets them free", schemas.schema, schemas.complete

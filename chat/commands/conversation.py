@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from afmoe_mlx.messages.tool_formats import format_of
 from afmoe_mlx.terminal import printable, size
 
 from ..conversation import settings
-from ..keyboard.completion import Candidate, models, words
+from ..keyboard.completion import Candidate, files, models, words
 from ..screen.status import context_meter, count, rate
 
 if TYPE_CHECKING:
@@ -108,20 +109,43 @@ def model(chat: Chat, argument: str) -> None:
         return
     if chat.source is None:
         raise InputError("there is no other model here")
-    chat.say(f"Loading {argument}…")
+    _go_on(chat, argument, [])
+    chat.say(f"{chat.model_name} answers from now on.")
+
+
+def adapter(chat: Chat, argument: str) -> None:
+    """Show the adapters, or go on with the same model and others; one that does not fit leaves all as it was."""
+    if not argument:
+        found = ", ".join(map(printable, chat.adapters)) or "There is no adapter"
+        chat.say(f"{found}. /adapter DIR goes on with another.")
+        return
+    if chat.source is None:
+        raise InputError("there is no other model here")
+    paths = [] if argument == NONE else shlex.split(argument)
+    _go_on(chat, chat.model_name, paths)
+    chat.say(f"{chat.model_name} answers {'with the adapter' if paths else 'without an adapter'} from now on.")
+
+
+def complete_adapter(chat: Chat, typed: str) -> Iterator[Candidate]:
+    yield from files(typed)
+
+
+def _go_on(chat: Chat, name: str, adapters: list[str]) -> None:
+    """Have another model, or the same with other adapters, answer from now on; what is not kept is told."""
+    assert chat.source is not None
+    chat.say(f"Loading {name}…")
     try:
-        engine = chat.source.another(argument, chat.conversation.options)
+        engine = chat.source.another(name, chat.conversation.options, adapters)
     except FitError as error:
         hint = "beside the one in use; `afmoe-mlx chat --resume --model NAME` goes on with another alone"
         raise FitError(f"{error} ({hint})") from None
     given = {name for name, value in chat.conversation.options.items() if value is not None}
     before, left = chat.conversation.store, given - engine.options.keys()
     chat.conversation.switch(engine.model, engine.tokenizer, engine.options, engine.store)
-    chat.model_name = engine.name
+    chat.model_name, chat.adapters = engine.name, adapters
     if before is not None:
         before.flush()
     chat.save()
-    chat.say(f"{engine.name} answers from now on.")
     if chat.conversation.tools and format_of(engine.tokenizer) is None:
         chat.say("Its chat template knows no tools: it is not told of any.")
     if "draft_model" in left:

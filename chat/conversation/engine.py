@@ -1,7 +1,7 @@
 """`Engine`: a loaded model with tokenizer, options and prefix cache; `EngineSource` loads another for /model."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,8 @@ class EngineSource:
     experts_in_memory: ExpertsInMemory = None
     on_hosts: Mapping[str, Any] = field(default_factory=dict)
     """hosts, silence, on_lost."""
+    adapters: Mapping[str, Any] = field(default_factory=dict)
+    """adapter_path and adapter_scale, of the first model."""
     context: int | None = None
     force: bool = False
     directory: str | None = None
@@ -69,13 +71,13 @@ class EngineSource:
 
     def first(self, name: str, options: Mapping[str, Any]) -> Engine:
         """The model that the chat begins with; TokenizerError if it cannot chat, else the errors of `load`."""
-        return self._engine(name, options, self.revision, self.draft_model, self.chat_template)
+        return self._engine(name, options, self.revision, self.draft_model, self.chat_template, self.adapters)
 
-    def another(self, name: str, options: Mapping[str, Any]) -> Engine:
+    def another(self, name: str, options: Mapping[str, Any], adapters: Sequence[str] = ()) -> Engine:
         """A model to go on with, with the same options but those of the other's tokens; errors as of `first`."""
         if words := caution(name):
             note(words, dim=True)
-        return self._engine(name, for_another_model(options))
+        return self._engine(name, for_another_model(options), adapters={"adapter_path": adapters} if adapters else None)
 
     def _engine(
         self,
@@ -84,6 +86,7 @@ class EngineSource:
         revision: str | None = None,
         draft_model: str | None = None,
         chat_template: str | None = None,
+        adapters: Mapping[str, Any] | None = None,
     ) -> Engine:
         model, tokenizer = load(
             name,
@@ -91,6 +94,7 @@ class EngineSource:
             context=self.context,
             kv_quantization=self.kv.quantization,
             experts_in_memory=self.experts_in_memory,
+            **(adapters or {}),
             **self.on_hosts,
             force=self.force,
         )

@@ -331,3 +331,16 @@ def test_a_number_format_that_is_not_read_is_one_line(hub: FakeHub) -> None:
     text = b'{"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}'
     hub.add(REPO, SMALL | {"model.safetensors": len(text).to_bytes(8, "little") + text})
     assert_refused(run(REPO), "model.safetensors: a is C64")
+
+
+def test_on_several_hosts_each_has_its_layers_and_its_own_room_for_experts(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}] * 2))
+    # less than two experts in every layer of the model
+    arguments = ("demo", "--hosts", str(hosts), "--experts-in-memory", "300KB")
+    value = as_json(*arguments)["hosts"]
+    layers = [layer for share in value["shares"] for layer in range(*share["layers"])]
+    assert layers == list(range(8))
+    assert all(0 < share["experts_in_memory_bytes"] <= 300_000 for share in value["shares"])
+    assert value["shares"][0]["usable_bytes"] == 6_000_000_000  # the half: the other process is on this machine too
+    assert value["max_tokens_per_second"] > 0

@@ -8,6 +8,8 @@ import typer
 
 from ...terminal import is_terminal, note
 from ..options import (
+    AdapterPath,
+    AdapterScale,
     ChatTemplate,
     ChatTemplateConfig,
     Context,
@@ -54,7 +56,7 @@ from ..options import (
     XtcProbability,
     XtcThreshold,
 )
-from .hosts import HostsOptions
+from .loading import LoadOptions
 
 if TYPE_CHECKING:
     from ..kv_bits import KVOptions
@@ -107,7 +109,7 @@ def or_demo(model: str | None) -> str:
     return model
 
 
-class CacheOptions(HostsOptions):
+class CacheOptions(LoadOptions):
     """What requests make of their options of keys and values and of the cache on disk.
 
     They declare these fields themselves, each where --help is to list it.
@@ -178,6 +180,8 @@ class AnswerRequest(CacheOptions):
     kv_group_size: KVGroupSize = None
     quantized_kv_start: KVStart = None
     experts_in_memory: ExpertsInMemory = None
+    adapter_path: AdapterPath = None
+    adapter_scale: AdapterScale = None
     hosts: HostsFile = None
     silence: Silence = None
     prompt_cache_dir: PromptCacheDir = None
@@ -193,7 +197,7 @@ class AnswerRequest(CacheOptions):
         if self.draft_model is None and self.num_draft_tokens is not None:
             raise typer.BadParameter("--num-draft-tokens needs --draft-model")
         self.check_kv()
-        self.check_hosts()
+        self.check_load()
         if sum(given is not None for given in (self.json_schema, self.regex, self.grammar)) > 1:
             raise typer.BadParameter("choose one of --json-schema, --regex and --grammar")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import MODEL_HELP, AsJson, ExpertsInMemory, ModelArgument, Revision
+from ..options import MODEL_HELP, AdapterPath, AdapterScale, AsJson, ExpertsInMemory, ModelArgument, Revision
 
 
 class Dtype(StrEnum):
@@ -138,11 +138,15 @@ class EvalRequest:
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each of --tasks.")] = None
     force: Annotated[bool, typer.Option("--force", help="Run --tasks on what does not fit in memory.")] = False
     experts_in_memory: ExpertsInMemory = None
+    adapter_path: AdapterPath = None
+    adapter_scale: AdapterScale = None
     revision: Revision = None
     as_json: AsJson = False
 
     def __post_init__(self) -> None:
         """BadParameter for options that contradict each other, or do nothing without another."""
+        if self.adapter_scale is not None and not self.adapter_path:
+            raise typer.BadParameter("--adapter-scale needs --adapter-path")
         if self.tasks is None:
             if self.num_shots is not None or self.limit is not None or self.force:
                 raise typer.BadParameter("--num-shots, --limit and --force need --tasks")
@@ -150,5 +154,7 @@ class EvalRequest:
                 raise typer.BadParameter("--plot needs --reference")
         elif self.experts_in_memory is not None:
             raise typer.BadParameter("--tasks goes without --experts-in-memory: mlx-lm holds the whole model")
+        elif self.adapter_path:
+            raise typer.BadParameter("--tasks goes without --adapter-path: mlx-lm holds the model")
         elif not (self.reference is None and self.text is None and self.plot is None and self.max_tokens is None):
             raise typer.BadParameter("--tasks goes without --reference, --text, --max-tokens and --plot")

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from ..options import (
+    AdapterPath,
+    AdapterScale,
     AsJson,
     ExpertsInMemory,
     HostsFile,
@@ -16,7 +18,7 @@ from ..options import (
     Revision,
     Silence,
 )
-from .hosts import HostsOptions
+from .loading import LoadOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class InfoRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchRequest(HostsOptions):
+class BenchRequest(LoadOptions):
     """Measure a model's speed here, or that of a shape with random weights, before a download."""
 
     model: Model = None
@@ -51,6 +53,8 @@ class BenchRequest(HostsOptions):
     num_trials: Annotated[int, typer.Option("--num-trials", "-n", help="Runs, of which the median counts.")] = 5
     prefill_step_size: PrefillStepSize = None
     experts_in_memory: ExpertsInMemory = None
+    adapter_path: AdapterPath = None
+    adapter_scale: AdapterScale = None
     hosts: HostsFile = None
     silence: Silence = None
     revision: Revision = None
@@ -66,9 +70,9 @@ class BenchRequest(HostsOptions):
             raise typer.BadParameter("--experts-in-memory needs --model: a shape's random weights are in no file")
         if self.experts_in_memory is not None and self.batch_size > 1:
             raise typer.BadParameter("--experts-in-memory is for one sequence at a time: leave out --batch-size")
-        self.check_hosts()
-        if self.hosts is not None and self.shape is not None:
-            raise typer.BadParameter("--hosts needs --model: a shape's random weights are on no host")
+        self.check_load()
+        if self.shape is not None and (self.hosts is not None or self.adapter_path):
+            raise typer.BadParameter("--hosts and --adapter-path need --model: a shape's random weights are nowhere")
 
 
 @dataclass(frozen=True, kw_only=True)

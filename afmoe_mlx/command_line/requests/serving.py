@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..options import (
+    AdapterPath,
+    AdapterScale,
     ChatTemplate,
     ChatTemplateConfig,
     Context,
@@ -115,6 +117,8 @@ class ServeRequest(CacheOptions):
     no_disk_cache: NoDiskCache = False
     context: Context = None
     experts_in_memory: ExpertsInMemory = None
+    adapter_path: AdapterPath = None
+    adapter_scale: AdapterScale = None
     hosts: HostsFile = None
     silence: Silence = None
     force: Force = False
@@ -123,7 +127,7 @@ class ServeRequest(CacheOptions):
     def __post_init__(self) -> None:
         """BadParameter for options that do nothing without another."""
         self.check_kv()
-        self.check_hosts()
+        self.check_load()
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Commands about what is said and how: /regenerate, /edit, /undo, /set, /model and their like."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 
 from afmoe_mlx.chat import View
 from afmoe_mlx.chat.conversation.engine import Engine, for_another_model
-from afmoe_mlx.errors import CheckpointError, FitError
+from afmoe_mlx.errors import AdapterError, CheckpointError, FitError
 from helpers.fake_engine import FakeConversation, FakeModel, FakeTokenizer
 from helpers.talk import Talk
 
@@ -73,7 +73,9 @@ def test_the_system_prompt_is_shown_changed_and_removed(talk: Callable[..., Talk
 class Source:
     """Other models: "small" has a context of 32 tokens."""
 
-    def another(self, name: str, options: Any) -> Engine:
+    def another(self, name: str, options: Any, adapters: Sequence[str] = ()) -> Engine:
+        if "broken" in adapters:
+            raise AdapterError("broken: no adapter_config.json")
         if name == "huge":
             raise FitError("huge needs 900 GB")
         if name == "broken":
@@ -93,6 +95,25 @@ def test_another_model_takes_over_the_conversation_and_one_that_fails_changes_no
     assert "--resume --model NAME" in found.shown
     assert re.search(r"^demo\..*^new\.", found.shown, re.MULTILINE | re.DOTALL)
     assert found.chat.folder.list()[0].model == "new"
+
+
+def test_an_adapter_goes_on_with_the_model_and_one_that_fails_changes_nothing(talk: Callable[..., Talk]) -> None:
+    source: Any = Source()
+    lines = (
+        "/adapter",
+        "/adapter broken",
+        "/adapter",
+        "/adapter style 'more facts'",
+        "/adapter",
+        "one",
+        "/adapter none",
+    )
+    found = talk(*lines, "/adapter", "/adapter style", "/model new", "/adapter", source=source)
+    assert found.shown.count("There is no adapter.") == 4
+    assert "error: broken: no adapter_config.json" in found.shown
+    assert "style, more facts. /adapter DIR" in found.shown
+    assert "demo answers with the adapter from now on." in found.shown
+    assert "demo answers without an adapter from now on." in found.shown
 
 
 def test_a_bias_is_of_a_token_that_there_is_and_does_not_outlive_its_model(talk: Callable[..., Talk]) -> None:

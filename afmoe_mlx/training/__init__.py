@@ -1,0 +1,1 @@
+"""Adapters: what fine-tuning has learned, beside the weights of the model that it began with."""
