@@ -1,6 +1,7 @@
 """`Connection`: this process's followers and the link to them, of which MLX allows one in a process's life."""
 
 import atexit
+import signal
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ class Connection:
             if (leader := ref()) is not None:
                 leader.wait_for_followers()
 
+    def close_at_exit(self) -> None:
+        """Let the followers go, which takes a moment, and has an end: Ctrl-C would only leave a traceback."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.close()
+
     def close(self) -> None:
         """Let the followers go, once nothing is on its way from them: MLX would take their end for a fault."""
         try:
@@ -68,7 +74,7 @@ def connected(hosts: Hosts, silence: float, on_lost: Callable[[str], None] | Non
             connection.crew.kill()
         elif not _connections:
             _connections.append(connection)
-            atexit.register(connection.close)
+            atexit.register(connection.close_at_exit)
     connection.crew.arrived = connection.wait_for_followers
     connection.crew.is_under_way = True
 

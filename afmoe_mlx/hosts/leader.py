@@ -153,11 +153,11 @@ def measure(crew: Crew, link: Link, kind: Literal["hop", "sum"], *, rounds: int 
 
 def _end(crew: Crew, received: Sequence[mx.array], model: int) -> None:
     """Let the followers forget a model, once nothing is on its way from them: MLX would take their end for a fault."""
-    try:
-        mx.eval(received)
-    except RuntimeError:
-        crew.reason()  # one is lost, which is told first
-    with suppress(HostError):
+    with suppress(HostError, KeyboardInterrupt), held():  # a finalizer has nobody to raise it to
+        try:
+            mx.eval(received)
+        except RuntimeError:
+            crew.reason()  # one is lost, which is told first
         crew.tell(Unload(model))
 
 

@@ -32,6 +32,14 @@ def failing(hosts: Path, fault: str, silence: float = 3) -> Path:  # noqa: F811
     return said
 
 
+def said_by(program: "subprocess.Popen[str]") -> tuple[str, str]:
+    """All that a program writes till it ends, which it does in any case."""
+    try:
+        return program.communicate(timeout=40)
+    finally:
+        program.kill()
+
+
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
@@ -44,7 +52,7 @@ def test_the_wait_for_another_host_has_an_end(folder: Path, hosts: Path, fault: 
     said = failing(hosts, fault)
     silence = 60 if fault == STOPS_AT_JOIN else 3
     program = command("generate", "--model", folder, "--prompt", "x", "--silence", silence, hosts=hosts)
-    _, told = program.communicate(timeout=30)
+    _, told = said_by(program)
     assert program.returncode == 1
     assert told.splitlines()[-1].startswith(expected)
     assert "Traceback" not in told
@@ -58,7 +66,7 @@ def test_ctrl_c_ends_the_wait_for_a_connection(folder: Path, hosts: Path) -> Non
         time.sleep(0.02)
     time.sleep(0.3)
     program.send_signal(signal.SIGINT)
-    _, told = program.communicate(timeout=30)
+    _, told = said_by(program)
     assert program.returncode == 130
     assert "Traceback" not in told
     assert not is_running(int(said.read_text()))
@@ -66,7 +74,7 @@ def test_ctrl_c_ends_the_wait_for_a_connection(folder: Path, hosts: Path) -> Non
 
 def test_doctor_tells_of_a_host_that_is_lost_while_it_measures(hosts: Path) -> None:  # noqa: F811
     failing(hosts, DIES_AT_PROBE, 30)
-    told = "".join(command("doctor", hosts=hosts).communicate(timeout=60))
+    told = "".join(said_by(command("doctor", hosts=hosts)))
     assert "mac2 is lost: its process ended (signal 9)" in told
     assert "Traceback" not in told
 
