@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hosts.test_processes import command, folder, follower, hosts, is_running  # noqa: F401
 
 from afmoe_mlx.hosts.orders import Hello, Join, answers, to_line
+from helpers.programs import command, is_running
 
 # Stands in for ssh: a follower here, of which something is replaced.
 SSH = """#!{python}
@@ -26,7 +26,7 @@ SENDS_NOTHING = "link.GroupLink.send = lambda self, x: x * 1"
 DIES_AT_PROBE = "process.take_part = lambda *_: os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def failing(hosts: Path, fault: str, silence: float = 3) -> Path:  # noqa: F811
+def failing(hosts: Path, fault: str, silence: float = 3) -> Path:
     said = hosts.parent / "pid"
     (hosts.parent / "ssh").write_text(SSH.format(python=sys.executable, fault=fault, silence=silence, said=str(said)))
     return said
@@ -48,7 +48,7 @@ def said_by(program: "subprocess.Popen[str]") -> tuple[str, str]:
     ],
     ids=["stops while all connect", "sends nothing"],
 )
-def test_the_wait_for_another_host_has_an_end(folder: Path, hosts: Path, fault: str, expected: str) -> None:  # noqa: F811
+def test_the_wait_for_another_host_has_an_end(folder: Path, hosts: Path, fault: str, expected: str) -> None:
     said = failing(hosts, fault)
     silence = 60 if fault == STOPS_AT_JOIN else 3
     program = command("generate", "--model", folder, "--prompt", "x", "--silence", silence, hosts=hosts)
@@ -59,7 +59,7 @@ def test_the_wait_for_another_host_has_an_end(folder: Path, hosts: Path, fault: 
     assert not is_running(int(said.read_text()))
 
 
-def test_ctrl_c_ends_the_wait_for_a_connection(folder: Path, hosts: Path) -> None:  # noqa: F811
+def test_ctrl_c_ends_the_wait_for_a_connection(folder: Path, hosts: Path) -> None:
     said = failing(hosts, f"process.connect = lambda join: open({str(hosts) + '-'!r}, 'w') and signal.pause()", 30)
     program = command("generate", "--model", folder, "--prompt", "x", hosts=hosts)
     while not Path(f"{hosts}-").exists():
@@ -72,7 +72,7 @@ def test_ctrl_c_ends_the_wait_for_a_connection(folder: Path, hosts: Path) -> Non
     assert not is_running(int(said.read_text()))
 
 
-def test_doctor_tells_of_a_host_that_is_lost_while_it_measures(hosts: Path) -> None:  # noqa: F811
+def test_doctor_tells_of_a_host_that_is_lost_while_it_measures(hosts: Path) -> None:
     failing(hosts, DIES_AT_PROBE, 30)
     told = "".join(said_by(command("doctor", hosts=hosts)))
     assert "mac2 is lost: its process ended (signal 9)" in told
@@ -81,7 +81,7 @@ def test_doctor_tells_of_a_host_that_is_lost_while_it_measures(hosts: Path) -> N
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_follower_without_a_leader_does_not_wait_for_a_connection(
-    follower: "subprocess.Popen[bytes]",  # noqa: F811
+    follower: "subprocess.Popen[bytes]",
     rank: int,
 ) -> None:
     assert follower.stdin is not None

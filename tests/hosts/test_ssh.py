@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts.test_processes import HERE, MAC2, command
 
+from helpers.programs import HERE, MAC2, command
 from helpers.tiny import tiny_folder
 
 asyncssh = pytest.importorskip("asyncssh")
