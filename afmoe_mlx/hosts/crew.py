@@ -23,6 +23,8 @@ from .remote import command_for
 
 # Seconds that followers have to end by themselves.
 GRACE = 2.0
+# Seconds that one may take to say its first word, however short the silence is that is taken for a loss.
+STARTING = 30.0
 # Seconds in which what is heard of several is told as one.
 LAST_WORDS = 0.2
 # Bytes of a line on stderr that are read at once, and characters of it that are told.
@@ -185,6 +187,7 @@ class _Process:
         self.told = self._finished = 0
         self._is_over = False
         self._heard = self._moved = time.monotonic()
+        self._has_spoken = False
         # a group of its own: Ctrl-C is the leader's to hear, and a stopped one is hung up with the leader's end
         try:
             self._process = subprocess.Popen(
@@ -227,8 +230,9 @@ class _Process:
     def trouble(self, patience: float, *, is_under_way: bool) -> str | None:
         """Why this one is to be taken for lost, if it is."""
         now = time.monotonic()
-        if now - self._heard > patience:
-            return f"nothing was heard of it for {patience:.0f} s"
+        quiet = patience if self._has_spoken else max(patience, STARTING)
+        if now - self._heard > quiet:
+            return f"nothing was heard of it for {quiet:.0f} s"
         if is_under_way and self.told > self._finished and now - self._moved > patience:
             return f"it has done nothing of what it was told for {patience:.0f} s, nor have those before it"
         return None
@@ -257,7 +261,7 @@ class _Process:
         reader = answers()
         try:
             while line := self._process.stdout.readline(LONGEST_LINE):
-                self._heard = time.monotonic()
+                self._heard, self._has_spoken = time.monotonic(), True
                 answer = self._message(reader, line.decode("utf-8", "replace"))
                 if not isinstance(answer, Beat):
                     self._answers.put(answer)

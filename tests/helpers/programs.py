@@ -52,10 +52,13 @@ def benching(folder: Path, hosts: Path, *arguments: object) -> Iterator[tuple[su
     """A program in the midst of its work, and its followers, none of which may be left."""
     trials = ("-n", 100_000, "-p", 32, "-g", 32)
     program = command("bench", "--model", folder, *trials, *arguments, hosts=hosts)
+    followers: list[int] = []
+    said: list[str] = []
     assert program.stderr is not None
     try:
         while not (line := program.stderr.readline()).startswith("Trial"):
-            assert line, program.communicate()
+            said.append(line)
+            assert line, said
         followers = children(program.pid)
         assert followers
         yield program, followers

@@ -56,7 +56,7 @@ def test_a_link_that_is_pulled_ends_all_with_a_line_that_names_a_host(tmp_path: 
         json.loads(program.communicate(timeout=60)[0]) for program in (command(*ask), command(*ask, hosts=hosts))
     )
     assert together["text"] == alone["text"]
-    with benching(folder, hosts, "--silence", 3) as (program, _):
+    with benching(folder, hosts, "--silence", 4) as (program, _):
         assert ip(f"link set {NAME}a down")
         _, said = program.communicate(timeout=15)
         assert program.returncode == 1

@@ -26,7 +26,7 @@ def test_two_processes_write_what_one_does(folder: Path, hosts: Path) -> None:
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP], ids=lambda fault: fault.name)
 def test_a_follower_that_is_lost_ends_all_with_a_line_that_names_it(folder: Path, hosts: Path, fault: int) -> None:
-    with benching(folder, hosts, "--silence", 2) as (program, followers):
+    with benching(folder, hosts, "--silence", 4) as (program, followers):
         for pid in followers:
             os.kill(pid, fault)
         _, said = program.communicate(timeout=10)
