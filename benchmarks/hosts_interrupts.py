@@ -37,8 +37,8 @@ def main() -> None:
         options = {"max_tokens": 60, "temperature": 0.8, "seed": i, **({"prompt_lookup": True} if i % 3 == 0 else {})}
         expected = [chunk.token for chunk in stream_generate(whole, tokenizer, prompt, **options)]
         timer = threading.Timer(chance.uniform(0, 0.6), os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
         try:
+            timer.start()
             for _ in stream_generate(several, tokenizer, prompt, cache=cache, seen=seen, **options):
                 pass
             timer.join()

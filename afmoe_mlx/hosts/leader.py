@@ -54,14 +54,19 @@ class Leader:
 
     def probe(self, kind: Literal["hop", "sum"], *, rounds: int = 100, size: int = 2048) -> float:
         """Seconds of a round of all hosts, each of which sends `size` float32 numbers on, or of a sum of them."""
-        return measure(self.crew, self.link, kind, rounds=rounds, size=size)
+        with held():
+            return measure(self.crew, self.link, kind, rounds=rounds, size=size)
 
     def make_cache(self, layers: Sequence[KVCache], slack: int | None, kv_quantization: KVQuantization | None) -> Cache:
         cache = LedCache(layers, self, next(self._numbers))
-        self.tell(NewCache(cache.number, slack, kept_of(kv_quantization)))
         # a list, told of with what is told next: the collector may run in the midst of anything
         weakref.finalize(cache, self._dropped.append, cache.number)
+        self.tell(NewCache(cache.number, slack, kept_of(kv_quantization)))
         return cache
+
+    def check(self, cache: Cache) -> None:
+        if not (isinstance(cache, LedCache) and cache.leader is self):
+            raise CacheError("the cache is not one of this model's make_cache()")
 
     def open_store(
         self, *, block_size: int, max_bytes: int | None, on_disk: bool, max_disk_bytes: int | None
@@ -83,7 +88,8 @@ class Leader:
         """Tell all followers, of the caches that are gone first."""
         with held():
             if self._dropped:
-                gone, self._dropped[:] = tuple(self._dropped), []
+                gone = tuple(self._dropped)
+                del self._dropped[: len(gone)]  # another may have come meanwhile
                 self.crew.tell(Drop(gone, model=self._model))
             self.crew.tell(order if self._model == 0 else replace(order, model=self._model))
 
@@ -117,9 +123,7 @@ class Leader:
     def __call__(self, h: Sequence[mx.array], chunks: Sequence[Chunk], wanted: int | None) -> mx.array | None:
         first, last = chunks[0], chunks[-1]
         cache = first.cache
-        if cache is not None and not isinstance(cache, LedCache):
-            raise CacheError("the cache is not one of this model's make_cache()")
-        number = None if cache is None else cache.number
+        number = cache.number if isinstance(cache, LedCache) else None
         rows, mask, positions = first.batch_size, _rows(first.attention_mask), _rows(first.position_ids)
         self._told = True
         self.tell(Run(number, rows, tuple(c.length for c in chunks), wanted, mask, positions))
@@ -166,13 +170,13 @@ class LedCache(Cache):
 
     def __init__(self, layers: Sequence[KVCache], leader: Leader, number: int) -> None:
         super().__init__(layers)
-        self.number, self._leader = number, leader
+        self.number, self.leader = number, leader
 
     def rewind(self, n: int) -> None:
         with held():
             super().rewind(n)
             if n:
-                self._leader.tell(Rewind(self.number, n))
+                self.leader.tell(Rewind(self.number, n))
 
     @property
     def state(self) -> dict[str, mx.array]:

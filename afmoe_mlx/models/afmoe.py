@@ -14,9 +14,10 @@ import mlx.nn as nn
 from ..cache import KVCache, KVQuantization, RotatingKVCache
 from ..values import shown
 from .attention import merge_heads, split_heads
-from .causal_lm import Backbone, CausalLM
+from .causal_lm import CausalLM
 from .chunk import Chunk
 from .config import ACTIVATIONS, ModelConfig, require
+from .layered import Backbone
 from .layers import MLP, RMSNorm
 from .linear import Embedding, Linear
 from .moe import Experts, route

@@ -28,6 +28,10 @@ class Beyond(Protocol):
         """Where the columns of other layers are kept beside a prefix store here, made with these arguments."""
         ...
 
+    def check(self, cache: Cache) -> None:
+        """Refuse a cache that `make_cache` has not made, with a CacheError."""
+        ...
+
     def at_once(self) -> AbstractContextManager[None]:
         """In which the layers here and those beyond take the same tokens, whatever signal comes."""
         ...

@@ -29,9 +29,10 @@ def wants_all(logits_to_keep: Any) -> bool:
     return isinstance(logits_to_keep, int) and logits_to_keep == 0
 
 
-def last_columns(logits_to_keep: Any) -> int:
-    """How many of the last columns `keep` takes at most; 0: all."""
-    return logits_to_keep if isinstance(logits_to_keep, int) and logits_to_keep > 0 else 0
+def last_columns(logits_to_keep: Any, length: int) -> int:
+    """How many of the last of `length` columns `keep` takes at most; 0: all."""
+    is_fewer = type(logits_to_keep) is int and 0 < logits_to_keep < length
+    return logits_to_keep if is_fewer else 0
 
 
 def keep(h: mx.array, logits_to_keep: Any) -> mx.array:

@@ -15,9 +15,10 @@ from ..cache import ConvCache, KVCache, KVQuantization
 from ..errors import InputError
 from ..values import shown
 from .attention import merge_heads, split_heads
-from .causal_lm import Backbone, CausalLM
+from .causal_lm import CausalLM
 from .chunk import Chunk
 from .config import IGNORED, NEUTRAL, ModelConfig, require, require_positive, typed
+from .layered import Backbone
 from .layers import MLP, RMSNorm
 from .linear import Embedding, Linear
 from .moe import Experts, route

@@ -4,6 +4,7 @@ Only hidden states are kept between layers. The bits are those of the prompt's c
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import mlx.core as mx
@@ -26,17 +27,21 @@ def sweep(
     """Run the tokens of one row, computed in chunks of `step_size`: the logits (1, vocab) after the last.
 
     on_layer: called with the number of layers done; what it raises ends the sweep. Raises AfmoeError for an expert that
-    cannot be read. In either case the cache is as it was before.
+    cannot be read. In either case the cache is as it was before, or, with layers beyond, has seen all of the tokens.
     """
     starts = range(0, len(tokens), step_size)
-    with cache.restored_on_failure(len(tokens)):
+    with ExitStack() as step, cache.restored_on_failure(len(tokens)):
         parts = [tokens[start : start + step_size] for start in starts]
         chunks = [model.chunk((1, len(part)), cache, ahead=start) for part, start in zip(parts, starts, strict=True)]
         embeddings = [model.scaled(model.embed(mx.array([part]))) for part in parts]
         h = sweep_layers(model, embeddings, chunks, cache, on_layer)
-        last = h[-1][:, -1:] if model.beyond is None else model.beyond(h, chunks, 1)
-        assert last is not None
-        return model.logits(model.final_norm(last))[:, -1]
+        last: mx.array | None = h[-1][:, -1:]
+        if model.beyond is not None:
+            # ends after the cache is safe from being restored: what comes meanwhile is heard when all have the tokens
+            step.enter_context(model.beyond.at_once())
+            last = model.beyond(h, chunks, 1)
+    assert last is not None
+    return model.logits(model.final_norm(last))[:, -1]
 
 
 def sweep_layers(

@@ -307,8 +307,8 @@ def test_ctrl_c_at_any_time_leaves_all_in_step(loaded: Any) -> None:
         expected = [chunk.token for chunk in stream_generate(whole, tokenizer, prompt, **options)]
         timer = threading.Timer(chance.uniform(0, 0.04), os.kill, (os.getpid(), signal.SIGINT))
         cache = led.make_cache()
-        timer.start()
         try:
+            timer.start()
             list(stream_generate(led, tokenizer, prompt, cache=cache, **options))
             timer.join()
             time.sleep(0.01)
