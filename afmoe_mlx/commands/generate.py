@@ -52,7 +52,7 @@ class _Shared:
     options: Mapping[str, Any]
     """Those of `stream_generate`."""
     variables: Mapping[str, Any]
-    """What the chat template sees, the tools among it."""
+    """What else the chat template sees, the tools included."""
     store: PrefixStore | None
 
 

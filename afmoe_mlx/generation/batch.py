@@ -34,8 +34,8 @@ class BatchEngine:
     the model does not take more (`CausalLM.takes_batches`).
     prefill_step_size: prompt tokens run at a time, by default what suits the device. chunk_seconds: how long rows that
     decode may be delayed by prompts at each step. store: of this model; the beginnings of prompts that it knows are not
-    run, and what is run is kept there, answers too. on_layer: called between the layers of a prompt that a model which
-    reads its experts is read through, with all of it at once: so long a step may be left there by `remove`.
+    run, and what is run is kept there, answers too. on_layer: where the model reads its experts, called between the
+    layers of a prompt, each of which is run for all of it: there `remove` may end so long a step.
 
     An engine is for one thread, which has the model to itself.
     """
