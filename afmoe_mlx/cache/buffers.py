@@ -102,7 +102,7 @@ class KVCache:
         """Whether arrays of these dimensions are such as this cache may hold."""
         return layout == self.layout
 
-    def restore(self, state: "LayerState") -> None:
+    def restore(self, state: LayerState) -> None:
         """Take the place of a cache whose `state` was kept."""
         # writing is in place: copies of the handles keep the caller's state as it is
         self.arrays = tuple(mx.array(array) for array in state.arrays)
@@ -200,7 +200,7 @@ class RotatingKVCache(KVCache):
     def update(self, *new: mx.array) -> tuple[mx.array, ...]:
         end = self.offset + new[0].shape[-2]
         first = max(self.start, self.offset - self.history)
-        limit = self.history + self.slack
+        limit = self._limit
         if end - self.start > limit:
             self._drop(self.offset - self.history - self.slack // 2)
         if end - self.start > limit:
@@ -242,7 +242,7 @@ class RotatingKVCache(KVCache):
     def kept_of(self, columns: int) -> int:
         return min(columns, self.history + self.slack // 2)
 
-    def restore(self, state: "LayerState") -> None:
+    def restore(self, state: LayerState) -> None:
         super().restore(state)
         self._pad()
 

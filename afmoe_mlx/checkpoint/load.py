@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .expert_source import LayerExperts
 
 # Says by config and headers which experts are to be in memory; None for all.
-Place = Callable[[ModelConfig, verify.Headers], ExpertPlacement | None]
+PlaceExperts = Callable[[ModelConfig, verify.Headers], ExpertPlacement | None]
 
 
 def load_model(
@@ -44,7 +44,7 @@ def load_model(
     fuse: bool = True,
     revision: str | None = None,
     check: verify.Check | None = None,
-    place: Place | None = None,
+    place: PlaceExperts | None = None,
     part: range | None = None,
     adapt: Callable[[CausalLM], None] | None = None,
 ) -> tuple[CausalLM, ModelConfig]:

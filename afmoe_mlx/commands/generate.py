@@ -1,6 +1,7 @@
 """`afmoe-mlx generate`: one answer on stdout, or many as JSON lines; statistics on stderr."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..api import load
@@ -41,6 +42,20 @@ from ..tokenizer import Tokenizer
 LONG_PROMPT = 2048
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What all answers to a request are made with."""
+
+    request: GenerateRequest
+    model: CausalLM
+    tokenizer: Tokenizer
+    options: Mapping[str, Any]
+    """Those of `stream_generate`."""
+    variables: Mapping[str, Any]
+    """What else the chat template sees, the tools included."""
+    store: PrefixStore | None
+
+
 def run(request: GenerateRequest) -> int:
     """Answer and print; the exit status, 130 if the answer was interrupted."""
     name = or_demo(request.model)
@@ -75,30 +90,22 @@ def run(request: GenerateRequest) -> int:
     directory = disk_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache)
     store = PrefixStore(model, directory=directory) if directory else None
     variables["tools"] = tools
-    if lines is not None:
-        return _answer_all(lines, request, options, model, tokenizer, variables, store)
-    return _answer_one(text, request, options, model, tokenizer, variables, store)
+    shared = _Shared(request, model, tokenizer, options, variables, store)
+    return _answer_one(text, shared) if lines is None else _answer_all(lines, shared)
 
 
-def _answer_one(
-    text: str,
-    request: GenerateRequest,
-    options: Mapping[str, Any],
-    model: CausalLM,
-    tokenizer: Tokenizer,
-    variables: Mapping[str, Any],
-    store: PrefixStore | None,
-) -> int:
+def _answer_one(text: str, shared: _Shared) -> int:
     """Answer one message and print the answer as it comes; the exit status, 130 if it was interrupted."""
+    request, model, tokenizer, store = shared.request, shared.model, shared.tokenizer, shared.store
     file = PromptFile(request.prompt_cache_file, model) if request.prompt_cache_file else None
     messages = make_messages(tokenizer, text, request, file)
     if messages is None:
         prompt = file.followed_by(tokenizer, text) if file else encode_prompt(tokenizer, text)
     else:
-        prompt = render_prompt(tokenizer, messages, variables)
-    options = {**options, "store": store, **(file.begin(prompt, store) if file else {})}
+        prompt = render_prompt(tokenizer, messages, shared.variables)
+    options = {**shared.options, "store": store, **(file.begin(prompt, store) if file else {})}
     beginning = request.prefill_response or opened_by(tokenizer, prompt)
-    answer = Answer(AnswerReader(tokenizer, variables["tools"] or (), beginning=beginning))
+    answer = Answer(AnswerReader(tokenizer, shared.variables["tools"] or (), beginning=beginning))
     with progress_bar("reading the prompt", at_least=LONG_PROMPT) as show:
         reads = WatchedReads(model)
         rest = prompt[len(options.get("seen", ())) :]
@@ -113,25 +120,18 @@ def _answer_one(
     return 130 if answer.is_interrupted else 0
 
 
-def _answer_all(
-    lines: Sequence[PromptLine],
-    request: GenerateRequest,
-    options: Mapping[str, Any],
-    model: CausalLM,
-    tokenizer: Tokenizer,
-    variables: Mapping[str, Any],
-    store: PrefixStore | None,
-) -> int:
+def _answer_all(lines: Sequence[PromptLine], shared: _Shared) -> int:
     """Answer the lines of a file, each printed when it is finished; the exit status, as `PrintedBatch.run` has it."""
+    request, model, store = shared.request, shared.model, shared.store
     if not model.takes_batches:
         note("One prompt is answered at a time", dim=True)
     step, rows = request.prefill_step_size, request.max_rows or MAX_ROWS
-    batch = BatchAnswers(model, tokenizer, max_rows=rows, prefill_step_size=step, store=store)
+    batch = BatchAnswers(model, shared.tokenizer, max_rows=rows, prefill_step_size=step, store=store)
     printed = PrintedBatch(batch, kept=store is not None)
-    options = {name: value for name, value in options.items() if name != "prefill_step_size"}
+    options = {name: value for name, value in shared.options.items() if name != "prefill_step_size"}
     for line in lines:
         with line.blamed():
-            prompt, answer = _begun(line, tokenizer, request, variables)
+            prompt, answer = _begun(line, shared)
             printed.add(line, prompt, options, answer)
     code = printed.run()
     if request.wants_statistics:
@@ -141,13 +141,12 @@ def _answer_all(
     return code
 
 
-def _begun(
-    line: PromptLine, tokenizer: Tokenizer, request: GenerateRequest, variables: Mapping[str, Any]
-) -> tuple[list[int], Answer]:
+def _begun(line: PromptLine, shared: _Shared) -> tuple[list[int], Answer]:
     """The prompt of a line, and its answer, which may have begun there."""
+    tokenizer, variables = shared.tokenizer, shared.variables
     is_none = line.options.get("tool_choice") == "none"
     tools = None if is_none else line.options.get("tools", variables["tools"])
-    messages = _messages_of(line, tokenizer, request)
+    messages = _messages_of(line, tokenizer, shared.request)
     if tools is not None:
         if messages is None:
             raise InputError("tools need a chat template: this model has none in use")

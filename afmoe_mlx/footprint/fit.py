@@ -9,7 +9,7 @@ from .. import device
 from ..cache import KVQuantization
 from ..cache.quantized import GROUP_SIZES
 from ..checkpoint.derived import DerivedTensor
-from ..checkpoint.load import Place
+from ..checkpoint.load import PlaceExperts
 from ..checkpoint.verify import Check
 from ..errors import FitError, InputError
 from ..models import ExpertPlacement, ModelConfig
@@ -89,7 +89,7 @@ def place_experts(
     dtype: mx.Dtype | None = None,
     rows: int = 1,
     kv_quantization: KVQuantization | None = None,
-) -> Place | None:
+) -> PlaceExperts | None:
     """What `load_model` is to ask which experts are to be in memory; the arguments are those of `fit_check`.
 
     Raises InputError, and so does what is asked, for fewer bytes than any placement takes.

@@ -1,7 +1,7 @@
 """`BatchAnswers`: answers to several prompts at once, each in chunks, as `stream_generate` gives them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +104,9 @@ class BatchAnswers:
     """Answers to several prompts at once: `add` them at any time, then `step` until there are none.
 
     max_rows: how many are written at once; the others wait. prefill_step_size, store: as for `stream_generate`.
-    chunk_seconds: how long those that are written may be delayed by prompts at each step. It is for one thread, which
-    has the model to itself.
+    chunk_seconds: how long those that are written may be delayed by prompts at each step. on_layer: called between the
+    layers of a prompt where experts are read, when `remove` may leave it. It is for one thread, which has the model to
+    itself.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class BatchAnswers:
         prefill_step_size: int | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
         store: PrefixStore | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._engine = BatchEngine(
@@ -126,6 +128,7 @@ class BatchAnswers:
             prefill_step_size=prefill_step_size,
             chunk_seconds=chunk_seconds,
             store=store,
+            on_layer=on_layer,
         )
         self._answers: dict[Request, BatchAnswer] = {}
         self._waiting: list[BatchAnswer] = []

@@ -5,7 +5,7 @@ group of rows of similar length. The device is kept busy as in `loop.decode`: th
 before their tokens are read.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -34,7 +34,8 @@ class BatchEngine:
     the model does not take more (`CausalLM.takes_batches`).
     prefill_step_size: prompt tokens run at a time, by default what suits the device. chunk_seconds: how long rows that
     decode may be delayed by prompts at each step. store: of this model; the beginnings of prompts that it knows are not
-    run, and what is run is kept there, answers too.
+    run, and what is run is kept there, answers too. on_layer: where the model reads its experts, called between the
+    layers of a prompt, each of which is run for all of it: there `remove` may end so long a step.
 
     An engine is for one thread, which has the model to itself.
     """
@@ -48,6 +49,7 @@ class BatchEngine:
         prefill_step_size: int | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
         store: PrefixStore | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> None:
         check_count("max_rows", max_rows)
         if prefill_step_size is not None:
@@ -56,7 +58,7 @@ class BatchEngine:
         self.model, self.max_rows = model, max_rows if model.takes_batches else 1
         self.store = self._checked(store)
         self._sampler, self._budget = sampler, ChunkBudget(chunk_seconds)
-        self._prompts = PromptReader(model, self._budget, step_size=prefill_step_size)
+        self._prompts = PromptReader(model, self._budget, step_size=prefill_step_size, on_layer=on_layer)
         self._arriving: list[Pending] = []  # with their first token chosen, in caches of their own
         self._groups: list[Cache] = []
         self._members: list[list[Request]] = []  # the rows of each group

@@ -6,7 +6,7 @@ not wait for a long one, and none waits for ever.
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -30,11 +30,18 @@ class Reading:
     failures: list[Event] = field(default_factory=list)
 
 
+class RemovedError(Exception):
+    """A request was removed while its prompt was read."""
+
+
 class PromptReader:
     """Requests that have not joined yet. Each prompt is read into a cache of its own, short ones together into one."""
 
-    def __init__(self, model: CausalLM, budget: ChunkBudget, *, step_size: int | None) -> None:
-        self._model, self._budget, self._step_size = model, budget, step_size
+    def __init__(
+        self, model: CausalLM, budget: ChunkBudget, *, step_size: int | None, on_layer: Callable[[], None] | None
+    ) -> None:
+        """on_layer: called between the layers of a prompt that is swept; may end requests, that one included."""
+        self._model, self._budget, self._step_size, self._on_layer = model, budget, step_size, on_layer
         self.waiting: deque[Request] = deque()
         self._is_oldest_next = False
 
@@ -81,6 +88,8 @@ class PromptReader:
                         continue
                 found.finished.append((requests, logits))
                 rows -= len(requests)
+            except RemovedError:
+                continue
             except Exception as error:
                 found.failures += [request.fail(error) for request in requests]
             for request in requests:
@@ -152,7 +161,7 @@ class PromptReader:
         chunk = request.prompt[request.read_tokens : request.read_tokens + count]
         if sweeps(self._model):
             step = self._step_size or device.prefill_step(cache.offset + count)
-            logits = sweep(self._model, chunk, cache, step_size=step)
+            logits = sweep(self._model, chunk, cache, step_size=step, on_layer=lambda _: self._go_on_with(request))
         elif request.read_tokens + count == len(request.prompt):
             logits = self._model(mx.array([chunk]), cache=cache, logits_to_keep=1)[:, -1]
         else:
@@ -165,6 +174,13 @@ class PromptReader:
         request.read_tokens += count
         self._keep(request, cache)
         return logits
+
+    def _go_on_with(self, request: Request) -> None:
+        """Between two layers of a request's prompt; RemovedError if it has been ended."""
+        if self._on_layer is not None:
+            self._on_layer()
+        if request.is_over:
+            raise RemovedError
 
     def _keep(self, request: Request, cache: Cache) -> None:
         if request.store is not None:

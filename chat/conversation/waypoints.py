@@ -8,6 +8,8 @@ it; so it is kept where turns begin and end. The other layers step back to anywh
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from afmoe_mlx import device
 from afmoe_mlx.cache import Cache
 from afmoe_mlx.cache.blocks import Columns, nbytes
@@ -47,7 +49,7 @@ class Waypoints:
             start = max(last, position - history, 0)
             if start < position <= cache.offset and start >= held:
                 columns = tuple(cache.layers[i].copy(start, position) for i in _forgetful(cache))
-                _evaluate(columns)
+                mx.async_eval(columns)  # now, so that the buffers are not held by the wish to copy
                 self._pieces.append(Piece(start, position, columns))
                 self.nbytes += nbytes(columns)
         while self.nbytes > self.max_bytes:
@@ -97,10 +99,3 @@ def _history(cache: Cache) -> int:
 def _others_reach(cache: Cache, place: int) -> bool:
     """Whether the layers that keep everything can step back so far: quantized ones may not."""
     return all(layer.offset - place <= layer.rewindable for layer in cache.layers if layer.history is None)
-
-
-def _evaluate(columns: Columns) -> None:
-    """Copy now, so that the buffers are not held by the wish to."""
-    import mlx.core as mx
-
-    mx.async_eval(columns)

@@ -17,7 +17,6 @@ from afmoe_mlx.server.question import Call
 HEALTHY = EngineState(
     is_alive=True,
     is_loaded=True,
-    seconds_since_step=0.0,
     running=2,
     waiting=1,
     cache_bytes=100,

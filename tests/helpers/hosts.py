@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from afmoe_mlx.checkpoint import load_model
 from afmoe_mlx.checkpoint.files import read_config_json
-from afmoe_mlx.checkpoint.load import Place
+from afmoe_mlx.checkpoint.load import PlaceExperts
 from afmoe_mlx.hosts.follower import Follower
 from afmoe_mlx.hosts.leader import Leader
 from afmoe_mlx.hosts.link import LocalLink
@@ -66,7 +66,7 @@ def split(
     *,
     fuse: bool = True,
     directories: Sequence[Path | None] = (),
-    places: Sequence[Place | None] = (),
+    places: Sequence[PlaceExperts | None] = (),
 ) -> tuple[CausalLM, LocalCrew]:
     """The model of a folder as its leader has it, the layers from each of `ends` on being a follower's; and its crew.
 

@@ -31,8 +31,6 @@ class EngineState:
     """Whether its thread runs and gets on with what there is to do."""
     is_loaded: bool
     """Whether the weights are in memory."""
-    seconds_since_step: float
-    """Since it last got on, while there is something to do; else 0."""
     running: int
     """Rows: answers that are being written, or whose prompts are being read."""
     waiting: int
@@ -54,7 +52,7 @@ class Engine:
 
     def __init__(
         self,
-        build: Callable[[], Writer],
+        build: Callable[[Callable[[], None]], Writer],
         *,
         deliver: Callable[[Delivery], None],
         memory: Memory,
@@ -64,10 +62,10 @@ class Engine:
         idle_unload: float | None = None,
         unload: Callable[[], None] = lambda: None,
     ) -> None:
-        """build: makes what writes answers; called in the thread, again after `unload`, once `idle_unload` seconds have
-        passed without a job. deliver: called there with what came of a step. max_rows: answers that are written at
-        once. max_queue: requests of an owner that may wait. stalled: seconds without a step after which it is not
-        believed to get on.
+        """build: makes what writes answers, with its `on_layer`; called in the thread, again after `unload`, once
+        `idle_unload` seconds have passed without a job. deliver: called there with what came of a step. max_rows:
+        answers that are written at once. max_queue: requests of an owner that may wait. stalled: seconds without a
+        step, or a layer of one, after which it is not believed to get on.
         """
         self._build, self._unload, self._idle_unload = build, unload, idle_unload
         self._deliver, self._memory, self._max_rows = deliver, memory, max_rows
@@ -76,7 +74,7 @@ class Engine:
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._writer: Writer | None = None
         self._failures = self._turns = self._counted = 0
-        self._stepped: float | None = None
+        self._stepped: float | None = None  # when it last got on, while there is something to do
         self._is_stopping = self._is_over = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -113,7 +111,6 @@ class Engine:
         return EngineState(
             is_alive=self._thread.is_alive() and since < self._stalled,
             is_loaded=writer is not None,
-            seconds_since_step=since,
             running=0 if writer is None else writer.rows,
             waiting=len(self._queue),
             cache_bytes=held.rows,
@@ -158,6 +155,11 @@ class Engine:
                 self._commands.get(timeout=None if self._writer is None else self._idle_unload)()
             except Empty:
                 self._let_go()
+
+    def _get_on(self) -> None:
+        """In the midst of a long step: say that it gets on, and let go of what nobody waits for any more."""
+        self._stepped = time.perf_counter()
+        self._obey()
 
     def _obey(self) -> None:
         """Do what other threads want."""
@@ -215,7 +217,7 @@ class Engine:
         """Make the writer; whether there is one."""
         stepped, self._stepped = self._stepped, None  # this may take its time
         try:
-            self._writer = self._build()
+            self._writer = self._build(self._get_on)
         except Exception:
             _log.exception("the model could not be loaded")
             return False

@@ -94,7 +94,7 @@ class Renderer:
             raise ContextLengthError(len(prompt), self._context - 1)
         wanted = options["max_tokens"]
         options["max_tokens"] = self._limit(len(prompt), room if wanted == NO_LIMIT else min(wanted, room))
-        Plan.of(self._config, self._tokenizer, prompt, **options)
+        Plan.of(self._config, self._tokenizer, prompt, **options)  # refuses here what it would in the engine
         beginning = None
         if question.prompt is None:
             last = question.messages[-1]

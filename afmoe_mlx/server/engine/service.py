@@ -37,8 +37,9 @@ MAX_QUEUE = 64
 PREFILL_SLICE = 0.25
 # Tokens of a block of the prefix store: what a second turn reads anew is less than one, and what is new.
 BLOCK_SIZE = 64
-# Seconds without a step after which the engine is not believed to get on, and where a step may read all experts.
-STALLED, STALLED_READING = 120.0, 900.0
+# Seconds without a step, or a layer of a long one, after which the engine is not believed to get on, and where it may
+# have to wait until other hosts have read all of their experts.
+STALLED, STALLED_WAITING = 120.0, 900.0
 # Seconds in which the engine's thread ends, once it is told to.
 STOPPING = 10.0
 
@@ -66,7 +67,7 @@ class ModelService:
         idle_unload: float | None = None,
         load: Callable[[], CausalLM] | None = None,
     ) -> None:
-        """max_rows: answers that are written at once; 1 where the model reads its experts. max_queue: requests that
+        """max_rows: answers that are written at once; 1 where the model does not take more. max_queue: requests that
         wait, of each owner. max_tokens, template_variables: of a question that says nothing of them.
 
         prefill_slice: seconds that answers may be delayed by prompts between two steps. make_store: makes the store of
@@ -77,12 +78,10 @@ class ModelService:
             raise InputError("idle_unload needs load: what is to load the model again")
         self.name, self.created = name, int(time.time())
         self.context = model.config.max_position_embeddings
-        max_rows = 1 if model.reads_experts else max_rows
+        max_rows = max_rows if model.takes_batches else 1
         self._tokenizer, self._max_rows = tokenizer, max_rows
         mx.eval(model.parameters())  # the engine's thread could not evaluate what another has begun
-        weights = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
-        workspace = min(device.PREFILL_ROOM, weights)  # as `Footprint` has it
-        self._memory = Memory(model.config, model.dtype, model.kv_quantization, workspace=workspace)
+        self._memory = _memory_for(model)
         self._renderer = Renderer(
             tokenizer,
             config=model.config,
@@ -92,12 +91,18 @@ class ModelService:
         )
         self._weights: CausalLM | None = model
 
-        def build() -> Writer:
+        def build(on_layer: Callable[[], None]) -> Writer:
             if self._weights is None:
                 assert load is not None
                 self._weights = load()
-            store = make_store(self._weights)
-            return Writer(self._weights, tokenizer, store, max_rows=max_rows, chunk_seconds=prefill_slice)
+            return Writer(
+                self._weights,
+                tokenizer,
+                make_store(self._weights),
+                max_rows=max_rows,
+                chunk_seconds=prefill_slice,
+                on_layer=on_layer,
+            )
 
         self._engine = Engine(
             build,
@@ -105,7 +110,7 @@ class ModelService:
             memory=self._memory,
             max_rows=max_rows,
             max_queue=max_queue,
-            stalled=STALLED_READING if model.reads_experts else STALLED,
+            stalled=STALLED_WAITING if model.reads_experts and model.beyond is not None else STALLED,
             idle_unload=idle_unload,
             unload=self._unload,
         )
@@ -192,3 +197,10 @@ class ModelService:
         if index is None:
             self._jobs.discard(job)
         self._engine.cancel(job, index)
+
+
+def _memory_for(model: CausalLM) -> Memory:
+    """What the rows of a model share."""
+    weights = sum(array.nbytes for array in dict(tree_flatten(model.parameters())).values())
+    workspace = min(device.PREFILL_ROOM, weights)  # as `Footprint` has it
+    return Memory(model.config, model.dtype, model.kv_quantization, workspace=workspace)

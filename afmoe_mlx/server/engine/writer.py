@@ -1,7 +1,7 @@
 """`Writer`: the answers that are being written, as tokens of their jobs. For the engine's thread."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -30,10 +30,14 @@ class Writer:
         *,
         max_rows: int,
         chunk_seconds: float,
+        on_layer: Callable[[], None],
     ) -> None:
+        """The arguments are those of `BatchAnswers`; in `on_layer`, jobs may be ended."""
         self._tokenizer, self._store = tokenizer, store
         self._stores: dict[str, PrefixStore] = {}
-        self._answers = BatchAnswers(model, tokenizer, max_rows=max_rows, chunk_seconds=chunk_seconds)
+        self._answers = BatchAnswers(
+            model, tokenizer, max_rows=max_rows, chunk_seconds=chunk_seconds, on_layer=on_layer
+        )
         self._rows: dict[BatchAnswer, tuple[Job, int]] = {}
 
     @property
@@ -48,8 +52,8 @@ class Writer:
 
     @property
     def held(self) -> Held:
-        store = self._store
-        return Held(self._answers.nbytes, *((store.nbytes, store.max_bytes) if store is not None else (0, 0)))
+        rows, store = self._answers.nbytes, self._store
+        return Held(rows) if store is None else Held(rows, store.nbytes, store.max_bytes)
 
     def begin(self, job: Job) -> None:
         """Begin all answers of a job, or none. Raises what `BatchAnswers.add` raises."""
@@ -98,9 +102,7 @@ class Writer:
             self.end(job)
             return job, failure(what)
         if what.finish_reason:
-            del self._rows[answer]
-            job.open -= 1
-            job.is_over = not job.open
+            self.end(job, index)
         return job, self._piece(index, what, job.questions[index].top_logprobs)
 
     def _piece(self, index: int, chunk: GenerationChunk, top: int | None) -> Piece:

@@ -29,6 +29,7 @@ from helpers.asking import (
     user,
 )
 from helpers.experts import streamed
+from helpers.hosts import split
 from helpers.scripted import scripted_folder
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}]
@@ -185,7 +186,7 @@ def test_a_request_counts_what_was_known_of_each_prompt_once(random: tuple[Causa
     assert (asked_by.prompt_tokens, asked_by.cached_tokens) == (found[0].told.prompt_tokens, 0)
 
 
-def test_where_experts_are_read_requests_are_answered_one_at_a_time_and_the_same() -> None:
+def test_a_model_that_takes_no_batches_answers_one_at_a_time_and_the_same() -> None:
     model, tokenizer = load("demo")
     questions = [user(text, options={"max_tokens": 8}) for text in ("what is AFMoE?", "what is MLX?")]
     rows = []
@@ -199,7 +200,8 @@ def test_where_experts_are_read_requests_are_answered_one_at_a_time_and_the_same
 
     whole = run(ModelService(model, tokenizer, name="demo"), test)
     rows.clear()
-    assert run(ModelService(streamed(DEMO, 2), tokenizer, name="demo"), test) == whole
+    for lone in (streamed(DEMO, 2), split(DEMO, [4])[0]):
+        assert run(ModelService(lone, tokenizer, name="demo"), test) == whole
     assert max(rows) == 1
 
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from afmoe_mlx.api import DEMO
 from afmoe_mlx.generation import BatchAnswers, grammar
+from afmoe_mlx.generation.prompt_reader import PromptReader
+from afmoe_mlx.generation.requests import Request
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.server.engine.service import ModelService
 from afmoe_mlx.server.errors import RequestError
@@ -14,6 +17,7 @@ from afmoe_mlx.server.question import Question
 from afmoe_mlx.tokenizer import Tokenizer
 from afmoe_mlx.tokenizer.guidance import Guidance
 from helpers.asking import Heard, Prompted, asked, call, heard, run, service, steps, until, user
+from helpers.experts import streamed
 
 
 def test_what_several_answers_are_held_to_is_made_once(
@@ -63,7 +67,7 @@ def test_who_leaves_while_a_prompt_is_read_frees_what_was_read(
 
     async def leaving(service: ModelService) -> None:
         task = asyncio.ensure_future(heard(service, Question(prompt=[1] * 100, options={"max_tokens": 1})))
-        await until(lambda: service.state().seconds_since_step > 0)
+        await until(lambda: service.state().running == 1)
         task.cancel()
         await asyncio.wait([task])
         gate.set()
@@ -72,6 +76,35 @@ def test_who_leaves_while_a_prompt_is_read_frees_what_was_read(
     monkeypatch.setattr(BatchAnswers, "step", gated)
     monkeypatch.setattr("afmoe_mlx.device.prefill_step", lambda seen: 16)
     run(service(random), leaving)
+
+
+def test_who_leaves_while_a_prompt_is_swept_is_heard_between_two_layers_each_of_which_is_a_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, under_way, gate, signs = streamed(DEMO, 2), Event(), Event(), list[float | None]()
+    made, go_on = ModelService(model, Tokenizer.from_folder(DEMO), name="demo"), PromptReader._go_on_with
+
+    def gated(reader: PromptReader, request: Request) -> None:
+        signs.append(made._engine._stepped)
+        if len(signs) == 2:
+            under_way.set()
+            gate.wait(10)
+        go_on(reader, request)
+
+    async def leaving(service: ModelService) -> None:
+        left = Prompted(service)
+        await until(under_way.is_set)
+        await left.leave()
+        assert service.state().running == 1
+        gate.set()
+        await until(lambda: service.state().running == 0)
+        assert service.state().cache_bytes == service.state().failures == 0
+        await heard(service, user("x", options={"max_tokens": 1}))
+        assert len(signs) == 2 + len(model.layers)
+
+    monkeypatch.setattr(PromptReader, "_go_on_with", gated)
+    run(made, leaving)
+    assert signs == sorted(set(signs))
 
 
 def test_of_each_owner_so_many_may_wait_and_more_are_told_when_to_come_back(
