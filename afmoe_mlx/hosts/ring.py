@@ -18,7 +18,7 @@ from .link import GroupLink, Link
 from .orders import Join, Probe
 
 # Seconds that all hosts have to connect, which those that live do in a fraction of one.
-CONNECTING = {"ring": 5.0, "jaccl": 20.0}
+CONNECTING = {"ring": 4.0, "jaccl": 20.0}
 
 
 def free_port(ip: str) -> int:
@@ -70,11 +70,11 @@ def _limited(seconds: float) -> Iterator[None]:
     """In which MLX waits for other hosts, for as long as one is missing, and no thread of Python runs.
 
     In the main thread a signal ends the wait for a connection, an alarm as Ctrl-C. Elsewhere, or where MLX is still
-    trying a second later, the process is ended.
+    trying half a second later, the process is ended.
     """
     is_main = threading.current_thread() is threading.main_thread()
     with open(os.devnull, "w") as nowhere:
-        faulthandler.dump_traceback_later(seconds + 1, exit=True, file=nowhere)
+        faulthandler.dump_traceback_later(seconds + 0.5, exit=True, file=nowhere)
         handler = signal.signal(signal.SIGALRM, lambda *_: None) if is_main else None
         if is_main:
             signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -43,7 +43,7 @@ def said_by(program: "subprocess.Popen[str]") -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("fault", "expected"),
     [
-        (STOPS_AT_JOIN, "error: mac2 cannot be reached: the hosts cannot connect over ring (not within 5 s)"),
+        (STOPS_AT_JOIN, "error: mac2 cannot be reached: the hosts cannot connect over ring (not within 4 s)"),
         (SENDS_NOTHING, "error: mac2 is lost: what it sent 3 s ago has not arrived"),
     ],
     ids=["stops while all connect", "sends nothing"],
