@@ -60,6 +60,12 @@ BAD = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _starts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Followers here are scripts, whose first word takes no longer than the others."""
+    monkeypatch.setattr(crews, "STARTING", 0.0)
+
+
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Followers, list[str]]]]:
     """Starts followers of which each runs some Python; in the end none of their groups may be left."""
