@@ -113,13 +113,13 @@ class PseudoTerminal:
         self._stream.feed(data)
         return True
 
-    def wait(self, until: Callable[[], Any], what: str, timeout: float = 30) -> None:
+    def wait(self, until: Callable[[], Any], what: str, timeout: float = 90) -> None:
         end = time.monotonic() + timeout
         while not until():
             assert time.monotonic() < end, f"no {what} on\n{self.text}"
             assert self.read() or until(), f"ended without {what}:\n{self.text}"
 
-    def wait_for(self, pattern: str, times: int = 1, timeout: float = 30) -> None:
+    def wait_for(self, pattern: str, times: int = 1, timeout: float = 90) -> None:
         """Until a pattern is seen so often, scrolled away or not."""
         self.wait(lambda: len(re.findall(pattern, self.text, re.MULTILINE)) >= times, repr(pattern), timeout)
 
@@ -145,7 +145,7 @@ class PseudoTerminal:
         self.screen.resize(rows, columns)
         self.child.setwinsize(rows, columns)
 
-    def end(self, timeout: float = 20) -> int:
+    def end(self, timeout: float = 90) -> int:
         """Wait for the program's end; its exit status, or minus the signal that ended it."""
         self.wait(lambda: not self.read(), "end", timeout)
         self.child.close()
