@@ -12,6 +12,9 @@ from .buffers import KVCache, LayerState
 class Cache:
     """One object for all layers. Rows are aligned at the right; row b begins at column `left_padding[b]`."""
 
+    is_whole = True
+    """Whether it has all of the model's layers, so that what is done to them is done to all of it."""
+
     def __init__(self, layers: Sequence[KVCache]) -> None:
         self.layers = list(layers)
         self.left_padding: tuple[int, ...] = ()  # empty when no row is padded

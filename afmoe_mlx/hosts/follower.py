@@ -89,6 +89,10 @@ class Follower:
     def _run(self, order: Run) -> None:
         self.finish()  # no more than one: what is under way takes memory
         cache = None if order.cache is None else self._cache(order.cache)
+        if cache is not None and cache.offset != order.seen:  # what was done to it there was not told
+            raise HostError(
+                f"out of step: the cache has seen {cache.offset} tokens here, {order.seen} on the first host"
+            )
         mask = None if order.mask is None else mx.array(order.mask)
         positions = None if order.positions is None else mx.array(order.positions)
         model, rows, ahead, chunks = self.model, order.rows, 0, []

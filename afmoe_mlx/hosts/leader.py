@@ -124,9 +124,11 @@ class Leader:
         first, last = chunks[0], chunks[-1]
         cache = first.cache
         number = cache.number if isinstance(cache, LedCache) else None
+        lengths = tuple(chunk.length for chunk in chunks)
+        seen = 0 if cache is None else cache.offset - sum(lengths)  # these layers have the chunks already
         rows, mask, positions = first.batch_size, _rows(first.attention_mask), _rows(first.position_ids)
         self._told = True
-        self.tell(Run(number, rows, tuple(c.length for c in chunks), wanted, mask, positions))
+        self.tell(Run(number, seen, rows, lengths, wanted, mask, positions))
         with self.named():
             self._sent.append([self.link.send(state) for state in h])
             for sent in self._sent[-1]:
@@ -167,6 +169,8 @@ def _end(crew: Crew, received: Sequence[mx.array], model: int) -> None:
 
 class LedCache(Cache):
     """A cache whose other layers are the followers'; they know it by its number."""
+
+    is_whole = False
 
     def __init__(self, layers: Sequence[KVCache], leader: Leader, number: int) -> None:
         super().__init__(layers)

@@ -115,11 +115,12 @@ class Rewind:
 class Run:
     """Receive hidden states of chunks that follow one another, run them through the layers here, send them on.
 
-    cache: its number, None for none. wanted: how many of the last chunk's columns the leader gets, 0 for all; None for
-    nothing. mask, positions: rows of a call's `attention_mask` and `position_ids`.
+    cache: its number, None for none. seen: the tokens that it has seen, as the leader knows it. wanted: how many of the
+    last chunk's columns the leader gets, 0 for all; None for nothing. mask, positions: rows of a call's `attention_mask` and `position_ids`.
     """
 
     cache: Number | None
+    seen: Number
     rows: Annotated[int, Ge(1), Lt(1 << 16)]
     lengths: Numbers
     wanted: Number | None

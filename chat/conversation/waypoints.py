@@ -41,7 +41,7 @@ class Waypoints:
     def mark(self, cache: Cache, positions: Iterable[int]) -> None:
         """Keep what a return to each of `positions` takes, as far as the cache has it; those known cost nothing."""
         history = _history(cache)
-        if not history:
+        if not history or not cache.is_whole:  # layers elsewhere could not be brought back with these
             return
         held = max(cache.layers[i].start for i in _forgetful(cache))
         for position in sorted(positions):

@@ -206,6 +206,21 @@ def test_a_chat_edits_and_steps_back_as_with_the_whole_model(loaded: Any) -> Non
     assert answers[:4] == answers[4:]
 
 
+@pytest.mark.parametrize("keeps", [False, True], ids=["", "store"])
+def test_a_chat_steps_back_beyond_the_slack_as_with_the_whole_model(loaded: Any, keeps: bool) -> None:
+    answers = []
+    for model in loaded[:2]:
+        make_cache, store = model.make_cache, PrefixStore(model, block_size=16) if keeps else None
+        model.make_cache = lambda slack=None, made=make_cache, **more: made(16, **more)
+        chat = Conversation(model, loaded[3], options={"max_tokens": 60, "temperature": 0}, store=store)
+        for say, text in ((chat.reply, "hello to the world"), (chat.reply, "and the rest"), (chat.edit, "or this")):
+            answers.append([chunk.token for chunk in say(text)])
+        chat.undo(2)
+        answers.append([chunk.token for chunk in chat.reply("hello")])
+        del model.make_cache
+    assert answers[:4] == answers[4:]
+
+
 def test_a_token_takes_one_message_a_host_and_a_chunk_for_the_cache_alone_none_back(folder: Path) -> None:
     led, crew = split(folder, [1, 2, 3])
     links = [led.beyond.link, *(follower._link for follower in crew.followers)]  # type: ignore[union-attr]
