@@ -41,10 +41,16 @@ def held() -> Iterator[None]:
         yield  # signals are the main thread's
         return
     waiting: list[FrameType | None] = []
-    handler = signal.signal(signal.SIGINT, lambda _, frame: waiting.append(frame))
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None:
+        yield  # of a program around Python, which alone can put it back
+        return
+    signal.signal(signal.SIGINT, lambda _, frame: waiting.append(frame))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
         if waiting and callable(handler):
             handler(signal.SIGINT, waiting[-1])
+        elif waiting:
+            signal.raise_signal(signal.SIGINT)  # to be ended by, or ignored

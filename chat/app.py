@@ -56,7 +56,9 @@ def run(request: ChatRequest) -> int:
             session = resources.enter_context(SessionFolder().open(request.resume or None))
         is_saved = session is not None or (question is None and not request.no_save)
         directory = prefix_directory(request.prompt_cache_dir, wanted=request.wants_disk_cache, is_saved=is_saved)
+        name = model or (session.model if session is not None else "") or "demo"
         source = EngineSource(
+            name=name,
             revision=request.revision,
             draft_model=request.draft_model,
             chat_template=template,
@@ -69,11 +71,10 @@ def run(request: ChatRequest) -> int:
             directory=directory,
             keeps=question is None,
         )
-        name = model or (session.model if session is not None else "") or "demo"
         check_length(question or "", name, revision=request.revision)
         # what is typed meanwhile is for the line editor, which takes Enter for what it is
         with silent_keyboard() if question is None and can_edit_lines() else nullcontext():
-            conversation = _conversation(name, source, request, variables)
+            conversation = _conversation(source, request, variables)
             if client is not None or tools:
                 check_template(conversation.tokenizer, option="--mcp" if client is not None else "--tools")
             toolbox = _toolbox(client, tools)
@@ -88,8 +89,8 @@ def run(request: ChatRequest) -> int:
         return _answer_once(conversation, session, request, toolbox, question)
 
 
-def _conversation(name: str, source: EngineSource, request: ChatRequest, variables: Mapping[str, Any]) -> Conversation:
-    engine = source.first(name, request.stream_options)
+def _conversation(source: EngineSource, request: ChatRequest, variables: Mapping[str, Any]) -> Conversation:
+    engine = source.first(request.stream_options)
     conversation = Conversation(
         engine.model,
         engine.tokenizer,
@@ -99,7 +100,7 @@ def _conversation(name: str, source: EngineSource, request: ChatRequest, variabl
         template_variables={**variables, "enable_thinking": False} if request.no_think else variables,
     )
     if request.no_think and not conversation.knows_variable("enable_thinking"):
-        note(f"{name} has no switch for its reasoning: --no-think changes nothing", dim=True)
+        note(f"{engine.name} has no switch for its reasoning: --no-think changes nothing", dim=True)
     return conversation
 
 

@@ -137,7 +137,10 @@ class _Plan:
 
 
 def row_of(cache: Cache, index: int) -> Cache:
-    """One row alone, without its padding, in views of the cache's buffers: to be read and then forgotten."""
+    """One row alone, without its padding, in views of the cache's buffers: to be read and then forgotten.
+
+    The cache itself where that is all it holds.
+    """
     if cache.batch_size == 1 and not any(cache.left_padding):
         return cache
     length = row_lengths(cache)[index]

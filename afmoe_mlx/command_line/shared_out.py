@@ -59,7 +59,8 @@ class SharedOut:
 def on_hosts(request: InfoRequest, kept: KVQuantization | None, context: int) -> SharedOut:
     """What comes of sharing the model of a request out. Raises HostError."""
     from ..api import DEMO
-    from ..hosts.examine import TYPICAL_HOP, own_bandwidth, planned, tokens_per_second
+    from ..footprint import own_bandwidth
+    from ..hosts.examine import TYPICAL_HOP, planned, tokens_per_second
 
     source = DEMO if request.model == "demo" else request.model
     assert request.hosts is not None
@@ -72,5 +73,5 @@ def on_hosts(request: InfoRequest, kept: KVQuantization | None, context: int) ->
         kept=kept,
         experts_in_memory=request.experts_in_memory,
     )
-    bandwidths = [own_bandwidth(), *(float(found.bandwidth) for found in facts)]
+    bandwidths = [own_bandwidth()[0], *(float(found.bandwidth) for found in facts)]
     return SharedOut(shares, bandwidths, TYPICAL_HOP, tokens_per_second(shares, bandwidths))

@@ -271,6 +271,7 @@ def _hosts(beyond: Any) -> dict[str, Any]:
     counts = [len(part) for _, part in beyond.parts]
     return {
         "layers": counts,
+        "devices": list(beyond.devices),
         "backend": beyond.backend,
         "hop_seconds": beyond.probe("hop") / len(counts),
         "sum_seconds": beyond.probe("sum"),

@@ -48,8 +48,7 @@ def _evaluate(request: EvalRequest) -> None:
             sequence_length=request.sequence_length,
             max_tokens=request.max_tokens,
             revision=request.revision,
-            adapter_path=request.adapter_path,
-            adapter_scale=1.0 if request.adapter_scale is None else request.adapter_scale,
+            **request.adapters,
             on_progress=show,
         )
     if request.as_json:

@@ -21,7 +21,7 @@ from ..footprint import (
     ExpertMemory,
     Footprint,
     count_parameters,
-    stated_bandwidth,
+    own_bandwidth,
     with_experts,
 )
 from ..generation import SamplingOptions
@@ -31,9 +31,6 @@ from ..tokenizer import files
 from ..values import listed
 
 DEFAULT_CONTEXT = 32_768
-
-# Bytes to copy where the device's bandwidth is not known: enough for a figure, little enough for a short wait.
-QUICK_COPY = 1 << 26
 
 KINDS = {"full_attention": "full", "sliding_attention": "sliding", "conv": "convolution"}
 
@@ -107,10 +104,8 @@ def _context(config: ModelConfig, asked: int | None) -> int:
 
 
 def _this_machine(footprint: Footprint) -> Machine:
-    name, memory = device.device_name(), device.memory()
-    stated = None if device.is_cpu() else stated_bandwidth(name)
-    bandwidth = stated or device.copy_bandwidth(QUICK_COPY)
-    return Machine(name, memory.total, memory.usable, bandwidth, stated is None, TYPICAL_SSD, footprint)
+    memory, (bandwidth, is_measured) = device.memory(), own_bandwidth()
+    return Machine(device.device_name(), memory.total, memory.usable, bandwidth, is_measured, TYPICAL_SSD, footprint)
 
 
 def _experts_json(here: Machine) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from .fit import (
     with_experts,
 )
 from .footprint import Footprint
-from .macs import MACS, Mac, stated_bandwidth
+from .macs import MACS, Mac, own_bandwidth, stated_bandwidth
 from .weights import Parameters, count_parameters
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "count_parameters",
     "fit_check",
     "is_readable",
+    "own_bandwidth",
     "place_experts",
     "stated_bandwidth",
     "with_experts",

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from .. import device
+
 # GB/s as Apple states it; of a chip sold with two, the higher.
 BANDWIDTHS = {
     "M1": 68.25,
@@ -27,6 +29,9 @@ BANDWIDTHS = {
 # Bytes a second of the SSDs that chips come with, by the last word of their names: what testers commonly find.
 SSDS = {"Pro": 5.5e9, "Max": 7.5e9, "Ultra": 7.5e9}
 SLOWEST_SSD = 3e9
+
+# Bytes to copy where the device's bandwidth is not known: enough for a figure, little enough for a short wait.
+QUICK_COPY = 1 << 26
 
 # Bytes a second to reckon with where a chip is unknown.
 TYPICAL_BANDWIDTH = 1e11
@@ -74,6 +79,12 @@ MACS = (
     Mac("M2 Ultra", 192),
     Mac("M3 Ultra", 512),
 )
+
+
+def own_bandwidth() -> tuple[float, bool]:
+    """Bytes a second of this machine's memory, and whether they were measured, by a copy, rather than stated."""
+    stated = None if device.is_cpu() else stated_bandwidth(device.device_name())
+    return (device.copy_bandwidth(QUICK_COPY), True) if stated is None else (stated, False)
 
 
 def stated_bandwidth(device_name: str) -> float | None:

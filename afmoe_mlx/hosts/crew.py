@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as NotYetError
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..errors import HostError
 from ..interrupts import begun
@@ -31,6 +31,8 @@ LAST_WORDS = 0.2
 LONGEST_SAID, TOLD = 1 << 16, 300
 # White space, and what an older version draws around an error.
 FRAME = " \t\r\n│╭╮╰╯─"
+
+T = TypeVar("T")
 
 
 class Crew(Protocol):
@@ -55,6 +57,13 @@ class Crew(Protocol):
     def end(self) -> None:
         """Let all followers go."""
         ...
+
+
+def all_of(found: Sequence[Answer], kind: type[T]) -> list[T]:
+    """The answers, all of which are of a kind; HostError for another."""
+    if wrong := [answer for answer in found if not isinstance(answer, kind)]:
+        raise HostError(f"a host answered {type(wrong[0]).__name__}: expected {kind.__name__}")
+    return list(found)  # type: ignore[arg-type]
 
 
 class Followers:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import device
 from ..cache import KVQuantization
 from ..errors import AfmoeError, HostError, is_link_trouble
 from ..footprint import TYPICAL_SSD, ExpertsInMemory
@@ -150,12 +149,7 @@ def tokens_per_second(shares: Sequence[Share], bandwidths: Sequence[float], hop:
 def link_of(host: Host) -> str:
     """What kind of network its address is of: loopback, link-local (as of Thunderbolt), private or public."""
     address = ipaddress.ip_address(host.ip)
-    for kind in ("loopback", "link_local", "private"):
+    for kind in ("loopback", "link_local"):
         if getattr(address, f"is_{kind}"):
             return kind.replace("_", "-")
-    return "public"
-
-
-def own_bandwidth() -> float:
-    """Bytes a second of this machine's memory, by a copy."""
-    return device.copy_bandwidth(1 << 26)
+    return "public" if address.is_global else "private"

@@ -49,8 +49,9 @@ class Follower:
                 kept = quantization_of(order.kept)
                 self._caches[order.cache] = self.model.make_cache(order.slack, kv_quantization=kept)
             case Drop():
-                for number in order.caches:
+                for number in order.numbers:
                     self._caches.pop(number, None)
+                    self._stores.pop(number, None)
             case OpenStore():
                 self._stores[order.store] = PrefixStore(
                     self.model,

@@ -13,7 +13,7 @@ from .link import Backend
 # What ssh takes for a destination, and nothing that it could take for an option or a shell for a command.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:%-]{0,254}")
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-HERE = ("localhost", "127.0.0.1", "::1")
+HERE = ("localhost", "127.0.0.1")
 LARGEST_FILE = 1 << 20
 EXPECTED = "expected what mlx.distributed_config writes"
 
@@ -81,9 +81,9 @@ def _host(where: str, entry: Any, count: int) -> Host:
     if not ips:
         ips = ["127.0.0.1" if name in HERE else name.rpartition("@")[2]]
     try:
-        ip = str(ipaddress.ip_address(ips[0]))
+        ip = str(ipaddress.IPv4Address(ips[0]))
     except ValueError:
-        raise HostError(f"{where}: ips has {ips[0]!r}: expected an IP address") from None
+        raise HostError(f"{where}: ips has {ips[0]!r}: expected an IPv4 address, as MLX connects to") from None
     if not isinstance(rdma, list) or (rdma and len(rdma) != count) or not all(map(_is_device, rdma)):
         raise HostError(f"{where}: rdma is {rdma!r}: expected the name of a device, or null, for each host")
     return Host(name, ip, tuple(rdma))

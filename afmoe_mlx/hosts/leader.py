@@ -14,7 +14,7 @@ from ..errors import CacheError, HostError, is_link_trouble
 from ..interrupts import held
 from ..models.chunk import Chunk
 from ..models.decode import LONGEST_STEP
-from .crew import Crew
+from .crew import Crew, all_of
 from .link import Link
 from .orders import Drop, ModelOrder, NewCache, OpenStore, Probe, Rewind, Run, Unload, kept_of
 from .plan import Share
@@ -36,10 +36,18 @@ class Leader:
     """
 
     def __init__(
-        self, crew: Crew, link: Link, shares: Sequence[Share] = (), backend: str = "local", model: int = 0
+        self,
+        crew: Crew,
+        link: Link,
+        shares: Sequence[Share] = (),
+        backend: str = "local",
+        devices: Sequence[str] = (),
+        model: int = 0,
     ) -> None:
-        """shares, backend: who holds what, and how they are connected, to be told. model: its number."""
-        self.crew, self.link, self.shares, self.backend, self._model = crew, link, shares, backend, model
+        """shares, backend, devices: who holds what, how they are connected and what they are, to be told. model: its
+        number."""
+        self.crew, self.link, self._model = crew, link, model
+        self.shares, self.backend, self.devices = shares, backend, devices
         # the last that is on its way here, in a list that outlives this
         self._received: list[mx.array] = []
         weakref.finalize(self, _end, crew, self._received, model)
@@ -71,21 +79,20 @@ class Leader:
     def open_store(
         self, *, block_size: int, max_bytes: int | None, on_disk: bool, max_disk_bytes: int | None
     ) -> StoresElsewhere:
-        number = next(self._numbers)
-        self.tell(OpenStore(number, block_size, max_bytes, on_disk, max_disk_bytes))
-        return StoresElsewhere(number, self.tell, self.ask)
+        stores = StoresElsewhere(next(self._numbers), self.tell, self.ask)
+        weakref.finalize(stores, self._dropped.append, stores.number)
+        self.tell(OpenStore(stores.number, block_size, max_bytes, on_disk, max_disk_bytes))
+        return stores
 
     def ask(self, order: ModelOrder, kind: type[T]) -> list[T]:
         """Tell all followers, and wait for an answer of each."""
         with held():
             self.tell(order)
             found = self.crew.answers()
-        if wrong := [answer for answer in found if not isinstance(answer, kind)]:
-            raise HostError(f"a host answered {wrong[0]}: expected {kind.__name__}")
-        return list(found)  # type: ignore[arg-type]
+        return all_of(found, kind)
 
     def tell(self, order: ModelOrder) -> None:
-        """Tell all followers, of the caches that are gone first."""
+        """Tell all followers, of the caches and stores that are gone first."""
         with held():
             if self._dropped:
                 gone = tuple(self._dropped)

@@ -51,7 +51,7 @@ class GroupLink:
 
 
 class LocalLink:
-    """The same between models of one process, for tests and for one that is alone."""
+    """The same between models of one process, which is how tests run all but processes."""
 
     def __init__(self, rank: int, inboxes: Sequence["deque[mx.array]"], pump: Callable[[int], None]) -> None:
         """inboxes: of each rank. pump: called with the rank that waits for something, to have the others run."""

@@ -4,7 +4,7 @@ A follower does its orders one after the other. It may hold parts of several mod
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, TypeVar
 
 from annotated_types import Ge, Lt, MaxLen
@@ -94,9 +94,9 @@ class NewCache:
 
 @dataclass(frozen=True)
 class Drop:
-    """Forget caches."""
+    """Forget caches and stores, by their numbers."""
 
-    caches: Numbers
+    numbers: Numbers
     model: Number = 0
     do: Literal["drop"] = "drop"
 
@@ -116,7 +116,8 @@ class Run:
     """Receive hidden states of chunks that follow one another, run them through the layers here, send them on.
 
     cache: its number, None for none. seen: the tokens that it has seen, as the leader knows it. wanted: how many of the
-    last chunk's columns the leader gets, 0 for all; None for nothing. mask, positions: rows of a call's `attention_mask` and `position_ids`.
+    last chunk's columns the leader gets, 0 for all; None for nothing. mask, positions: rows of a call's
+    `attention_mask` and `position_ids`.
     """
 
     cache: Number | None
@@ -224,10 +225,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Done:
-    """held, peak: bytes of memory, now and at most, and whether experts are read from the SSD, after a `Load`."""
+    """reads_experts: after a `Load`, whether experts are read from the SSD."""
 
-    held: Bytes = 0
-    peak: Bytes = 0
     reads_experts: bool = False
     do: Literal["done"] = "done"
 
@@ -250,7 +249,7 @@ T = TypeVar("T")
 
 def to_line(message: Order | Answer) -> str:
     """A message as a line of JSON, with its newline."""
-    return json.dumps(asdict(message), separators=(",", ":")) + "\n"
+    return json.dumps(vars(message), separators=(",", ":")) + "\n"
 
 
 class Reader(Generic[T]):

@@ -73,7 +73,7 @@ def plan(needs: Needs, hosts: Sequence[tuple[str, int | None]]) -> list[Share]:
     first = 1 + max(kinds.index(kind) for kind in set(kinds))
     if first + len(hosts) - 1 > layers:
         found = f"{len(hosts)} hosts for {layers} layers, of which the first host needs {first}"
-        raise InputError(f"{found}: expected {max(layers - first + 1, 1)} hosts at most")
+        raise InputError(f"{found}: expected {max(layers - first + 1, 1)} at most")
     parts = _parts(replace(needs, experts_in_memory=None), [usable for _, usable in hosts], first)
     return [
         Share(name, part, needs.of(part, usable), usable) for (name, usable), part in zip(hosts, parts, strict=True)

@@ -22,7 +22,7 @@ from ..checkpoint import load_model
 from ..checkpoint.files import read_config_json
 from ..checkpoint.hub import resolve_headers
 from ..errors import AfmoeError, HostError
-from ..footprint import fit_check, place_experts
+from ..footprint import fit_check, own_bandwidth, place_experts
 from .follower import Follower
 from .identity import digest, samples
 from .link import Link
@@ -46,9 +46,6 @@ from .orders import (
 )
 from .ring import connect, free_port, take_part
 from .versions import versions
-
-# Bytes to copy for a figure of the memory's bandwidth.
-QUICK_COPY = 1 << 26
 
 # Of the seconds of silence that are too long: how often each side says that it lives, and after what part of them the
 # other gives it up, so that with the time between two looks they are not exceeded.
@@ -159,7 +156,7 @@ class FollowerProcess:
             device=device.device_name(),
             memory=memory.total,
             usable=memory.usable,
-            bandwidth=int(device.copy_bandwidth(QUICK_COPY)),
+            bandwidth=int(own_bandwidth()[0]),
             identity=identity,
             samples=sampled,
             port=port,
@@ -186,7 +183,7 @@ class FollowerProcess:
         self._resident.enter_context(device.resident())  # until the process ends
         follower = self._followers[order.model] = Follower(model, self._joined, directory=self._directory)
         follower.warm_up()
-        return Done(held=mx.get_active_memory(), peak=mx.get_peak_memory(), reads_experts=model.reads_experts)
+        return Done(reads_experts=model.reads_experts)
 
     def _unload(self, model: int) -> None:
         """Let a model's memory go; MLX connects once in a process, so this one stays for another."""

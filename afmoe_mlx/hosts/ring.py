@@ -24,7 +24,7 @@ CONNECTING = {"ring": 4.0, "jaccl": 20.0}
 def free_port(ip: str) -> int:
     """A port of this host that nothing listens at; HostError if the address is none of its own."""
     try:
-        with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as listening:
+        with socket.socket() as listening:
             listening.bind((ip, 0))
             port: int = listening.getsockname()[1]
             return port

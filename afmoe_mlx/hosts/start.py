@@ -16,7 +16,7 @@ from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.foreign import translate
 from ..checkpoint.hub import commit_of, resolve_headers
 from ..checkpoint.load import parse_dtype
-from ..errors import HostError
+from ..errors import HostError, InputError
 from ..footprint import (
     DEFAULT_CONTEXT,
     ExpertsInMemory,
@@ -27,12 +27,12 @@ from ..footprint import (
 )
 from ..models import CausalLM, ModelConfig, read_config
 from .connection import connected
-from .crew import Followers
-from .hostfile import Host, Hosts, read_hosts
+from .crew import Followers, all_of
+from .hostfile import Hosts, read_hosts
 from .identity import digest, samples
 from .leader import Leader
 from .link import Link
-from .orders import Answer, Done, Facts, Hello, Join, Load, kept_of
+from .orders import Done, Facts, Hello, Join, Load, kept_of
 from .plan import Needs, Share, check_shares, plan
 from .ring import connect, free_port
 from .versions import versions
@@ -84,7 +84,7 @@ def load_on_hosts(
         hosts = read_hosts(hosts)
     silence = SILENCE if silence is None else silence
     if not isinstance(silence, int | float) or silence < LEAST_SILENCE:
-        raise HostError(f"silence is {silence!r}: expected {LEAST_SILENCE:g} seconds or more")
+        raise InputError(f"silence is {silence!r}: expected {LEAST_SILENCE:g} seconds or more")
     stored = open_stored(source, name, dtype, revision, context, kv_quantization, experts_in_memory)
     with connected(hosts, silence, on_lost) as connection:
         crew = connection.crew
@@ -98,7 +98,8 @@ def load_on_hosts(
         except BaseException:
             crew.kill()  # with answers that nobody has read
             raise
-    model.beyond = Leader(crew, connection.link, shares, hosts.backend, number)
+    devices = (device.device_name(), *(found.device for found in facts))
+    model.beyond = Leader(crew, connection.link, shares, hosts.backend, devices, number)
     connection.leaders.append(weakref.ref(model.beyond))
     with model.beyond.named():
         _warm_up(model)
@@ -140,7 +141,7 @@ def hello(crew: Followers, hosts: Hosts, stored: Stored | None) -> list[Facts]:
     followers = hosts.all[1:]
     for i, host in enumerate(followers):
         crew.tell_one(i, Hello(source, revision, host.ip))
-    facts = _all(crew.answers(), Facts)
+    facts = all_of(crew.answers(), Facts)
     for host, found in zip(followers, facts, strict=True):
         if trouble := difference(found, stored):
             raise HostError(f"{host.name} {trouble}")
@@ -186,7 +187,7 @@ def join(crew: Followers, hosts: Hosts, facts: Sequence[Facts]) -> Link:
     """The link to all followers, which join at the same time; HostError if it does not come about."""
     leader = hosts.all[0]
     ports = [free_port(leader.ip), *(found.port for found in facts)]
-    addresses = tuple(_address(host, port) for host, port in zip(hosts.all, ports, strict=True))
+    addresses = tuple(f"{host.ip}:{port}" for host, port in zip(hosts.all, ports, strict=True))
     devices = json.dumps([host.rdma for host in hosts.all]) if hosts.backend == "jaccl" else None
     orders = [Join(rank, hosts.backend, addresses, devices) for rank in range(len(hosts.all))]
     for i, order in enumerate(orders[1:]):
@@ -196,12 +197,8 @@ def join(crew: Followers, hosts: Hosts, facts: Sequence[Facts]) -> Link:
     except HostError as error:
         missing = " and ".join(host.name for host in crew.unanswered()) or "a host"
         raise HostError(f"{missing} cannot be reached: {error}") from None
-    _all(crew.answers(), Done)
+    all_of(crew.answers(), Done)
     return link
-
-
-def _address(host: Host, port: int) -> str:
-    return f"[{host.ip}]:{port}" if ":" in host.ip else f"{host.ip}:{port}"
 
 
 def _load(crew: Followers, stored: Stored, shares: Sequence[Share], number: int, *, force: bool) -> CausalLM:
@@ -221,17 +218,10 @@ def _load(crew: Followers, stored: Stored, shares: Sequence[Share], number: int,
         part=shares[0].part,
     )
     # prompts are then swept here too, so that every host reads its experts once for all of a prompt
-    model.reads_experts |= any(done.reads_experts for done in _all(crew.answers(), Done))
+    model.reads_experts |= any(done.reads_experts for done in all_of(crew.answers(), Done))
     return model
 
 
 def _warm_up(model: CausalLM) -> None:
     """A step through all hosts, of a cache that is dropped at once."""
     mx.eval(model(mx.zeros((1, 1), mx.int32), cache=model.make_cache()))
-
-
-def _all(found: Sequence[Answer], kind: type) -> list:
-    wrong = [answer for answer in found if not isinstance(answer, kind)]
-    if wrong:
-        raise HostError(f"a host answered {type(wrong[0]).__name__}: expected {kind.__name__}")
-    return list(found)

@@ -14,19 +14,19 @@ class StoresElsewhere:
     """The `Elsewhere` of a leader's prefix store."""
 
     def __init__(self, number: int, tell: Tell, ask: Ask) -> None:
-        self._number, self._tell, self._ask = number, tell, ask
+        self.number, self._tell, self._ask = number, tell, ask
 
     def reach(self, owner: str, tokens: Sequence[int]) -> int:
-        return self._least(Reach(self._number, owner, tuple(tokens)))
+        return self._least(Reach(self.number, owner, tuple(tokens)))
 
     def fill(self, owner: str, tokens: Sequence[int], cache: Cache) -> int:
-        return self._least(Lookup(self._number, owner, tuple(tokens), _number(cache)))
+        return self._least(Lookup(self.number, owner, tuple(tokens), _number(cache)))
 
     def insert(self, owner: str, tokens: Sequence[int], cache: Cache, marks: Sequence[int]) -> None:
-        self._tell(Insert(self._number, owner, tuple(tokens), _number(cache), tuple(marks)))
+        self._tell(Insert(self.number, owner, tuple(tokens), _number(cache), tuple(marks)))
 
     def flush(self) -> None:
-        self._ask(Flush(self._number), Done)
+        self._ask(Flush(self.number), Done)
 
     def _least(self, order: Reach | Lookup) -> int:
         return min(found.tokens for found in self._ask(order, Found))

@@ -8,13 +8,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..checkpoint.files import read_headers as headers_of
-from ..checkpoint.files import read_json, require_dtypes
+from ..checkpoint.files import ADAPTER, read_headers, read_json, require_dtypes
 from ..checkpoint.layouts import pieces_of
 from ..errors import AdapterError
 from ..values import listed, shown
 
-CONFIG = "adapter_config.json"
 MLX_LM, PEFT = "adapters.safetensors", "adapter_model.safetensors"
 
 # What PEFT may say of an adapter that changes what it computes, and is not done here.
@@ -58,9 +56,9 @@ def read_adapter(folder: str | Path, model_type: str) -> Adapter:
     Raises AdapterError, and CheckpointError for files that are damaged.
     """
     folder = Path(folder).expanduser()
-    if not (folder / CONFIG).is_file():
-        raise AdapterError(f"{folder}: no {CONFIG}: expected a folder with an adapter, of mlx-lm or PEFT")
-    raw = read_json(folder / CONFIG)
+    if not (folder / ADAPTER).is_file():
+        raise AdapterError(f"{folder}: no {ADAPTER}: expected a folder with an adapter, of mlx-lm or PEFT")
+    raw = read_json(folder / ADAPTER)
     if (folder / MLX_LM).is_file():
         return _of_mlx_lm(folder, raw)
     if (folder / PEFT).is_file():
@@ -69,7 +67,7 @@ def read_adapter(folder: str | Path, model_type: str) -> Adapter:
 
 
 def _read(path: Path) -> dict[str, mx.array]:
-    require_dtypes(headers_of([path]))
+    require_dtypes(read_headers([path]))
     return dict(mx.load(str(path)))  # type: ignore[arg-type]
 
 
@@ -82,7 +80,7 @@ def _of_mlx_lm(folder: Path, raw: Mapping[str, Any]) -> Adapter:
     parameters = raw.get("lora_parameters")
     scale = parameters.get("scale") if isinstance(parameters, Mapping) else None
     if not isinstance(scale, int | float):
-        raise AdapterError(f"{folder}: {CONFIG} has no lora_parameters.scale: expected mlx-lm's")
+        raise AdapterError(f"{folder}: {ADAPTER} has no lora_parameters.scale: expected mlx-lm's")
     parts = _grouped(folder, {name: name.rpartition(".")[::2] for name in arrays}, {"lora_a", "lora_b"}, {"m"})
     changes = {}
     for path, names in parts.items():
@@ -98,7 +96,7 @@ def _of_peft(folder: Path, raw: Mapping[str, Any], model_type: str) -> Adapter:
     if raw.get("peft_type", "LORA") != "LORA":
         raise AdapterError(f"{folder}: peft_type is {shown(raw['peft_type'])}: expected LORA")
     if strange := [name for name in NOT_DONE if raw.get(name)]:
-        raise AdapterError(f"{folder}: {CONFIG} has {listed(strange)}: not read; expected plain LoRA or DoRA")
+        raise AdapterError(f"{folder}: {ADAPTER} has {listed(strange)}: not read; expected plain LoRA or DoRA")
     if raw.get("bias", "none") != "none":
         raise AdapterError(f"{folder}: bias is {shown(raw['bias'])}: expected none")
     rank, alpha = raw.get("r"), raw.get("lora_alpha")

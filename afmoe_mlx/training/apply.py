@@ -39,7 +39,7 @@ def apply(model: CausalLM, adapter: Adapter, scale: float = 1.0) -> None:
     made = {path: _checked(adapter, path, modules[path]) for path in adapter.changes}
     weights = _replaced(model, adapter)
     for path, change in made.items():
-        _add(adapter, path, modules[path], change, model.dtype, scale)
+        _add(modules[path], change, model.dtype, scale)
     if weights:
         model.update(tree_unflatten(list(weights.items())))
 
@@ -66,7 +66,7 @@ def _checked(adapter: Adapter, path: str, module: nn.Module) -> LowRank:
     return change
 
 
-def _add(adapter: Adapter, path: str, module: nn.Module, change: LowRank, dtype: mx.Dtype, scale: float) -> None:
+def _add(module: nn.Module, change: LowRank, dtype: mx.Dtype, scale: float) -> None:
     a, b = change.a.astype(dtype), (scale * change.b).astype(dtype)
     if "lora_a" in module:
         a, b = mx.concatenate([module.lora_a, a], axis=-1), mx.concatenate([module.lora_b, b], axis=-2)

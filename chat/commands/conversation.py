@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -12,12 +12,14 @@ from afmoe_mlx.errors import FitError, InputError
 from afmoe_mlx.messages.reasoning import split_thinking
 from afmoe_mlx.messages.tool_formats import format_of
 from afmoe_mlx.terminal import printable, size
+from afmoe_mlx.values import shown
 
 from ..conversation import settings
 from ..keyboard.completion import Candidate, files, models, words
 from ..screen.status import context_meter, count, rate
 
 if TYPE_CHECKING:
+    from ..conversation.engine import Engine
     from ..loop import Chat
 
 NONE = "none"
@@ -109,7 +111,8 @@ def model(chat: Chat, argument: str) -> None:
         return
     if chat.source is None:
         raise InputError("there is no other model here")
-    _go_on(chat, argument, [])
+    source, options = chat.source, chat.conversation.options
+    _go_on(chat, argument, lambda: source.another(argument, options), [])
     chat.say(f"{chat.model_name} answers from now on.")
 
 
@@ -121,8 +124,12 @@ def adapter(chat: Chat, argument: str) -> None:
         return
     if chat.source is None:
         raise InputError("there is no other model here")
-    paths = [] if argument == NONE else shlex.split(argument)
-    _go_on(chat, chat.model_name, paths)
+    try:
+        paths = [] if argument == NONE else shlex.split(argument)
+    except ValueError as error:
+        raise InputError(f"{shown(argument)}: {error}: expected folders, in quotes where they have spaces") from None
+    source, name, options = chat.source, chat.model_name, chat.conversation.options
+    _go_on(chat, name, lambda: source.adapted(name, options, paths), paths)
     chat.say(f"{chat.model_name} answers {'with the adapter' if paths else 'without an adapter'} from now on.")
 
 
@@ -130,12 +137,11 @@ def complete_adapter(chat: Chat, typed: str) -> Iterator[Candidate]:
     yield from files(typed)
 
 
-def _go_on(chat: Chat, name: str, adapters: list[str]) -> None:
+def _go_on(chat: Chat, name: str, load: Callable[[], Engine], adapters: list[str]) -> None:
     """Have another model, or the same with other adapters, answer from now on; what is not kept is told."""
-    assert chat.source is not None
     chat.say(f"Loading {name}…")
     try:
-        engine = chat.source.another(name, chat.conversation.options, adapters)
+        engine = load()
     except FitError as error:
         hint = "beside the one in use; `afmoe-mlx chat --resume --model NAME` goes on with another alone"
         raise FitError(f"{error} ({hint})") from None

@@ -50,6 +50,8 @@ class Engine:
 class EngineSource:
     """How models are loaded in one run of the chat; see `load` for experts_in_memory, context and force."""
 
+    name: str
+    """Of the first model."""
     revision: str | None = None
     """Of the first model."""
     draft_model: str | None = None
@@ -69,15 +71,20 @@ class EngineSource:
     keeps: bool = True
     """Whether it is kept in memory, for more than one answer."""
 
-    def first(self, name: str, options: Mapping[str, Any]) -> Engine:
+    def first(self, options: Mapping[str, Any]) -> Engine:
         """The model that the chat begins with; TokenizerError if it cannot chat, else the errors of `load`."""
-        return self._engine(name, options, self.revision, self.draft_model, self.chat_template, self.adapters)
+        return self._engine(self.name, options, self.revision, self.draft_model, self.chat_template, self.adapters)
 
-    def another(self, name: str, options: Mapping[str, Any], adapters: Sequence[str] = ()) -> Engine:
+    def adapted(self, name: str, options: Mapping[str, Any], adapters: Sequence[str]) -> Engine:
+        """The model in use with other adapters, and all options as they are; errors as of `first`."""
+        revision, template = (self.revision, self.chat_template) if name == self.name else (None, None)
+        return self._engine(name, options, revision, chat_template=template, adapters={"adapter_path": adapters})
+
+    def another(self, name: str, options: Mapping[str, Any]) -> Engine:
         """A model to go on with, with the same options but those of the other's tokens; errors as of `first`."""
         if words := caution(name):
             note(words, dim=True)
-        return self._engine(name, for_another_model(options), adapters={"adapter_path": adapters} if adapters else None)
+        return self._engine(name, for_another_model(options))
 
     def _engine(
         self,

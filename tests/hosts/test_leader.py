@@ -236,7 +236,7 @@ def test_followers_forget_a_cache_that_the_leader_has_dropped(folder: Path) -> N
     number = cache.number  # type: ignore[attr-defined]
     del cache
     mx.eval(led(IDS, cache=led.make_cache()))
-    assert any(isinstance(order, Drop) and number in order.caches for order in crew.told)
+    assert any(isinstance(order, Drop) and number in order.numbers for order in crew.told)
     assert list(crew.followers[0]._caches) == [number + 1]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ..options import MODEL_HELP, AdapterPath, AdapterScale, AsJson, ExpertsInMemory, ModelArgument, Revision
+from .loading import AdapterOptions
 
 
 class Dtype(StrEnum):
@@ -117,7 +118,7 @@ class ConvertRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRequest:
+class EvalRequest(AdapterOptions):
     """Measure a model's quality: perplexity, and its distance from a reference."""
 
     model: ModelArgument
@@ -145,8 +146,7 @@ class EvalRequest:
 
     def __post_init__(self) -> None:
         """BadParameter for options that contradict each other, or do nothing without another."""
-        if self.adapter_scale is not None and not self.adapter_path:
-            raise typer.BadParameter("--adapter-scale needs --adapter-path")
+        self.check_adapters()
         if self.tasks is None:
             if self.num_shots is not None or self.limit is not None or self.force:
                 raise typer.BadParameter("--num-shots, --limit and --force need --tasks")

@@ -7,32 +7,39 @@ import typer
 from ..options import AdapterPath, AdapterScale, HostsFile, Silence
 
 
-class LoadOptions:
+class AdapterOptions:
     """They declare these fields themselves, each where --help is to list it."""
 
     adapter_path: AdapterPath
     adapter_scale: AdapterScale
-    hosts: HostsFile
-    silence: Silence
 
-    def check_load(self) -> None:
-        """BadParameter for options that do nothing without another, or that cannot be together."""
+    def check_adapters(self) -> None:
+        """BadParameter for a scale of nothing."""
         if self.adapter_scale is not None and not self.adapter_path:
             raise typer.BadParameter("--adapter-scale needs --adapter-path")
-        if self.adapter_path and self.hosts is not None:
-            raise typer.BadParameter("--adapter-path is for a model on one host: leave out --hosts")
-        if self.silence is not None and self.hosts is None:
-            raise typer.BadParameter("--silence needs --hosts")
 
     @property
     def adapters(self) -> dict[str, Any]:
         """The options of `load` for --adapter-path."""
         if not self.adapter_path:
             return {}
-        return {
-            "adapter_path": self.adapter_path,
-            "adapter_scale": 1.0 if self.adapter_scale is None else self.adapter_scale,
-        }
+        scale = {} if self.adapter_scale is None else {"adapter_scale": self.adapter_scale}
+        return {"adapter_path": self.adapter_path, **scale}
+
+
+class LoadOptions(AdapterOptions):
+    """They declare these fields themselves, too."""
+
+    hosts: HostsFile
+    silence: Silence
+
+    def check_load(self) -> None:
+        """BadParameter for options that do nothing without another, or that cannot be together."""
+        self.check_adapters()
+        if self.adapter_path and self.hosts is not None:
+            raise typer.BadParameter("--adapter-path is for a model on one host: leave out --hosts")
+        if self.silence is not None and self.hosts is None:
+            raise typer.BadParameter("--silence needs --hosts")
 
     @property
     def on_hosts(self) -> dict[str, Any]:

@@ -73,9 +73,14 @@ def test_the_system_prompt_is_shown_changed_and_removed(talk: Callable[..., Talk
 class Source:
     """Other models: "small" has a context of 32 tokens."""
 
-    def another(self, name: str, options: Any, adapters: Sequence[str] = ()) -> Engine:
+    def adapted(self, name: str, options: Any, adapters: Sequence[str]) -> Engine:
         if "broken" in adapters:
             raise AdapterError("broken: no adapter_config.json")
+        model: Any = FakeModel(4096)
+        tokenizer: Any = FakeTokenizer()
+        return Engine(name, model, tokenizer, options, None)
+
+    def another(self, name: str, options: Any) -> Engine:
         if name == "huge":
             raise FitError("huge needs 900 GB")
         if name == "broken":
@@ -114,6 +119,14 @@ def test_an_adapter_goes_on_with_the_model_and_one_that_fails_changes_nothing(ta
     assert "style, more facts. /adapter DIR" in found.shown
     assert "demo answers with the adapter from now on." in found.shown
     assert "demo answers without an adapter from now on." in found.shown
+    assert "error:" in talk("/adapter 'half", source=source).shown
+
+
+def test_an_adapter_keeps_all_settings_of_the_model(talk: Callable[..., Talk]) -> None:
+    source: Any = Source()
+    found = talk("/set logit_bias 7=1", "/adapter style", "/set logit_bias", source=source)
+    assert "logit_bias is 7=1 (set)" in found.shown
+    assert "is not kept" not in found.shown
 
 
 def test_a_bias_is_of_a_token_that_there_is_and_does_not_outlive_its_model(talk: Callable[..., Talk]) -> None:
