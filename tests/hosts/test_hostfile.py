@@ -53,6 +53,7 @@ def test_jaccl_needs_a_device_for_each(tmp_path: Path) -> None:
         [*TWO, {"ssh": "a b", "ips": ["10.0.0.3"]}],
         [*TWO, {"ssh": "mac3;reboot", "ips": ["10.0.0.3"]}],
         [*TWO, {"ssh": "mac3", "ips": ["mac3"]}],
+        [*TWO, {"ssh": "mac3", "ips": ["fe80::1"]}],
         [*TWO, {"ssh": "mac3", "ips": "10.0.0.3"}],
         [*TWO, {"ssh": "mac3", "ips": ["10.0.0.3"], "rdma": ["../x"]}],
     ],

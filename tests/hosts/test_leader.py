@@ -240,6 +240,23 @@ def test_followers_forget_a_cache_that_the_leader_has_dropped(folder: Path) -> N
     assert list(crew.followers[0]._caches) == [number + 1]
 
 
+def test_followers_forget_a_store_once_all_its_owners_have(folder: Path) -> None:
+    led, crew = split(folder, [2])
+    store = PrefixStore(led, block_size=16)
+    other = store.for_owner("somebody")
+
+    def held() -> int:
+        led.make_cache()
+        crew.run()
+        return len(crew.followers[0]._stores)
+
+    assert held() == 1
+    del store
+    assert held() == 1
+    del other
+    assert held() == 0
+
+
 def test_a_step_back_of_nothing_tells_nobody(folder: Path) -> None:
     led, crew = split(folder, [2])
     cache = led.make_cache()
