@@ -65,7 +65,7 @@ def run(request: ChatRequest) -> int:
             kv=request.kv,
             experts_in_memory=request.experts_in_memory,
             adapters=request.adapters,
-            on_hosts=request.on_hosts,
+            on_hosts=request.on_hosts(),
             context=request.context,
             force=request.force,
             directory=directory,

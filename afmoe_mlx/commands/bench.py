@@ -133,7 +133,7 @@ def bench_hosts(name: str, settings: Settings, request: BenchRequest) -> None:
         revision=request.revision,
         context=settings.context,
         experts_in_memory=request.experts_in_memory,
-        **request.on_hosts,
+        **request.on_hosts(),
     )
     tell_hosts(found[0])
     settings.check_context(found[0].config)

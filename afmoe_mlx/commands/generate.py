@@ -75,7 +75,7 @@ def run(request: GenerateRequest) -> int:
         kv_quantization=request.kv.quantization,
         experts_in_memory=request.experts_in_memory,
         **request.adapters,
-        **request.on_hosts,
+        **request.on_hosts(),
         force=request.force,
     )
     tell_kv_bits(model)

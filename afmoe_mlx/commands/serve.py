@@ -86,7 +86,7 @@ def _load(request: ServeRequest, name: str) -> tuple[CausalLM, Tokenizer]:
         kv_quantization=request.kv.quantization,
         experts_in_memory=request.experts_in_memory,
         **request.adapters,
-        **request.on_hosts,
+        **request.on_hosts(),
         force=request.force,
     )
 

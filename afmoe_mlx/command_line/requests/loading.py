@@ -41,9 +41,11 @@ class LoadOptions(AdapterOptions):
         if self.silence is not None and self.hosts is None:
             raise typer.BadParameter("--silence needs --hosts")
 
-    @property
     def on_hosts(self) -> dict[str, Any]:
-        """The options of `load`. A host that is lost ends the program with a line, which is then all that is said."""
+        """The options of `load` for --hosts, with which a host that is lost ends the program with a line.
+
+        That is then all that is said: what MLX itself would say on stderr is kept off it from here on.
+        """
         if self.hosts is None:
             return {}
         from ...hosts.lost import EndProcess, hush_native
