@@ -14,6 +14,7 @@ import mlx.core as mx
 from .. import device
 from ..checkpoint.quantized import MODES
 from ..errors import SelfTestError
+from ..interrupts import held
 from .anonymous import in_one_line
 from .feeding import one_shot, quantized_keys
 from .models import CONFIGS, TinyModel, text
@@ -58,13 +59,18 @@ def result_of(operation: str, i: int) -> str:
 def from_child() -> Twin:
     """The twin of this installation, from a child process; SelfTestError if that ends badly."""
     command = [sys.executable, *COMMAND]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        try:
-            out, err = child.communicate()
-        except BaseException:  # Ctrl-C above all
+    child = None
+    try:
+        with held():  # or what was begun is known to nobody
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+        out, err = child.communicate()
+    except BaseException:  # Ctrl-C above all
+        if child is not None:
             child.kill()
-            child.wait()
-            raise
+            child.communicate()
+        raise
     if child.returncode:
         raise SelfTestError(
             f"the CPU's part of the self-test {_ending(child.returncode, err.decode(errors='replace'))}"

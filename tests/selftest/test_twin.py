@@ -66,6 +66,22 @@ def test_ctrl_c_ends_it_and_its_child_at_once_and_leaves_nothing(tmp_path: Path)
     assert set(tmp_path.iterdir()) - before == {pid}
 
 
+def test_ctrl_c_while_its_child_begins_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    children = []
+
+    def begun(*args: object, **kwargs: object) -> subprocess.Popen[bytes]:
+        children.append(popen(*args, **kwargs))  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGINT)
+        return children[0]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", begun)
+    monkeypatch.setattr(sys, "executable", program(tmp_path / "python", "exec sleep 60"))
+    with pytest.raises(KeyboardInterrupt):
+        twin.from_child()
+    assert children[0].poll() == -signal.SIGKILL
+
+
 def test_a_module_of_the_folder_that_the_user_is_in_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit('it was')")
     monkeypatch.chdir(tmp_path)
