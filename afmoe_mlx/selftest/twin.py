@@ -62,9 +62,7 @@ def from_child() -> Twin:
     child = None
     try:
         with held():  # or what was begun is known to nobody
-            child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         out, err = child.communicate()
     except BaseException:  # Ctrl-C above all
         if child is not None:
