@@ -14,7 +14,7 @@ from helpers.checkpoints import GOLDENS, golden
 from helpers.grid import TRACED
 
 FILE = GOLDENS / "gradients.npz"
-RANK = 3
+RANK, SCALE = 3, 1.5
 DIRECTIONS = 8
 NAMES = "/names"
 
@@ -43,14 +43,19 @@ def _with_labels(ids: np.ndarray, mask: np.ndarray) -> Batch:
     return ids, mask, np.where(counted == 1, ids, -100)
 
 
-def adapter(path: str, weight: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """lora_a (…, in, r) and lora_b (…, r, out) of our module `path`, whose weight is (…, out, in), by their names."""
+def adapter(path: str, weight: tuple[int, ...], *, dora: bool = False) -> dict[str, np.ndarray]:
+    """By their names, lora_a (…, in, r) and lora_b (…, r, out) of our module `path`, whose weight is (…, out, in).
+
+    dora: for a map that is not of experts m (out,) as well, the lengths that its changed weight's rows are to have.
+    """
     *experts, out, width = weight
     shapes = {f"{path}.lora_a": (*experts, width, RANK), f"{path}.lora_b": (*experts, RANK, out)}
-    return {
-        name: (0.2 * np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)).astype(np.float32)
-        for name, shape in shapes.items()
-    }
+    drawn = {name: _drawn(name, shape) for name, shape in shapes.items()}
+    return drawn | {f"{path}.m": 1 + _drawn(f"{path}.m", (out,))} if dora and not experts else drawn
+
+
+def _drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return (0.15 * np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)).astype(np.float32)
 
 
 def sketch(gradient: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Makes the goldens of gradients: `cd tests && python -m helpers.make_gradient_goldens` (needs the extra `reference`).
 
 Transformers' own modules compute the loss of each configuration of grid.py from the weights of its golden, and torch
-differentiates it: by every weight, and with an adapter at every linear map by the adapters' two factors.
+differentiates it: by every weight, and with an adapter at every linear map by the adapters' factors.
 """
 
 import tempfile
@@ -15,20 +15,27 @@ from torch.nn.utils import parametrize
 
 from afmoe_mlx.checkpoint.layouts import pieces_of
 from helpers.checkpoints import write_golden
-from helpers.gradients import FILE, NAMES, adapter, batches, sketch
-from helpers.grid import GRID
+from helpers.gradients import FILE, NAMES, SCALE, adapter, batches, sketch
+from helpers.grid import GRID, TRACED
 from helpers.make_goldens import CLASSES
 
 
 class Adapted(torch.nn.Module):
-    """weight + (a b)ᵀ, as PEFT adapts a map; what is packed, each part by factors of its own."""
+    """A weight as PEFT changes it: W + scale · (a b)ᵀ; by DoRA with the lengths of its rows made those of m.
 
-    def __init__(self, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    Of what is packed each part has factors of its own.
+    """
+
+    def __init__(self, parts: list[dict[str, torch.Tensor]]) -> None:
         super().__init__()
-        self.factors = factors
+        self.parts = parts
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight + torch.cat([(a @ b).mT for a, b in self.factors], dim=-2)
+        changed = weight + SCALE * torch.cat([(part["lora_a"] @ part["lora_b"]).mT for part in self.parts], dim=-2)
+        if "m" in self.parts[0]:
+            lengths = changed.norm(dim=1).detach()  # as in the paper, section 4.3, and in PEFT
+            changed = (self.parts[0]["m"] / lengths)[:, None] * changed
+        return changed
 
 
 def main() -> None:
@@ -48,11 +55,13 @@ def gradients_of(name: str) -> dict[str, dict[str, np.ndarray]]:
     for kind, batch in batches(name).items():
         model.zero_grad()
         loss(model, *batch).backward()
-        made[kind] = {ours: part for tensor, full in model.named_parameters() if full.grad is not None
-                      for ours, part in parts_of(name, tensor, full.grad)}  # fmt: skip
-    factors = adapt(model, name)
-    loss(model, *batches(name)["padded"]).backward()
-    made["adapters"] = {key: factor.grad.numpy() for key, factor in factors.items()}
+        found = {tensor: full.grad for tensor, full in model.named_parameters() if full.grad is not None}
+        made[kind] = {ours: part for tensor, grad in found.items() for ours, part in parts_of(name, tensor, grad)}
+    for kind in ("adapters", "dora") if name in TRACED else ("adapters",):
+        model = load(name)
+        factors = adapt(model, name, dora=kind == "dora")
+        loss(model, *batches(name)["padded"]).backward()
+        made[kind] = {key: factor.grad.numpy() for key, factor in factors.items()}
     return made
 
 
@@ -80,7 +89,7 @@ def parts_of(name: str, tensor: str, full: torch.Tensor) -> Iterator[tuple[str, 
             yield ours, part.numpy()
 
 
-def adapt(model: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
+def adapt(model: torch.nn.Module, name: str, *, dora: bool) -> dict[str, torch.Tensor]:
     """Give every linear map an adapter, and the other parameters no gradient; the factors by our names."""
     model.requires_grad_(requires_grad=False)
     factors: dict[str, torch.Tensor] = {}
@@ -88,13 +97,14 @@ def adapt(model: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
         parent, _, key = tensor.rpartition(".")
         if weight.ndim < 2 or "embed_tokens" in tensor or "conv.conv" in tensor:
             continue
-        pairs = []
+        parts = []
         for ours, part in parts_of(name, tensor, weight):
-            made = {key: torch.tensor(a, requires_grad=True) for key, a in adapter(ours[:-7], part.shape).items()}
+            path = ours.removesuffix(".weight")
+            made = {key: torch.tensor(a, requires_grad=True) for key, a in adapter(path, part.shape, dora=dora).items()}
             factors |= made
-            pairs.append(tuple(made.values()))
-        if pairs:
-            parametrize.register_parametrization(model.get_submodule(parent), key, Adapted(pairs))
+            parts.append({key.removeprefix(f"{path}."): a for key, a in made.items()})
+        if parts:
+            parametrize.register_parametrization(model.get_submodule(parent), key, Adapted(parts))
     return factors
 
 

@@ -12,11 +12,11 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 from afmoe_mlx import load_model
-from afmoe_mlx.models import CausalLM, linear, moe
+from afmoe_mlx.models import CausalLM, linear, moe, rope
 from afmoe_mlx.models.linear import NVFP4_LARGEST, Linear, QuantizedLinear
 from afmoe_mlx.models.moe import ExpertLinear, QuantizedExpertLinear
 from helpers.checkpoints import write_golden
-from helpers.gradients import adapter, batches, difference, kept_gradients, sketch
+from helpers.gradients import SCALE, adapter, batches, difference, kept_gradients, sketch
 from helpers.grid import GRID, TRACED
 from helpers.tiny import ARCHITECTURES, tiny, tokens
 
@@ -40,14 +40,15 @@ def maps(model: CausalLM) -> dict[str, nn.Module]:
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def adapt(model: CausalLM) -> dict[str, mx.array]:
-    """Put an adapter beside every map; its factors."""
+def adapt(model: CausalLM, *, dora: bool = False) -> dict[str, mx.array]:
+    """Put an adapter beside every map, by DoRA where it is not of experts; its factors."""
     made = {}
     for path, module in maps(model).items():
         *outer, width = module.weight.shape
         shape = (*outer, width * 32 // module.bits if "scales" in module else width)
-        for name, values in adapter(path, shape).items():
-            made[name] = module[name.rpartition(".")[2]] = mx.array(values).astype(model.dtype)
+        module.lora_scale = SCALE
+        for name, values in adapter(path, shape, dora=dora).items():
+            made[name] = module[name.rpartition(".")[2]] = mx.array(values)
     return made
 
 
@@ -91,13 +92,15 @@ def distance(found: Gradients, expected: Gradients) -> float:
     return float(np.divide(*np.linalg.norm(norms, axis=0)))
 
 
-def check(folder: Path, name: str, kinds: Collection[str]) -> None:
+def check(folder: Path, name: str, kinds: Collection[str], *, recomputes: bool = False) -> None:
     """The gradients of all weights for some of the batches, and of adapters at all maps."""
     model = load_model(write_golden(folder, name), fuse=False)[0]
+    model.recomputes = recomputes
     made = batches(name)
     for kind in kinds:
         assert_kept(gradients(model, dict(tree_flatten(model.parameters())), made[kind]), name, kind)
-    assert_kept(gradients(model, adapt(model), made["padded"]), name, "adapters")
+    for kind in ("adapters", "dora") if name in TRACED else ("adapters",):
+        assert_kept(gradients(model, adapt(model, dora=kind == "dora"), made["padded"]), name, kind)
 
 
 @pytest.mark.parametrize("name", GRID)
@@ -113,6 +116,19 @@ def test_whether_or_not_rows_are_sorted_by_expert(
     """As middling numbers of tokens and as few run, which these are too many for."""
     monkeypatch.setattr(moe, "sorts", lambda *_: False)
     monkeypatch.setattr(moe, "NUMBERED", numbered)
+    check(tmp_path, name, ["padded"])
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_whether_or_not_activations_are_computed_again(tmp_path: Path, name: str) -> None:
+    check(tmp_path, name, ["padded", "long"], recomputes=True)
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_whether_or_not_positions_are_rotated_by_a_kernel(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rope, "rotates_by_kernel", lambda _: True)
     check(tmp_path, name, ["padded"])
 
 
