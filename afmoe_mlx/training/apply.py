@@ -19,11 +19,16 @@ def adapting(paths: Sequence[str | Path], scale: float = 1.0) -> Callable[[Causa
     """What `load_model` is to do with a model before it is fused: add adapters, each `scale` times, to one another."""
 
     def adapt(model: CausalLM) -> None:
-        kind = next(name for name, (config, _) in ARCHITECTURES.items() if isinstance(model.config, config))
+        kind = model_type_of(model)
         for path in paths:
             apply(model, read_adapter(path, kind), scale)
 
     return adapt
+
+
+def model_type_of(model: CausalLM) -> str:
+    """What its architecture is called in a config.json."""
+    return next(name for name, (config, _) in ARCHITECTURES.items() if isinstance(model.config, config))
 
 
 def apply(model: CausalLM, adapter: Adapter, scale: float = 1.0) -> None:
