@@ -73,8 +73,8 @@ def _run(request: ConvertRequest, recipe: Recipe | None) -> None:
     if request.adapter_path and (share := _rounding(request, options, target)) is not None:
         found["rounding"] = share
         note(
-            f"Quantized anew: rounding moved the merged weights {share:.2f} times as far as the adapter did. To round but"
-            " once, merge into what it was quantized from: afmoe-mlx fuse --original"
+            f"Quantized anew: rounding moved the merged weights {share:.2f} times as far as the adapter did."
+            " To round once, merge into what the model was quantized from: afmoe-mlx fuse --original"
         )
     if request.upload_repo is not None:
         found["uploaded_to"] = _upload(request, request.upload_repo, options, calibration, source, target)

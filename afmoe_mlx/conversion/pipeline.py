@@ -65,8 +65,8 @@ def convert(
 ) -> Path:
     """Write a model as MLX files; see `afmoe_mlx.convert`.
 
-    encoder: makes the `Encoder` that decides what is stored; None for a `PlainEncoder`. adapters: those that are merged into
-    the weights.
+    encoder: makes the `Encoder` that decides what is stored; None for a `PlainEncoder`. adapters: those that are
+    merged into the weights.
     """
     with workspace(Path(destination), overwrite=overwrite) as space:
         downloads = space.downloads if low_disk else None

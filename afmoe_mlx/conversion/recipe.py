@@ -131,4 +131,5 @@ def quantization_of(formats: Mapping[str, Format | None]) -> dict[str, Any] | No
 def commonest(formats: Iterable[Format]) -> Format:
     """The format that most have."""
     counts = Counter(tuple(sorted(chosen.items())) for chosen in formats)
-    return dict(min(counts, key=lambda chosen: (-counts[chosen], chosen)))
+    most = max(counts.values())
+    return dict(min(chosen for chosen, count in counts.items() if count == most))

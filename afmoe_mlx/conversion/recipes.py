@@ -52,8 +52,8 @@ def recipe_of_model(source: str | os.PathLike[str], *, revision: str | None = No
 
     Raises the errors of `resolve_headers`.
     """
-    folder, headers = resolve_headers(source, revision=revision)
-    raw, headers = translate(read_config_json(folder), headers)
+    folder, stored = resolve_headers(source, revision=revision)
+    raw, headers = translate(read_config_json(folder), stored)
     model, _ = empty_model(folder, raw, read_config(raw), headers)
     formats = formats_in(model)
     if not formats:

@@ -1,7 +1,7 @@
 """What it costs to quantize weights anew that adapters were merged into."""
 
+import math
 from contextlib import closing
-from math import prod
 from pathlib import Path
 
 import mlx.core as mx
@@ -36,14 +36,13 @@ def rounding(source: Source, job: Job, written: Path) -> float | None:
         closing(SourceReader(target, make_job(target, Options(quantize=False)).parameters)) as after,
     ):
         for path, parameter in merged.items():
-            step = max(PIECE_BYTES // (4 * prod(parameter.shape[1:])), 1)
-            for start in range(0, parameter.shape[0], step):
-                rows = slice(start, min(start + step, parameter.shape[0]))
+            count = max(PIECE_BYTES // (4 * math.prod(parameter.shape[1:])), 1)
+            for start in range(0, parameter.shape[0], count):
+                rows = slice(start, min(start + count, parameter.shape[0]))
                 parts = {kind: before.read(join(path, kind), rows) for kind in parameter.parts}
                 found = {kind: after.read(join(path, kind), rows) for kind in parts}
                 changed = parameter.merge(parts, rows).astype(mx.float32)
                 steps = changed - plain(parts, job.formats[path]), plain(found, job.formats[path]) - changed
-                lengths = [mx.square(step).sum() for step in steps]
-                mx.eval(lengths)
-                moved, rounded = moved + lengths[0].item(), rounded + lengths[1].item()
-    return (rounded / moved) ** 0.5 if moved else None
+                squares: list[float] = mx.stack([mx.square(step).sum() for step in steps]).tolist()  # type: ignore[assignment]
+                moved, rounded = moved + squares[0], rounded + squares[1]
+    return math.sqrt(rounded / moved) if moved else None
