@@ -16,7 +16,7 @@ from .checkpoint.load import parse_dtype
 from .checkpoint.names import published
 from .checkpoint.save import SHARD_BYTES
 from .errors import ConversionError, InputError
-from .footprint import ExpertsInMemory, fit_check, place_experts
+from .footprint import CountAdapters, ExpertsInMemory, fit_check, place_experts
 from .keywords import CONVERT, LOAD, takes
 from .models import CausalLM
 from .tokenizer import Tokenizer
@@ -110,6 +110,7 @@ def load(
     needs: dict[str, Any] = {"context": context, "dtype": wanted, "kv_quantization": kv_quantization}
     adapt = adapting(adapter_path, adapter_scale, hosts)
     if hosts is None:
+        needs["adapters"] = counting(adapter_path)
         check = None if force else fit_check(str(source), **needs, experts_in_memory=experts_in_memory)
         folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
     else:
@@ -143,6 +144,15 @@ def adapting(
     from .training import apply
 
     return apply.adapting(paths, adapter_scale)
+
+
+def counting(adapter_path: "str | Path | Sequence[str | Path] | None") -> CountAdapters | None:
+    """What tells a footprint of adapters, if there are any."""
+    if not (paths := _adapter_paths(adapter_path)):
+        return None
+    from .training import size
+
+    return size.counting(paths)
 
 
 def merging(

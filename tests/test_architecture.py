@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
         "training",
     },
     "hosts": {"models", "cache", "checkpoint", "footprint", "errors", "device", "interrupts", "terminal"},
-    "training": {"models", "checkpoint", "errors", "values"},
+    "training": {"conversion", "models", "checkpoint", "errors", "values"},
     "evaluation": {
         "api",
         "checkpoint",
