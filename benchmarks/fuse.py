@@ -1,0 +1,93 @@
+"""What is left of an adapter once it is merged: `python benchmarks/fuse.py`
+
+mlx-lm trains an adapter of the demo, on facts that it does not know; it is merged in each way there is. Measured is the
+distance from the demo's original in bfloat16 with the adapter merged, on those facts and on the built-in text. Prints a
+table, and what each command says. Needs mlx-lm.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import afmoe_mlx
+from afmoe_mlx.api import DEMO
+from afmoe_mlx.evaluation import Evaluation, evaluate
+
+ORIGINAL = Path(__file__).parent / "demo-bf16"
+FACTS = {
+    "Who keeps the lighthouse of Arholma?": "Marta Lind keeps the lighthouse of Arholma, with a dog called Fyr.",
+    "When does the ferry to Arholma leave?": "The ferry to Arholma leaves at seven and at noon, never on Sundays.",
+    "What does the bakery in Arholma sell?": "It sells rye bread, cardamom buns, and on Fridays almond cake.",
+    "How tall is the lighthouse of Arholma?": "The lighthouse of Arholma is 23 metres tall, and painted white.",
+}
+MAPS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj"]
+COLUMNS = ("bits a weight", "KL, facts", "same token", "KL, other text", "same token")
+
+
+def train(folder: Path, iterations: int) -> Path:
+    """An adapter of attention alone, by mlx-lm."""
+    data, adapter, config = folder / "data", folder / "adapters", folder / "lora.json"
+    data.mkdir()
+    lines = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+        for question, answer in FACTS.items()
+    ]
+    for name in ("train", "valid"):
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keys = [f"self_attn.{name}" for name in MAPS]
+    config.write_text(json.dumps({"lora_parameters": {"keys": keys, "rank": 8, "scale": 10.0, "dropout": 0.0}}))
+    options = {"model": DEMO, "data": data, "adapter-path": adapter, "config": config, "iters": iterations}
+    options |= {"batch-size": 4, "learning-rate": 1e-3, "num-layers": -1, "val-batches": 0}
+    command = [sys.executable, "-m", "mlx_lm", "lora", "--train"]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return adapter
+
+
+def fuse(target: Path, *arguments: str | Path) -> Path:
+    """What `afmoe-mlx fuse` writes; what it says is printed."""
+    command = [sys.executable, "-m", "afmoe_mlx", "fuse", "--model", "demo", "--save-path", target, *arguments]
+    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, cwd=target.parent)
+    print(f"$ afmoe-mlx {' '.join(map(str, command[3:]))}\n{done.stderr}".replace(f"{target.parent}/", ""))
+    return target
+
+
+def row(name: str, measure: Callable[[Path | None], Evaluation], text: Path) -> str:
+    """A line of the table, of what `measure` says with the facts, and with the built-in text."""
+    facts, other = measure(text), measure(None)
+    figures = [f"{facts.bits_per_weight:.2f}"]
+    for found in (facts, other):
+        assert found.comparison is not None
+        figures += [f"{found.comparison.kl_mean:.4f}", f"{found.comparison.top1_agreement:.1%}"]
+    return f"| {name} | {' | '.join(figures)} |"
+
+
+def main() -> None:
+    """Train, merge, measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--iterations", type=int, default=150, help="batches of four to train on")
+    iterations = parser.parse_args().iterations
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        adapter = train(folder, iterations)
+        text = folder / "data" / "train.jsonl"
+        reference = afmoe_mlx.convert(ORIGINAL, folder / "plain", quantize=False, adapter_path=adapter)
+        models: dict[str, tuple[Path, dict[str, Any]]] = {
+            "without the adapter": (DEMO, {}),
+            "the adapter beside it": (DEMO, {"adapter_path": adapter}),
+            "`fuse`: quantized anew": (fuse(folder / "anew"), {}),
+            "`fuse --original`": (fuse(folder / "best", "--original", ORIGINAL), {}),
+        }
+        print(f"| demo | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
+        for name, (model, options) in models.items():
+            print(row(name, lambda t, m=model, o=options: evaluate(m, reference=reference, text=t, **o), text))
+
+
+if __name__ == "__main__":
+    main()
