@@ -16,6 +16,7 @@ from .command_line.requests.answering import ChatRequest, GenerateRequest
 from .command_line.requests.conversion import ConvertRequest, EvalRequest, FuseRequest
 from .command_line.requests.machine import BenchRequest, DoctorRequest, InfoRequest
 from .command_line.requests.serving import ServeRequest
+from .command_line.requests.tuning import LoraRequest
 
 # What each command takes. What it does is `run` of the module in `commands` that has its name.
 REQUESTS = {
@@ -27,6 +28,7 @@ REQUESTS = {
     "info": InfoRequest,
     "bench": BenchRequest,
     "eval": EvalRequest,
+    "lora": LoraRequest,
     "doctor": DoctorRequest,
 }
 

@@ -1,8 +1,8 @@
 """What is left of an adapter once it is merged: `python benchmarks/fuse.py`
 
-mlx-lm trains an adapter of the demo, on facts that it does not know; it is merged in each way there is. Measured is the
-distance from the demo's original in bfloat16 with the adapter merged, on those facts and on the built-in text. Prints a
-table, and what each command says. Needs mlx-lm.
+The demo is taught facts that it does not know by an adapter, which is then merged in each way there is. Measured is the
+distance from its original in bfloat16 with the adapter merged, on those facts and on the built-in text. Prints what the
+commands say, and a table.
 """
 
 import argparse
@@ -25,13 +25,12 @@ FACTS = {
     "What does the bakery in Arholma sell?": "It sells rye bread, cardamom buns, and on Fridays almond cake.",
     "How tall is the lighthouse of Arholma?": "The lighthouse of Arholma is 23 metres tall, and painted white.",
 }
-MAPS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj"]
 COLUMNS = ("bits a weight", "KL, facts", "same token", "KL, other text", "same token")
 
 
 def train(folder: Path, iterations: int) -> Path:
-    """An adapter of attention alone, by mlx-lm."""
-    data, adapter, config = folder / "data", folder / "adapters", folder / "lora.json"
+    """An adapter of the demo, which knows the facts."""
+    data, adapter = folder / "data", folder / "adapters"
     data.mkdir()
     lines = [
         {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
@@ -39,21 +38,20 @@ def train(folder: Path, iterations: int) -> Path:
     ]
     for name in ("train", "valid"):
         (data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    keys = [f"self_attn.{name}" for name in MAPS]
-    config.write_text(json.dumps({"lora_parameters": {"keys": keys, "rank": 8, "scale": 10.0, "dropout": 0.0}}))
-    options = {"model": DEMO, "data": data, "adapter-path": adapter, "config": config, "iters": iterations}
-    options |= {"batch-size": 4, "learning-rate": 1e-3, "num-layers": -1, "val-batches": 0}
-    command = [sys.executable, "-m", "mlx_lm", "lora", "--train"]
+    options = {"data": data, "adapter-path": adapter, "iters": iterations, "learning-rate": 1e-3, "seed": 0}
+    command = [sys.executable, "-m", "afmoe_mlx", "lora", "--train", "--model", "demo"]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, capture_output=True)
     return adapter
 
 
 def fuse(target: Path, *arguments: str | Path) -> Path:
     """What `afmoe-mlx fuse` writes; what it says is printed."""
     command = [sys.executable, "-m", "afmoe_mlx", "fuse", "--model", "demo", "--save-path", target, *arguments]
-    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, cwd=target.parent)
+    done = subprocess.run(
+        [str(part) for part in command], check=True, capture_output=True, text=True, cwd=target.parent
+    )
     print(f"$ afmoe-mlx {' '.join(map(str, command[3:]))}\n{done.stderr}".replace(f"{target.parent}/", ""))
     return target
 

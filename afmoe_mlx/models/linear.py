@@ -14,7 +14,14 @@ NVFP4_LARGEST = 6 * 448
 PIECE = 1 << 24
 
 
-class Linear(nn.Linear):
+class Adapted:
+    """What a linear map has besides its arrays while an adapter of it is trained, see `adapted`."""
+
+    lora_scale = 1.0
+    lora_dropout = 0.0
+
+
+class Linear(Adapted, nn.Linear):
     """`nn.Linear`, but for its quantized form. With `lora_a` it is adapted, see `adapted`."""
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -26,7 +33,7 @@ class Linear(nn.Linear):
         return QuantizedLinear.from_linear(self, *args, **kwargs)
 
 
-class QuantizedLinear(nn.QuantizedLinear):
+class QuantizedLinear(Adapted, nn.QuantizedLinear):
     """`nn.QuantizedLinear`, by `quantized_product`; nvfp4 may have one more scale for each output, (out,)."""
 
     @classmethod
@@ -79,12 +86,38 @@ def adapted(y: mx.array, x: mx.array, module: nn.Module) -> mx.array:
     """What a map's adapter makes of y = x W (..., out), and its bias after it.
 
     lora_a (in, r) and lora_b (r, out): a change of low rank, whose scale is in lora_b. lora_m (out,): DoRA's, what each
-    output is multiplied by.
+    output is multiplied by. In training they are in float32, the scale is `lora_scale`, `lora_dropout` is the share of
+    x that is left out, and DoRA's m (out,) are the lengths that the changed weight's rows are to have.
     """
-    y = mx.addmm(y, x @ module.lora_a, module.lora_b)
+    a, b = module.lora_a.astype(x.dtype), module.lora_b.astype(x.dtype)
+    y = mx.addmm(y, dropped(x, module) @ a, b, alpha=module.lora_scale)
     if "lora_m" in module:
         y = y * module.lora_m
+    elif "m" in module:
+        y = y * (module.m / changed_lengths(module)).astype(y.dtype)
     return y + module.bias if "bias" in module else y
+
+
+def dropped(x: mx.array, module: nn.Module) -> mx.array:
+    """What an adapter takes of x: in training a share of it is left out, and the rest made up for it."""
+    if not (module.training and module.lora_dropout):
+        return x
+    kept = 1 - module.lora_dropout
+    return mx.where(mx.random.bernoulli(kept, x.shape), x / kept, 0).astype(x.dtype)
+
+
+def changed_lengths(module: nn.Module) -> mx.array:
+    """The lengths (out,) of the rows of a map's weight and its change together, of which DoRA takes no gradient."""
+    change = module.lora_scale * (module.lora_a @ module.lora_b).T
+    return mx.stop_gradient(mx.linalg.norm(plain_weight(module).astype(mx.float32) + change, axis=1))
+
+
+def plain_weight(module: nn.Module) -> mx.array:
+    """A map's weight (out, in), or those of all experts (E, out, in), dequantized if need be."""
+    if "scales" not in module:
+        return module.weight
+    arrays = module.weight, module.scales, module.get("biases")
+    return mx.dequantize(*arrays, module.group_size, module.bits, module.mode)
 
 
 def quantized_product(x: mx.array, module: nn.Module, expert: int | None = None) -> mx.array:
