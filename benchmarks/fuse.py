@@ -10,13 +10,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import afmoe_mlx
 from afmoe_mlx.api import DEMO
-from afmoe_mlx.evaluation import Evaluation, evaluate
+from afmoe_mlx.evaluation import evaluate
 
 ORIGINAL = Path(__file__).parent / "demo-bf16"
 FACTS = {
@@ -25,6 +24,7 @@ FACTS = {
     "What does the bakery in Arholma sell?": "It sells rye bread, cardamom buns, and on Fridays almond cake.",
     "How tall is the lighthouse of Arholma?": "The lighthouse of Arholma is 23 metres tall, and painted white.",
 }
+TOKENS = 2048
 COLUMNS = ("bits a weight", "KL, facts", "same token", "KL, other text", "same token")
 
 
@@ -38,7 +38,7 @@ def train(folder: Path, iterations: int) -> Path:
     ]
     for name in ("train", "valid"):
         (data / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    options = {"data": data, "adapter-path": adapter, "iters": iterations, "learning-rate": 1e-3, "seed": 0}
+    options = {"data": data, "adapter-path": adapter, "iters": iterations, "learning-rate": 3e-4}
     command = [sys.executable, "-m", "afmoe_mlx", "lora", "--train", "--model", "demo"]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
@@ -56,25 +56,22 @@ def fuse(target: Path, *arguments: str | Path) -> Path:
     return target
 
 
-def row(name: str, measure: Callable[[Path | None], Evaluation], text: Path) -> str:
-    """A line of the table, of what `measure` says with the facts, and with the built-in text."""
-    facts, other = measure(text), measure(None)
-    figures = [f"{facts.bits_per_weight:.2f}"]
-    for found in (facts, other):
-        assert found.comparison is not None
-        figures += [f"{found.comparison.kl_mean:.4f}", f"{found.comparison.top1_agreement:.1%}"]
-    return f"| {name} | {' | '.join(figures)} |"
+def figures(model: Path, reference: Path, text: Path, **options: Any) -> list[str]:
+    """A row of the table: measured with the facts, and with the built-in text."""
+    found = [evaluate(model, reference=reference, text=t, max_tokens=TOKENS, **options) for t in (text, None)]
+    return [f"{found[0].bits_per_weight:.2f}"] + [
+        figure for each in found for figure in (f"{each.kl_mean:.4f}", f"{each.top1_agreement:.1%}")
+    ]
 
 
 def main() -> None:
     """Train, merge, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=150, help="batches of four to train on")
+    parser.add_argument("--iterations", type=int, default=40, help="batches of four to train on")
     iterations = parser.parse_args().iterations
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         adapter = train(folder, iterations)
-        text = folder / "data" / "train.jsonl"
         reference = afmoe_mlx.convert(ORIGINAL, folder / "plain", quantize=False, adapter_path=adapter)
         models: dict[str, tuple[Path, dict[str, Any]]] = {
             "without the adapter": (DEMO, {}),
@@ -84,7 +81,8 @@ def main() -> None:
         }
         print(f"| demo | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
         for name, (model, options) in models.items():
-            print(row(name, lambda t, m=model, o=options: evaluate(m, reference=reference, text=t, **o), text))
+            row = figures(model, reference, folder / "data" / "train.jsonl", **options)
+            print(f"| {name} | {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

@@ -251,6 +251,23 @@ def test_a_global_scale_goes_with_plain_weights_alone(tmp_path: Path) -> None:
     assert distance(load_model(fused)[0], load_model(source, adapt=adapting([adapter]))[0]) < 0.1
 
 
+@pytest.mark.parametrize(("original", "expected"), [(None, "mlx-community/"), ("trinity-nano", "arcee-ai/")])
+def test_a_short_name_is_what_runs_and_as_an_original_what_was_published(
+    original: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def asked(source: str, **_: Any) -> None:
+        opened.append(source)
+        raise ConversionError("asked")
+
+    monkeypatch.setattr("afmoe_mlx.commands.convert.open_source", asked)
+    monkeypatch.setattr("afmoe_mlx.commands.fuse.recipe_of_model", lambda *_, **__: None)
+    result = fuse("--model", "trinity-nano", *(["--original", original] if original else []))
+    assert result.stderr == "error: asked\n"
+    assert opened[0].startswith(expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

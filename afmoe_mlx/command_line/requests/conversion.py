@@ -133,7 +133,7 @@ class FuseRequest(AdapterOptions):
     model: Annotated[str, typer.Option(help=MODEL_HELP + " demo is the built-in one.")]
     adapter_path: Annotated[
         list[str] | None,
-        typer.Option(metavar="DIR", help="Its adapter, of mlx-lm or PEFT; several add up. [default: adapters]"),
+        typer.Option(metavar="DIR", help="Its adapter, of mlx-lm or PEFT; several add up; adapters if none is given."),
     ] = None
     adapter_scale: AdapterScale = None
     save_path: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")] = "fused_model"
@@ -165,10 +165,10 @@ class FuseRequest(AdapterOptions):
         if self.dequantize and (self.original is not None or self.recipe is not None):
             raise typer.BadParameter("--dequantize makes plain weights of --model's: leave out --original and --recipe")
 
-    def as_conversion(self) -> ConvertRequest:
-        """The conversion that it is, but for a recipe that is another model's."""
+    def as_conversion(self, model: str) -> ConvertRequest:
+        """The conversion that it is, but for a recipe that is another model's; model: a folder or `owner/name`."""
         return ConvertRequest(
-            hf_path=self.original or self.model,
+            hf_path=self.original or model,
             mlx_path=self.save_path,
             recipe=self.recipe,
             adapter_path=self.adapter_path or ["adapters"],
