@@ -15,6 +15,7 @@ from typing import Any
 
 import afmoe_mlx
 from afmoe_mlx.api import DEMO
+from afmoe_mlx.conversion.recipes import recipe_of_model
 from afmoe_mlx.evaluation import evaluate
 
 ORIGINAL = Path(__file__).parent / "demo-bf16"
@@ -56,6 +57,11 @@ def fuse(target: Path, *arguments: str | Path) -> Path:
     return target
 
 
+def calibrated(target: Path, adapter: Path) -> Path:
+    """The original with the adapter merged, quantized as the demo is, by the package's text."""
+    return afmoe_mlx.convert(ORIGINAL, target, recipe=recipe_of_model(DEMO), adapter_path=adapter, calibrate=True)
+
+
 def figures(model: Path, reference: Path, text: Path, **options: Any) -> list[str]:
     """A row of the table: measured with the facts, and with the built-in text."""
     found = [evaluate(model, reference=reference, text=t, max_tokens=TOKENS, **options) for t in (text, None)]
@@ -78,6 +84,7 @@ def main() -> None:
             "the adapter beside it": (DEMO, {"adapter_path": adapter}),
             "`fuse`: quantized anew": (fuse(folder / "anew"), {}),
             "`fuse --original`": (fuse(folder / "best", "--original", ORIGINAL), {}),
+            "the same, calibrated": (calibrated(folder / "calibrated", adapter), {}),
         }
         print(f"| demo | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
         for name, (model, options) in models.items():

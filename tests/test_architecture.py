@@ -40,7 +40,17 @@ ARROWS: dict[str, set[str]] = {
         "training",
     },
     "hosts": {"models", "cache", "checkpoint", "footprint", "errors", "device", "interrupts", "terminal"},
-    "training": {"conversion", "models", "checkpoint", "errors", "values"},
+    "training": {
+        "checkpoint",
+        "conversion",
+        "durable",
+        "models",
+        "tokenizer",
+        "errors",
+        "interrupts",
+        "terminal",
+        "values",
+    },
     "evaluation": {
         "api",
         "checkpoint",
