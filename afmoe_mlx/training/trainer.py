@@ -97,8 +97,9 @@ def loss_of(model: CausalLM, batches: Iterable[Batch], group: Group) -> Loss:
     found = Loss(0.0, 0)
     for batch in batches:
         loss = summed_loss(model, batch.tokens, batch.learned)
-        both = group.sum(mx.stack([loss, batch.learned[:, 1:].sum().astype(mx.float32)]))
-        found += Loss(both[0].item(), int(both[1].item()))
+        both: list[float]
+        both = group.sum(mx.stack([loss, batch.learned[:, 1:].sum().astype(mx.float32)])).tolist()  # type: ignore[assignment]
+        found += Loss(both[0], int(both[1]))
         mx.clear_cache()
     model.train(was_training)
     return found
