@@ -43,6 +43,7 @@ ARROWS: dict[str, set[str]] = {
     "training": {
         "models",
         "checkpoint",
+        "conversion",
         "tokenizer",
         "durable",
         "interrupts",

@@ -17,7 +17,9 @@ from .options import AUTO
 
 # Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
 NOT_HERE = {
-    "--adapter-path": "adapters are for generate, chat, serve, bench and eval",
+    "--adapter-path": "adapters are for generate, chat, serve, bench, eval, info, convert and fuse",
+    "--export-gguf": "GGUF is llama.cpp's: its convert_hf_to_gguf.py makes it of what --dequantize writes",
+    "--gguf-path": "GGUF is llama.cpp's: its convert_hf_to_gguf.py makes it of what --dequantize writes",
     "--max-kv-size": "sliding layers are bounded by their window already, and full layers must not forget",
     "--trust-remote-code": "code from a checkpoint is never run",
     "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",

@@ -58,7 +58,7 @@ def _checked(adapter: Adapter, path: str, module: nn.Module) -> LowRank:
     expected = (*experts, width), (*experts, out)
     if experts and len(a) == 3 and a[0] > experts[0]:
         raise AdapterError(f"{adapter.folder}: {path}: an adapter of experts needs all of them in memory")
-    if (*a[:-2], a[-2]) != expected[0] or (*b[:-2], b[-1]) != expected[1] or a[-1] != b[-2]:
+    if (a[:-1], (*b[:-2], *b[-1:])) != expected or a[-1:] != b[-2:-1]:
         raise AdapterError(f"{adapter.folder}: {path} has shapes {a} and {b}: expected {width} in, {out} out")
     if change.magnitude is not None:
         if experts or change.magnitude.shape != (out,) or "global_scale" in module:
