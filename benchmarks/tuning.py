@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import afmoe_mlx  # noqa: F401, I001  # first: with a fast BLAS, which both programs then use
+import afmoe_mlx  # noqa: F401  # first: with a fast BLAS, which both programs then use
+
+# isort: split
 import mlx.core as mx
 import mlx.optimizers
 
