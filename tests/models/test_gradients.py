@@ -124,7 +124,7 @@ def test_whether_or_not_activations_are_computed_again(tmp_path: Path, name: str
     check(tmp_path, name, ["padded", "long"], recomputes=True)
 
 
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", ["afmoe-yarn", "lfm2_moe-yarn"])
 def test_whether_or_not_positions_are_rotated_by_a_kernel(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
