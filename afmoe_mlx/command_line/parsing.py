@@ -21,6 +21,9 @@ NOT_HERE = {
     "--max-kv-size": "sliding layers are bounded by their window already, and full layers must not forget",
     "--trust-remote-code": "code from a checkpoint is never run",
     "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",
+    "--report-to": "a training writes its losses to stdout, a line each time",
+    "--project-name": "a training writes its losses to stdout, a line each time",
+    "--clear-cache-threshold": "buffers that are free are given back as MLX sees fit",
     "--pipeline": "one model on several machines is --hosts FILE",
     "--image": "these models read text alone",
     "--quantize-activations": "activations are not quantized",
@@ -85,7 +88,8 @@ class Command(TyperCommand):
                 args = repeated(args, "--extra-eos-token")
             args = with_value(args, "--prompt-lookup", AUTO, lambda word: word.isdecimal() or word == AUTO)
             for option in ("--calibrate", "--resume"):
-                args = with_value(args, option, "", lambda word: not word.startswith("-"))
+                if any(option in param.opts and not getattr(param, "is_flag", False) for param in self.params):
+                    args = with_value(args, option, "", lambda word: not word.startswith("-"))
             return super().parse_args(ctx, list(args))  # it takes the list apart
         except Exception as error:
             name = getattr(error, "option_name", None)

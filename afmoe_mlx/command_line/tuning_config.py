@@ -1,5 +1,6 @@
 """The YAML file of `lora --config`: options by their names, or as mlx_lm.lora's has them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from .parsing import NOT_HERE
 
 # mlx-lm's `lora_parameters`, and what they are here.
 PARAMETERS = {"rank": "rank", "scale": "scale", "dropout": "dropout", "keys": "target"}
+NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 
 
 def read_tuning_config(path: str, context: typer.Context) -> dict[str, Any]:
@@ -45,8 +47,12 @@ def read_tuning_config(path: str, context: typer.Context) -> dict[str, Any]:
 def _read(path: str) -> dict[str, Any]:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """YAML 1.2's numbers: 1e-5 is one, too."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789."))
     try:
-        values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).expanduser().read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {getattr(error, 'strerror', None) or 'no UTF-8'}") from None
     except yaml.YAMLError as error:

@@ -210,8 +210,10 @@ def _train(
         for event in training(model, data.train, data.valid, options, folder, group, saved=saved):
             show(event)
     if group.rank == 0:
-        words = [shlex.quote(word) for word in (request.model, str(folder.path))]
-        note(f"Wrote {folder.path}. Try it: afmoe-mlx chat --model {words[0]} --adapter-path {words[1]}")
+        note(
+            f"Wrote {folder.path}. Try it: afmoe-mlx chat --model {shlex.quote(request.model)}"
+            f" --adapter-path {shlex.quote(str(folder.path))}"
+        )
 
 
 def _test(request: LoraRequest, options: Options, data: _Data, group: Group) -> None:

@@ -37,15 +37,18 @@ def training_memory(
     learned = trained_bytes(model)
     is_model_itself = not any(map(is_added, learned))  # whose weights are counted already
     trained = sum(learned.values()) * (COPIES[optimizer] + accumulates - is_model_itself)
-    kept = [kept_of(layer, model, rows, columns) for layer in model.layers]
-    hidden = rows * columns * model.config.hidden_size * model.dtype.size
-    activations = sum(kept)
-    if model.recomputes:
-        activations = max(kept) + hidden * len(kept)
+    of_layers = [kept_of(layer, model, rows * columns) for layer in model.layers]
+    # scores are computed again for their gradients, by MLX itself: one layer's are there, and what is made of them
+    scores = 4 * rows * model.config.num_attention_heads * columns**2 * mx.float32.size
     positions = rows * columns
-    logits = min(positions, max(PIECE // model.config.vocab_size, 1)) * model.config.vocab_size * 4
-    inputs = hidden * len(kept) if model.recomputes else activations
-    return TrainingMemory(weights, trained, activations, inputs + 3 * logits)
+    if model.recomputes:  # a layer's input alone, and one layer's activations with their gradients
+        kept = positions * model.config.hidden_size * model.dtype.size * len(of_layers)
+        activations = kept + 3 * max(of_layers) + scores
+    else:
+        kept = sum(of_layers)
+        activations = kept + max(of_layers) + scores
+    logits = min(positions, max(PIECE // model.config.vocab_size, 1)) * model.config.vocab_size * mx.float32.size
+    return TrainingMemory(weights, trained, activations, kept + 3 * logits)
 
 
 def trained_bytes(model: CausalLM) -> dict[str, int]:
@@ -59,9 +62,9 @@ def is_added(name: str) -> bool:
     return name.rpartition(".")[2] in ("lora_a", "lora_b", "m")
 
 
-def kept_of(layer: nn.Module, model: CausalLM, rows: int, columns: int) -> int:
-    """Bytes of a layer's activations until its gradients are taken."""
-    config, tokens = model.config, rows * columns
+def kept_of(layer: nn.Module, model: CausalLM, tokens: int) -> int:
+    """Bytes of a layer's activations of so many tokens until its gradients are taken."""
+    config = model.config
     numbers = 0.0
     for name, module in maps_of(layer):
         _, inputs, outputs = sizes(module)
@@ -69,10 +72,7 @@ def kept_of(layer: nn.Module, model: CausalLM, rows: int, columns: int) -> int:
         # its output, and what is made of that before the next; of experts the inputs too, in their own order
         numbers += takes * (2 * outputs + (inputs if takes > 1 else 0))
     numbers += 4 * config.hidden_size  # norms and the residual stream
-    kept = round(tokens * numbers) * model.dtype.size
-    if "self_attn" in layer:  # the scores and what softmax makes of them
-        kept += 2 * rows * config.num_attention_heads * columns**2 * mx.float32.size
-    return kept
+    return round(tokens * numbers) * model.dtype.size
 
 
 def is_of_routed(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -10,6 +9,7 @@ import mlx.nn as nn
 import mlx.optimizers
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
+from ..device import is_cpu
 from ..models import CausalLM
 from .batches import Batch
 from .group import Group
@@ -46,11 +46,14 @@ class Trainer:
         optimizer.init(model.trainable_parameters())
         self._gathered: tuple[Any, mx.array] | None = None
         self._state: list[Any] = [model.state, optimizer.state, mx.random.state]
-        self._step = partial(mx.compile, inputs=self._state, outputs=self._state)(self._take)
+        # the CPU's compiler takes half a minute, and what it makes is no faster
+        self._step = self._take if is_cpu() else mx.compile(self._take, inputs=self._state, outputs=self._state)
         model.train()
 
     def learn(self, batch: Batch, *, updates: bool) -> tuple[Loss, bool]:
         """Take a batch's gradients, and with `updates` an update by those since the last; its loss before that.
+
+        What dropout leaves out is drawn from MLX's random numbers.
 
         Also whether all was finite: if not, nothing of the model is worth keeping.
         """
@@ -80,20 +83,11 @@ class Trainer:
     def state(self) -> dict[str, mx.array]:
         """All that an exact continuation needs besides the parameters, between two updates."""
         assert self._gathered is None
-        found = {f"optimizer.{name}": array for name, array in dict(tree_flatten(self.optimizer.state)).items()}
-        return found | {f"random.{i}": array for i, array in enumerate(random_state())}
+        return dict(tree_flatten(self.optimizer.state))
 
     def restore(self, state: Mapping[str, mx.array]) -> None:
         """Go on from what `state` gave; KeyError for that of another optimizer."""
-        kept = tree_map_with_path(lambda path, _: state[f"optimizer.{path}"], self.optimizer.state)
-        self.optimizer.state.update(kept)
-        drawn = random_state()
-        drawn[:] = [state[f"random.{i}"] for i in range(len(drawn))]
-
-
-def random_state() -> list[mx.array]:
-    """MLX's own, which decides what is drawn from now on."""
-    return mx.random.state  # type: ignore[return-value]
+        self.optimizer.state.update(tree_map_with_path(lambda path, _: state[path], self.optimizer.state))
 
 
 def loss_of(model: CausalLM, batches: Iterable[Batch], group: Group) -> Loss:
@@ -103,8 +97,9 @@ def loss_of(model: CausalLM, batches: Iterable[Batch], group: Group) -> Loss:
     found = Loss(0.0, 0)
     for batch in batches:
         loss = summed_loss(model, batch.tokens, batch.learned)
-        both = group.sum(mx.stack([loss, batch.learned[:, 1:].sum().astype(mx.float32)]))
-        found += Loss(both[0].item(), int(both[1].item()))
+        both: list[float]
+        both = group.sum(mx.stack([loss, batch.learned[:, 1:].sum().astype(mx.float32)])).tolist()  # type: ignore[assignment]
+        found += Loss(both[0], int(both[1]))
         mx.clear_cache()
     model.train(was_training)
     return found

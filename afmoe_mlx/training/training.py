@@ -143,6 +143,7 @@ def training(
             yield Validated(step - 1, loss_of(model, checks.once(options.val_batches), group))
         began = time.perf_counter()
         batch, updates = batches[step - 1], step % accumulated == 0 or step == options.iters
+        mx.random.seed((options.seed * options.iters + step) * group.size + group.rank)
         loss, is_finite = trainer.learn(batch, updates=updates)
         if not is_finite:
             origins = ", ".join(batch.origins)
