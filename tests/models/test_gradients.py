@@ -169,8 +169,8 @@ def test_of_adapters_beside_quantized_weights_as_beside_plain_ones(model_type: s
     model = quantized(tiny(model_type, **shape), how)
     twin = dequantized(model, tiny(model_type, **shape))
     found, expected = (gradients(m, adapt(m), (IDS, None, IDS)) for m in (model, twin))
-    assert distance(found, expected) < (2e-6 if how["bits"] == 4 else 5e-6)
-    assert all(distance({key: found[key]}, {key: expected[key]}) < 1e-5 for key in expected)
+    assert distance(found, expected) < 2e-6
+    assert all(distance({key: found[key]}, {key: expected[key]}) < 5e-6 for key in expected)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
