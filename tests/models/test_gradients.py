@@ -124,7 +124,7 @@ def test_whether_or_not_activations_are_computed_again(tmp_path: Path, name: str
     check(tmp_path, name, ["padded", "long"], recomputes=True)
 
 
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize("name", ["afmoe-yarn", "lfm2_moe-yarn"])
 def test_whether_or_not_positions_are_rotated_by_a_kernel(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,8 +169,8 @@ def test_of_adapters_beside_quantized_weights_as_beside_plain_ones(model_type: s
     model = quantized(tiny(model_type, **shape), how)
     twin = dequantized(model, tiny(model_type, **shape))
     found, expected = (gradients(m, adapt(m), (IDS, None, IDS)) for m in (model, twin))
-    assert distance(found, expected) < (2e-6 if how["bits"] == 4 else 5e-6)
-    assert all(distance({key: found[key]}, {key: expected[key]}) < 1e-5 for key in expected)
+    assert distance(found, expected) < 2e-6
+    assert all(distance({key: found[key]}, {key: expected[key]}) < 5e-6 for key in expected)
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
