@@ -1,7 +1,7 @@
 """A service without a model, that answers what a test wants, or fails where it wants."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -32,6 +32,7 @@ class FakeService:
     name: str = "tiny"
     created: int = 1_700_000_000
     context: int = 4096
+    defaults: Mapping[str, float] = field(default_factory=lambda: {"temperature": 0.5, "max_tokens": 100})
     asked: list[Question] = field(default_factory=list)
     ended: list[Call] = field(default_factory=list)
     """Calls whose block was left."""

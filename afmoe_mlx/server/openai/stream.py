@@ -1,5 +1,6 @@
 """`Chunks`: answers as a stream of OpenAI's chunks, which ends as its clients expect, whatever happens."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import Any
 
 from .. import sse
 from ..errors import failure
-from ..question import Answering, Call, Finish, Update
+from ..question import Answering, Call, Finish, Progress, Update
 from .errors import error_body
 
 DONE = "[DONE]"
@@ -79,6 +80,8 @@ class Chunks(ABC):
         return Usage(call.prompt_tokens, cached, call.completion_tokens, known.reasoning_tokens)
 
     def _told(self, update: Update) -> Iterator[str]:
+        if update.progress is not None:
+            yield self._event([self.choice(update.index)], progress=update.progress)
         for choice in self.choices(update):
             yield self._event([choice])
         if update.finish is not None:
@@ -86,8 +89,21 @@ class Chunks(ABC):
             self._open.remove(update.index)
             yield self._event([self.end(update.index, update.finish)])
 
-    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> str:
-        told = {"usage": usage} if self._includes_usage else {}
+    def _event(
+        self,
+        choices: list[dict[str, Any]],
+        usage: dict[str, Any] | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> str:
+        told: dict[str, Any] = {"usage": usage} if self._includes_usage else {}
+        if progress is not None:  # as llama.cpp's server tells it
+            told["prompt_progress"] = {
+                "total": progress.total,
+                "cache": progress.cached,
+                "processed": progress.read,
+                "time_ms": round(1000 * (time.perf_counter() - self._call.began)),
+            }
         return sse.event({**self._head, "choices": choices, **told})
 
 
