@@ -43,7 +43,9 @@ for (const name of readdirSync(join(HERE, 'vendor')).sort()) {
   const packages = packagesOf(metafile.inputs);
   for (const folder of packages) licences[folder] = licenceOf(folder);
   files[name] = {
-    sha256: createHash('sha256').update(readFileSync(join(TARGET, name))).digest('hex'),
+    sha256: createHash('sha256')
+      .update(readFileSync(join(TARGET, name)))
+      .digest('hex'),
     packages: packages.map((folder) => ({
       name: folder.replace('node_modules/', ''),
       version: LOCK[folder].version,

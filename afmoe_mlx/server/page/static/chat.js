@@ -171,13 +171,18 @@ export class Chat {
   async #write(message) {
     if (this.#answers.has(message.id)) return;
     const before = this.thread.path(message.parent);
-    const answering = new Answering(message, before, { ...this.conversation.settings }, {
-      server: this.server,
-      save: (written) => this.store.putMessage(written),
-      changed: this.listener.changed,
-      progress: this.listener.progress,
-      say: this.listener.say,
-    });
+    const answering = new Answering(
+      message,
+      before,
+      { ...this.conversation.settings },
+      {
+        server: this.server,
+        save: (written) => this.store.putMessage(written),
+        changed: this.listener.changed,
+        progress: this.listener.progress,
+        say: this.listener.say,
+      },
+    );
     this.#answers.set(message.id, answering);
     this.#remember();
     const release = this.store.claim(message.id);

@@ -59,13 +59,19 @@ export function askKey(isWrong) {
 
 /** Tell which keys do what. */
 export function tellKeys() {
-  const rows = KEYS.map(([key, does]) => make('tr', {}, make('th', { scope: 'row' }, make('kbd', {}, key)), make('td', {}, does)));
+  const rows = KEYS.map(([key, does]) =>
+    make('tr', {}, make('th', { scope: 'row' }, make('kbd', {}, key)), make('td', {}, does)),
+  );
   const dialog = make(
     'dialog',
     { 'aria-labelledby': 'keys-title' },
     make('h2', { id: 'keys-title' }, 'Keys'),
     make('table', { class: 'keys' }, make('tbody', {}, ...rows)),
-    make('div', { class: 'bar' }, make('button', { type: 'button', class: 'main', onclick: () => dialog.close() }, 'Close')),
+    make(
+      'div',
+      { class: 'bar' },
+      make('button', { type: 'button', class: 'main', onclick: () => dialog.close() }, 'Close'),
+    ),
   );
   dialog.addEventListener('close', () => dialog.remove());
   document.body.append(dialog);

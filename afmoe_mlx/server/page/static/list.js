@@ -1,6 +1,6 @@
 /** The list of conversations: searched, opened, and what can be done with each. */
 
-import { byId, make, icon, toast } from './dom.js';
+import { byId, icon, make, toast } from './dom.js';
 
 /** @typedef {import('./types.js').Conversation} Conversation */
 
@@ -63,7 +63,9 @@ export class List {
     /** @type {Node[]} */ const rows = [];
     let age = '';
     for (const conversation of shown) {
-      if (age !== (age = ageOf(conversation.changed))) rows.push(make('li', { class: 'age', role: 'presentation' }, age));
+      const own = ageOf(conversation.changed);
+      if (own !== age) rows.push(make('li', { class: 'age', role: 'presentation' }, own));
+      age = own;
       rows.push(this.#row(conversation));
     }
     this.#list.replaceChildren(...rows);
@@ -173,7 +175,7 @@ export class List {
     if (!step) return;
     event.preventDefault();
     const items = [...this.#menu.querySelectorAll('button')];
-    const index = items.findIndex((item) => item === document.activeElement);
+    const index = items.findIndex((item) => item.matches(':focus'));
     items[(index + step + items.length) % items.length].focus();
   }
 }

@@ -1,6 +1,6 @@
 /** Markdown as it comes: what is not the last block of the text any more stays as it is. */
 
-import { iconButton, copy, make } from './dom.js';
+import { copy, iconButton, make } from './dom.js';
 import DOMPurify from './vendor/dompurify.js';
 import hljs from './vendor/highlight.js';
 import MarkdownIt from './vendor/markdown-it.js';
@@ -9,7 +9,9 @@ import MarkdownIt from './vendor/markdown-it.js';
 
 const SANITIZED = {
   ALLOWED_TAGS:
-    'a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul'.split(' '),
+    'a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul'.split(
+      ' ',
+    ),
   ALLOWED_ATTR: ['class', 'href', 'start', 'title'],
   ALLOWED_URI_REGEXP: /^https?:/i,
   ALLOW_ARIA_ATTR: false,
@@ -33,7 +35,7 @@ function highlight(code, language) {
 /** A cell whose alignment is a class: styles in attributes are refused. @type {import('markdown-it').RendererRule} */
 function cell(tokens, index, options, _, renderer) {
   const style = tokens[index].attrGet('style');
-  if (style) tokens[index].attrs = [['class', style.replace('text-align:', 'align-')]];
+  if (style) tokens[index].attrs = [['class', String(style).replace('text-align:', 'align-')]];
   return renderer.renderToken(tokens, index, options);
 }
 
@@ -105,9 +107,7 @@ export class MarkdownView {
     const html = parser.renderer.render(tokens, options, env);
     const old = this.#blocks[index];
     if (old?.html === html) return;
-    const fragment = /** @type {DocumentFragment} */ (
-      /** @type {unknown} */ (DOMPurify.sanitize(html, SANITIZED))
-    );
+    const fragment = /** @type {DocumentFragment} */ (/** @type {unknown} */ (DOMPurify.sanitize(html, SANITIZED)));
     decorate(fragment);
     if (old && replaceCode(old, fragment)) {
       old.html = html;

@@ -1,6 +1,6 @@
 /** One message on the page, from its first piece on. */
 
-import { counted, copy, icon, iconButton, make } from './dom.js';
+import { copy, counted, icon, iconButton, make } from './dom.js';
 import { MarkdownView } from './markdown.js';
 import { hasBegun } from './thread.js';
 
@@ -60,7 +60,8 @@ export class MessageView {
     this.element.classList.toggle('waits', isWritten && !content && !reasoning);
     this.#reasoning.show(reasoning, lengthOf(reasoning, figures, isWritten && !content), !isWritten);
     if (role === 'assistant') this.#text.show(content, !isWritten);
-    else if (role === 'tool') this.#content.replaceChildren(callBlock(`Result of ${message.name ?? 'a tool'}`, content));
+    else if (role === 'tool')
+      this.#content.replaceChildren(callBlock(`Result of ${message.name ?? 'a tool'}`, content));
     else this.#showWritten(message);
     this.#showCalls(message);
     if (!isWritten || content || reasoning) this.progress(null);
@@ -153,9 +154,12 @@ export class MessageView {
       );
     }
     if (state !== 'writing') {
-      const button = iconButton('copy', `Copy ${role === 'user' ? 'message' : label}`, () => copy(this.message.content, button));
+      const button = iconButton('copy', `Copy ${role === 'user' ? 'message' : label}`, () =>
+        copy(this.message.content, button),
+      );
       tools.push(button);
-      if (role !== 'tool') tools.push(iconButton('edit', `Edit ${role === 'user' ? 'message' : label}`, () => this.edit()));
+      if (role !== 'tool')
+        tools.push(iconButton('edit', `Edit ${role === 'user' ? 'message' : label}`, () => this.edit()));
       if (role === 'assistant') tools.push(iconButton('again', 'Ask again', () => actions.again(this.message)));
       if (role === 'assistant' && state !== 'done' && hasBegun(message)) {
         const goOn = () => actions.goOn(this.message);

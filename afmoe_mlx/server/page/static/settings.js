@@ -19,12 +19,39 @@ import { make } from './dom.js';
 /** @type {NumberField[]} */
 const NUMBERS = [
   { name: 'temperature', label: 'Temperature', meaning: '0: always the likeliest token', min: 0, max: 2, step: 'any' },
-  { name: 'top_p', label: 'Top-p', meaning: 'the likeliest tokens that make up this share', min: 0, max: 1, step: 'any' },
+  {
+    name: 'top_p',
+    label: 'Top-p',
+    meaning: 'the likeliest tokens that make up this share',
+    min: 0,
+    max: 1,
+    step: 'any',
+  },
   { name: 'top_k', label: 'Top-k', meaning: 'so many of the likeliest; 0: all', min: 0, step: 1 },
   { name: 'min_p', label: 'Min-p', meaning: 'no token below this share of the likeliest', min: 0, max: 1, step: 'any' },
-  { name: 'repetition_penalty', label: 'Repetition penalty', meaning: 'on all tokens; 1: none', min: 0.01, step: 'any' },
-  { name: 'presence_penalty', label: 'Presence penalty', meaning: 'on what the answer has', min: -2, max: 2, step: 'any' },
-  { name: 'frequency_penalty', label: 'Frequency penalty', meaning: 'the more, the more often', min: -2, max: 2, step: 'any' },
+  {
+    name: 'repetition_penalty',
+    label: 'Repetition penalty',
+    meaning: 'on all tokens; 1: none',
+    min: 0.01,
+    step: 'any',
+  },
+  {
+    name: 'presence_penalty',
+    label: 'Presence penalty',
+    meaning: 'on what the answer has',
+    min: -2,
+    max: 2,
+    step: 'any',
+  },
+  {
+    name: 'frequency_penalty',
+    label: 'Frequency penalty',
+    meaning: 'the more, the more often',
+    min: -2,
+    max: 2,
+    step: 'any',
+  },
   { name: 'seed', label: 'Seed', meaning: 'the same draws the same answer', min: 0, step: 1 },
   { name: 'max_tokens', label: 'Tokens', meaning: 'of an answer, at most', min: 1, step: 1 },
 ];
@@ -71,7 +98,12 @@ export function askSettings(settings, model, save) {
   form.append(
     make('h2', { id: 'settings-title' }, 'Settings of this conversation'),
     labelled('System prompt', system),
-    make('fieldset', { class: 'grid' }, make('legend', { class: 'hidden' }, 'Sampling'), ...numbers.map(({ row }) => row)),
+    make(
+      'fieldset',
+      { class: 'grid' },
+      make('legend', { class: 'hidden' }, 'Sampling'),
+      ...numbers.map(({ row }) => row),
+    ),
     make('div', { class: 'grid' }, labelled('Reasoning', effort), labelled('Colours (of this browser)', theme)),
     labelled('Answers as JSON of this schema', schema),
     trouble,
@@ -146,7 +178,16 @@ function checkSchema(text) {
 function numberField(field, value, standard) {
   const { name, label, meaning, min, max, step } = field;
   const id = `set-${name}`;
-  const input = make('input', { id, name, type: 'number', min, max, step, inputmode: 'decimal', 'aria-describedby': `${id}-is` });
+  const input = make('input', {
+    id,
+    name,
+    type: 'number',
+    min,
+    max,
+    step,
+    inputmode: 'decimal',
+    'aria-describedby': `${id}-is`,
+  });
   input.value = value ?? '';
   input.placeholder = standard === undefined ? (name === 'seed' ? 'Another each time' : '') : `${standard}`;
   const row = make(

@@ -20,7 +20,10 @@ const NUMBERS = 'temperature top_p top_k min_p repetition_penalty presence_penal
  */
 export function asMarkdown({ title, settings }, path, model) {
   const made = Object.entries(settings).filter(([name]) => NUMBERS.split(' ').includes(name));
-  const parts = [`# ${title || `Chat with ${model}`}`, `With ${[model, ...made.map((pair) => pair.join(' '))].join(', ')}`];
+  const parts = [
+    `# ${title || `Chat with ${model}`}`,
+    `With ${[model, ...made.map((pair) => pair.join(' '))].join(', ')}`,
+  ];
   if (settings.system) parts.push('## System prompt', settings.system);
   const contents = requestFor(path, {}).messages; // with their files
   for (const [index, message] of path.filter(({ role, ...one }) => role !== 'assistant' || hasText(one)).entries()) {
@@ -79,10 +82,13 @@ function fromObject(value, name) {
   for (const given of value.messages) {
     const { role, content } = given ?? {};
     if (!['system', 'user', 'assistant', 'tool'].includes(role) || typeof (content ?? '') !== 'string') {
-      throw new Error(`${name}: a message has role ${JSON.stringify(role)} or no text: expected an exported conversation`);
+      throw new Error(
+        `${name}: a message has role ${JSON.stringify(role)} or no text: expected an exported conversation`,
+      );
     }
     if (role === 'system') conversation.settings.system = content;
-    else messages.push(read(given, conversation.id, messages.at(-1)?.id ?? null, conversation.created + messages.length));
+    else
+      messages.push(read(given, conversation.id, messages.at(-1)?.id ?? null, conversation.created + messages.length));
   }
   if (!messages.length) throw new Error(`${name} has no messages`);
   const first = messages.find(({ role }) => role === 'user')?.content ?? '';
@@ -94,10 +100,18 @@ function fromObject(value, name) {
 /** @param {any} given @param {string} conversation @param {string | null} parent @param {number} created @returns {Message} */
 function read(given, conversation, parent, created) {
   const { role, tool_calls: calls, tool_call_id: call, name } = given;
-  /** @type {Message} */ const message = { id: newId(), conversation, parent, role, content: given.content ?? '', created };
+  /** @type {Message} */ const message = {
+    id: newId(),
+    conversation,
+    parent,
+    role,
+    content: given.content ?? '',
+    created,
+  };
   if (role === 'tool') return { ...message, call, name };
   if (role === 'user') return message;
-  const thought = message.content.match(/^\s*(?:<think>)?([\s\S]*?)<\/think>\n*/) ?? message.content.match(/^\s*<think>([\s\S]*)$/);
+  const thought =
+    message.content.match(/^\s*(?:<think>)?([\s\S]*?)<\/think>\n*/) ?? message.content.match(/^\s*<think>([\s\S]*)$/);
   if (thought) {
     message.reasoning = thought[1].trim();
     message.content = message.content.slice(thought[0].length);
@@ -121,7 +135,8 @@ function read(given, conversation, parent, created) {
 function settingsOf(given) {
   /** @type {Record<string, any>} */ const found = {};
   for (const name of NUMBERS.split(' ')) if (typeof given[name] === 'number') found[name] = given[name];
-  for (const name of ['system', 'schema', 'reasoning_effort']) if (typeof given[name] === 'string') found[name] = given[name];
+  for (const name of ['system', 'schema', 'reasoning_effort'])
+    if (typeof given[name] === 'string') found[name] = given[name];
   return found;
 }
 
