@@ -22,14 +22,21 @@ const SANITIZED = {
 const MOST_HIGHLIGHTED = 10_000;
 
 const parser = new MarkdownIt({ html: false, linkify: true, highlight });
-parser.disable('image'); // nothing is fetched: it is shown as it was written, its address a link
 parser.validateLink = (url) => /^https?:\/\//i.test(url);
+parser.renderer.rules.image = picture;
 parser.renderer.rules.th_open = parser.renderer.rules.td_open = cell;
 
 /** @param {string} code @param {string} language */
 function highlight(code, language) {
   if (!hljs.getLanguage(language)) return '';
   return hljs.highlight(code, { language, ignoreIllegals: true }).value;
+}
+
+/** A link in place of a picture: nothing is fetched. @type {import('markdown-it').RendererRule} */
+function picture(tokens, index) {
+  const { escapeHtml } = parser.utils;
+  const { content } = tokens[index];
+  return `<a href="${escapeHtml(String(tokens[index].attrGet('src')))}">${escapeHtml(content || 'picture')}</a>`;
 }
 
 /** A cell whose alignment is a class: styles in attributes are refused. @type {import('markdown-it').RendererRule} */
