@@ -97,7 +97,8 @@ export class Answering {
       if (piece.finish) message.state = piece.finish === 'length' ? 'full' : 'done';
       if (piece.violation) message.trouble = `It is not what its schema asks for: ${piece.violation}.`;
       if (!piece.progress) around.changed(message);
-      if (performance.now() - this.#saved > SAVED_EVERY) this.#save();
+      if (clock.ticks === 1) around.say('The answer begins.');
+      if (performance.now() - this.#saved > SAVED_EVERY) this.#save().catch(() => {}); // the last time tells
     }
   }
 

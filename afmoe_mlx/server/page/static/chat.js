@@ -11,7 +11,8 @@ import { Thread } from './thread.js';
 /** @typedef {import('./types.js').TextFile} TextFile */
 
 const WRITING = 'writing'; // in sessionStorage: the answers that this tab writes, to go on with them after a reload
-const TITLE = 70;
+const TITLE = 70; // characters
+const LOOKED_AFTER = 5000; // milliseconds between two looks whether other tabs still write their answers
 
 /**
  * What is told of it.
@@ -43,6 +44,7 @@ export class Chat {
     this.server = server;
     this.listener = listener;
     store.ontold = (told) => this.#hear(told);
+    setInterval(() => this.#mend(this.path.filter((message) => this.#isForeign(message))), LOOKED_AFTER);
   }
 
   /** The messages that show. */
@@ -68,7 +70,12 @@ export class Chat {
     const written = messages.map((message) => this.#answers.get(message.id)?.message ?? message);
     this.thread = new Thread(written);
     this.listener.opened();
-    await this.#mend(written.filter(({ id, state }) => state === 'writing' && !this.#answers.has(id)));
+    await this.#mend(written.filter((message) => this.#isForeign(message)));
+  }
+
+  /** Whether another tab writes an answer, or did. @param {Message} message */
+  #isForeign({ id, state }) {
+    return state === 'writing' && !this.#answers.has(id);
   }
 
   /**

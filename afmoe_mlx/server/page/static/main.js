@@ -1,6 +1,6 @@
 /** Puts the page together. */
 
-import { Server } from './api.js';
+import { Server, ServerError } from './api.js';
 import { Chat } from './chat.js';
 import { Composer } from './composer.js';
 import { ConversationView } from './conversation.js';
@@ -49,6 +49,22 @@ const list = new List(store, () => chat.conversation.id, { rename, remove, downl
 function act(action) {
   conversation.follow();
   action().catch((error) => toast(error?.message ?? String(error)));
+}
+
+/** Find out what is served; where nothing answers, once it does. */
+async function meet() {
+  const served = byId('served', HTMLElement);
+  try {
+    model = await server.model();
+    byId('model', HTMLElement).textContent = model.name;
+    served.textContent = `${model.name}, ${counted(model.context)} tokens of context`;
+    showContext();
+  } catch (error) {
+    served.textContent = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof ServerError && error.isPassing)) return;
+    await server.back(new AbortController().signal);
+    await meet();
+  }
 }
 
 /** Show the conversation that is open. */
@@ -215,11 +231,5 @@ addEventListener('hashchange', () => open(location.hash.slice(1) || null));
 server.onkey = () => askKey(sessionStorage.getItem('key') !== null);
 await Promise.all([chat.open(location.hash.slice(1) || null), list.show()]);
 composer.focus();
-try {
-  model = await server.model();
-  byId('model', HTMLElement).textContent = model.name;
-  byId('served', HTMLElement).textContent = `${model.name}, ${counted(model.context)} tokens of context`;
-  showContext();
-} catch (error) {
-  byId('served', HTMLElement).textContent = error instanceof Error ? error.message : String(error);
-}
+document.addEventListener('visibilitychange', () => document.hidden || meet());
+await meet();
