@@ -42,6 +42,7 @@ const composer = new Composer({
   send: (content, files) => act(() => chat.send(content, files)),
   stop: () => chat.stop(),
   editLast: () => conversation.last('user')?.edit(),
+  count: (text, signal) => server.count(text, signal),
 });
 const list = new List(store, () => chat.conversation.id, { rename, remove, download: exportOne });
 
@@ -69,10 +70,11 @@ async function meet() {
 
 /** Show the conversation that is open. */
 function show() {
-  const { id, title, leaf } = chat.conversation;
+  const { id, title, leaf, settings } = chat.conversation;
   byId('title', HTMLElement).textContent = title || 'New conversation';
   document.title = title ? `${title} – afmoe-mlx` : 'afmoe-mlx';
   byId('more', HTMLButtonElement).hidden = leaf === null;
+  byId('show-settings', HTMLButtonElement).classList.toggle('set', Object.keys(settings).length > 0);
   const place = leaf === null ? '' : `#${id}`;
   if (location.hash !== place) history.replaceState(null, '', place || location.pathname);
   conversation.show();
