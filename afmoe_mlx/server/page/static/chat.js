@@ -44,6 +44,9 @@ export class Chat {
     this.server = server;
     this.listener = listener;
     store.ontold = (told) => this.#hear(told);
+    addEventListener('pagehide', () => {
+      for (const { message } of this.#answers.values()) store.putMessage(message);
+    });
     setInterval(() => this.#mend(this.path.filter((message) => this.#isForeign(message))), LOOKED_AFTER);
   }
 
@@ -109,7 +112,7 @@ export class Chat {
     if (content === message.content && message.role !== 'user') return;
     const { parent, role, files, reasoning } = message;
     const edited = { ...this.#newMessage(role, content, parent), files, reasoning };
-    if (role === 'assistant') edited.state = 'stopped'; // it may be gone on with
+    if (role === 'assistant') edited.state = 'edited'; // it may be gone on with
     await this.#add(edited);
     if (role === 'user') await this.#ask(edited.id);
   }
@@ -141,6 +144,12 @@ export class Chat {
       this.#answers.get(id)?.stop();
       if (state === 'writing' && !this.#answers.has(id)) this.store.tell('stop', id);
     }
+  }
+
+  /** End all answers of a conversation. @param {string} id */
+  async end(id) {
+    const own = [...this.#answers.values()].filter(({ message }) => message.conversation === id);
+    await Promise.all(own.map((answering) => answering.stop()));
   }
 
   /** Change what is kept of a conversation beside its messages. @param {Conversation} conversation @param {Partial<Conversation>} changes */
