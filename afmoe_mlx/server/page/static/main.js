@@ -222,6 +222,7 @@ onClick('shade', () => showSide(false));
 onClick('show-settings', showSettings);
 onClick('more', () => list.menu(chat.conversation, more));
 onClick('help', tellKeys);
+onClick('newest', () => composer.focus());
 onClick('export-all', exportAll);
 onClick('import', () => pick.click());
 pick.addEventListener('change', async () => {
