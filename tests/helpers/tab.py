@@ -1,0 +1,90 @@
+"""The chat page in a browser's tab, asked and looked at as a user does, and watched for what it may never do."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Locator, Page, Request
+
+# What a browser tells of requests that fail, as they do when a test wants it.
+FAILED = "Failed to load resource"
+
+
+def expect(found: "Locator | Page") -> Any:
+    """Playwright's, imported by those alone who have it."""
+    from playwright.sync_api import expect
+
+    return expect(found)
+
+
+class Tab:
+    """One tab. `check` says whether it did what no page of ours may."""
+
+    def __init__(self, context: "BrowserContext", url: str) -> None:
+        self.url = url
+        self.requests: list[Request] = []
+        self.troubles: list[str] = []
+        self.page: Page = context.new_page()
+        self.page.on("request", lambda request: self.requests.append(request))
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.on("console", lambda message: self.troubles.append(f"{message.type}: {message.text}"))
+        self.page.on("dialog", lambda dialog: (self.troubles.append(dialog.message), dialog.dismiss()))
+        self.page.goto(url)
+        expect(self.page.locator("#model")).not_to_be_empty()
+
+    def check(self) -> None:
+        """No error, no violation of the policy, and nothing asked of anything but the server."""
+        assert [trouble for trouble in self.troubles if FAILED not in trouble] == []
+        elsewhere = [one.url for one in self.requests if not one.url.startswith((self.url, "blob:", "data:"))]
+        assert elsewhere == []
+
+    @property
+    def message(self) -> "Locator":
+        """Where a message is written."""
+        return self.page.get_by_label("Message", exact=True)
+
+    @property
+    def answers(self) -> "Locator":
+        """The texts of all answers that show."""
+        return self.page.locator("article.assistant > .content")
+
+    @property
+    def answer(self) -> "Locator":
+        """The text of the last."""
+        return self.answers.last
+
+    @property
+    def questions(self) -> "Locator":
+        return self.page.locator("article.user .written")
+
+    @property
+    def conversations(self) -> "Locator":
+        """The list's links."""
+        return self.page.locator("#conversations a")
+
+    def button(self, name: str) -> "Locator":
+        """The last one of a name."""
+        return self.page.get_by_role("button", name=name, exact=True).last
+
+    def ask(self, text: str) -> None:
+        self.message.fill(text)
+        self.message.press("Enter")
+
+    def hover(self, message: "Locator") -> None:
+        """Have what can be done with a message shown."""
+        message.scroll_into_view_if_needed()
+        message.hover()
+
+    def import_conversation(self, folder: Path, **exported: Any) -> None:
+        """Import what an export would have written, and open it."""
+        path = folder / "exported.json"
+        path.write_text(json.dumps(exported), encoding="utf-8")
+        self.page.locator("#pick-import").set_input_files(path)
+
+    def exported(self, kind: str) -> str:
+        """The open conversation's text as "Markdown" or "JSON"."""
+        self.button("More: rename, export, delete").click()
+        with self.page.expect_download() as found:
+            self.page.get_by_role("menuitem", name=f"Export as {kind}").click()
+        return Path(found.value.path()).read_text(encoding="utf-8")
