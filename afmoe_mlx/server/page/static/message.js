@@ -39,7 +39,8 @@ export class MessageView {
     this.message = message;
     this.actions = actions;
     const heading = make('h2', { class: 'hidden' }, NAMES[message.role]);
-    const parts = [this.#reasoning.element, this.#content, this.#calls, this.#progress, this.#trouble];
+    const answers = [this.#reasoning.element, this.#content, this.#calls, this.#progress, this.#trouble];
+    const parts = message.role === 'assistant' ? answers : [this.#content];
     this.foot = make('footer', {}, this.#figures, this.#tools);
     this.element = make('article', { class: message.role, 'data-id': message.id, tabindex: -1 }, heading, ...parts);
     this.element.append(this.foot);
