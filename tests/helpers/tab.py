@@ -55,6 +55,11 @@ class Tab:
         return self.answers.last
 
     @property
+    def figures(self) -> "Locator":
+        """Of the last answer."""
+        return self.page.locator(".figures").last
+
+    @property
     def questions(self) -> "Locator":
         return self.page.locator("article.user .written")
 
