@@ -92,13 +92,15 @@ class LiveService:
     defaults: Mapping[str, float] = field(default_factory=lambda: {"temperature": 0.5, "max_tokens": 100})
     refusal: RequestError | None = None
     """Of what is asked."""
-    asked: "queue.Queue[LiveAnswer]" = field(default_factory=queue.Queue)
+    _asked: "queue.Queue[LiveAnswer]" = field(default_factory=queue.Queue)
+    _answers: list[LiveAnswer] = field(default_factory=list)
 
     async def ask(self, questions: Sequence[Question], call: Call) -> LiveAnswer:
         if self.refusal is not None:
             raise self.refusal
         answer = LiveAnswer(questions[0], call)
-        self.asked.put(answer)
+        self._asked.put(answer)
+        self._answers.append(answer)
         if self.texts:
             answer.say(self.texts.pop(0))
             answer.end()
@@ -112,4 +114,12 @@ class LiveService:
 
     def answer(self) -> LiveAnswer:
         """The answer to the next question, once it is asked."""
-        return self.asked.get(timeout=PATIENCE)
+        return self._asked.get(timeout=PATIENCE)
+
+    def reset(self) -> None:
+        """End what is under way, and forget all that a test has set."""
+        for answer in self._answers:
+            if not answer.left.is_set():
+                answer.end()
+                answer.wait_until_left()
+        self.__init__()  # type: ignore[misc]

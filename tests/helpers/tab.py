@@ -10,6 +10,25 @@ if TYPE_CHECKING:
 # What a browser tells of requests that fail, as they do when a test wants it.
 FAILED = "Failed to load resource"
 
+# Forget what this tab's page has kept, and have it begin anew.
+CLEAR = """async () => {
+    const database = await new Promise((resolve) => {
+        indexedDB.open('afmoe-mlx').onsuccess = (event) => resolve(event.target.result);
+    });
+    const stores = [...database.objectStoreNames];
+    const transaction = database.transaction(stores, 'readwrite');
+    for (const store of stores) transaction.objectStore(store).clear();
+    await new Promise((resolve) => { transaction.oncomplete = resolve; });
+    database.close();
+    sessionStorage.clear();
+    localStorage.clear();
+    for (const dialog of document.querySelectorAll('dialog')) dialog.close();
+    document.querySelector('#toasts').replaceChildren();
+    document.querySelector('#search').value = '';
+    location.hash = '#none';
+    new BroadcastChannel('afmoe-mlx').postMessage({kind: 'removed', id: ''});
+}"""
+
 
 def expect(found: "Locator | Page") -> Any:
     """Playwright's, imported by those alone who have it."""
@@ -31,13 +50,19 @@ class Tab:
         self.page.on("console", lambda message: self.troubles.append(f"{message.type}: {message.text}"))
         self.page.on("dialog", lambda dialog: (self.troubles.append(dialog.message), dialog.dismiss()))
         self.page.goto(url)
-        expect(self.page.locator("#model")).not_to_be_empty()
+        expect(self.page.locator("#model:not(:empty), dialog[open]")).to_be_visible()
+
+    def clear(self) -> None:
+        self.page.evaluate(CLEAR)
+        expect(self.page.locator("article, dialog, #conversations a")).to_have_count(0)
+        expect(self.page.locator("#empty")).to_be_visible()
 
     def check(self) -> None:
-        """No error, no violation of the policy, and nothing asked of anything but the server."""
-        assert [trouble for trouble in self.troubles if FAILED not in trouble] == []
-        elsewhere = [one.url for one in self.requests if not one.url.startswith((self.url, "blob:", "data:"))]
-        assert elsewhere == []
+        """Since the last time: no error, no violation of the policy, nothing asked of anything but the server."""
+        troubles, self.troubles = [trouble for trouble in self.troubles if FAILED not in trouble], []
+        requests, self.requests = self.requests, []
+        assert troubles == []
+        assert [one.url for one in requests if not one.url.startswith((self.url, "blob:", "data:"))] == []
 
     @property
     def message(self) -> "Locator":

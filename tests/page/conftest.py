@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -37,44 +37,37 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
         yield browser
 
 
-@pytest.fixture
-def model() -> LiveService:
-    return LiveService()
+@pytest.fixture(scope="package")
+def served() -> Iterator[tuple[LiveService, ServedApp]]:
+    model = LiveService()
+    with ServedApp(App(model, ENDPOINTS, Settings(), page=read_page())) as server:
+        yield model, server
 
 
-@pytest.fixture
-def settings() -> Settings:
-    return Settings()
-
-
-@pytest.fixture
-def server(model: LiveService, settings: Settings) -> Iterator[ServedApp]:
-    with ServedApp(App(model, ENDPOINTS, settings, page=read_page())) as served:
-        yield served
-
-
-@pytest.fixture
-def look() -> dict[str, Any]:
-    """How a test's context differs: its size, its colours."""
-    return {}
-
-
-@pytest.fixture
-def open_tab(browser: "Browser", server: ServedApp, look: dict[str, Any]) -> Iterator[Callable[[], Tab]]:
-    """Opens tabs of one browser profile, which is new."""
-    tabs: list[Tab] = []
-    with browser.new_context(**look) as context:
+@pytest.fixture(scope="package")
+def first_tab(browser: "Browser", served: tuple[LiveService, ServedApp]) -> Iterator[Tab]:
+    """One for all tests, since a browser takes more time to open a page than a test to use it."""
+    with browser.new_context() as context:
         context.set_default_timeout(PATIENCE * 1000)
-
-        def open_one() -> Tab:
-            tabs.append(Tab(context, server.url))
-            return tabs[-1]
-
-        yield open_one
-    for tab in tabs:
-        tab.check()
+        yield Tab(context, served[1].url)
 
 
 @pytest.fixture
-def tab(open_tab: Callable[[], Tab]) -> Tab:
-    return open_tab()
+def model(served: tuple[LiveService, ServedApp]) -> Iterator[LiveService]:
+    """What the test makes the page's model say."""
+    yield served[0]
+    served[0].reset()
+
+
+@pytest.fixture
+def server(served: tuple[LiveService, ServedApp]) -> ServedApp:
+    return served[1]
+
+
+@pytest.fixture
+def tab(first_tab: Tab, model: LiveService) -> Iterator[Tab]:
+    """The page as who opens it for the first time has it."""
+    yield first_tab
+    model.reset()
+    first_tab.clear()
+    first_tab.check()
