@@ -8,12 +8,14 @@ from urllib.parse import urlsplit
 from ..terminal import note
 
 
-def open_page(address: str) -> None:
-    """Open a server's page beside what runs; where there is no browser, a line says so."""
+def open_page(address: str) -> threading.Thread:
+    """Open a server's page, in a thread that this gives; where there is no browser, a line says so."""
     parts = urlsplit(address)
     if parts.hostname in ("0.0.0.0", "::"):  # all of this machine's addresses: to a browser, none
         address = f"{parts.scheme}://localhost:{parts.port}"
-    threading.Thread(target=_open, args=(address,), daemon=True).start()
+    thread = threading.Thread(target=_open, args=(address,), daemon=True)
+    thread.start()
+    return thread
 
 
 def _open(address: str) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 
 from afmoe_mlx.messages import AnswerReader, CallEnd, ContentDelta, Delta
 from afmoe_mlx.server.errors import RequestError
-from afmoe_mlx.server.question import Call, Finish, Question, TokenLogprob, Update
+from afmoe_mlx.server.question import Call, Finish, Progress, Question, TokenLogprob, Update
 from afmoe_mlx.tokenizer import Tokenizer
 
 
@@ -27,6 +27,8 @@ class FakeService:
     failure: RequestError | None = None
     """Ends the answers after `fails_after` updates."""
     fails_after: int = 0
+    read: Sequence[Progress] = ()
+    """Told of the first prompt before its answer, if it was asked for."""
     pause: float = 0.0
     """Seconds before each update."""
     name: str = "tiny"
@@ -66,6 +68,8 @@ class FakeAnswering:
 
     async def __aiter__(self) -> AsyncIterator[Update]:
         service, told = self.service, 0
+        for progress in service.read if self.questions[0].tells_progress else ():
+            yield Update(0, progress=progress)
         for index, question in enumerate(self.questions):
             text = service.texts[index % len(service.texts)]
             reader = AnswerReader(service.tokenizer, question.tools or ())

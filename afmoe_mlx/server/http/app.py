@@ -28,6 +28,8 @@ from .reading import ClientGoneError, check, check_model, read_json
 from .settings import Settings
 from .watching import until_gone
 
+# The route of the page's files, which the log has no lines of.
+PAGE = "/page"
 # What is said of a client that went away, by the status that proxies use for it.
 GONE = 499
 
@@ -69,7 +71,7 @@ class App:
             answer = _Handler(endpoint.path, partial(self._answer, endpoint))
             routes.append(Route(endpoint.path, answer, methods=[endpoint.method]))
         for path, file in self._page.items():
-            routes.append(Route(path, _Handler("/page", partial(self._show, file)), methods=["GET"]))
+            routes.append(Route(path, _Handler(PAGE, partial(self._show, file)), methods=["GET"]))
         self._router = Router(routes, redirect_slashes=False, default=_nothing_here)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,7 +98,8 @@ class App:
             call.seconds = time.perf_counter() - call.began
             status = GONE if exchange.status is None else exchange.status
             self._metrics.count(call, status)
-            log_request(call, status, as_json=self._settings.log_json)
+            if call.route != PAGE or status >= 400:
+                log_request(call, status, as_json=self._settings.log_json)
 
     async def _admit(self, exchange: Exchange) -> None:
         """Check who asks, then answer."""

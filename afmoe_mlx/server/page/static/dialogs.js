@@ -26,6 +26,8 @@ const KEYS = [
  * @returns {Promise<string | null>}
  */
 export function askKey(isWrong) {
+  const user = make('input', { type: 'text', autocomplete: 'username', hidden: true }); // for who keeps passwords
+  user.value = 'afmoe-mlx';
   const input = make('input', { type: 'password', id: 'key', autocomplete: 'current-password', required: true });
   const dialog = make('dialog', { class: 'small', 'aria-labelledby': 'key-title' });
   const words = isWrong ? 'The server knows no such key.' : 'This server asks for one.';
@@ -34,6 +36,7 @@ export function askKey(isWrong) {
     { method: 'dialog' },
     make('h2', { id: 'key-title' }, 'API key'),
     make('label', { for: 'key' }, `${words} It is kept in this tab, until that is closed.`),
+    user,
     input,
     make(
       'div',

@@ -107,5 +107,7 @@ export function toast(text, button) {
   setTimeout(() => element.remove(), button ? 10000 : 5000);
 }
 
+const NUMBERS = new Intl.NumberFormat('en');
+
 /** @param {number} number */
-export const counted = (number) => number.toLocaleString('en');
+export const counted = (number) => NUMBERS.format(number);

@@ -22,6 +22,7 @@ const SANITIZED = {
 export class MarkdownView {
   #blocks = new Blocks();
   /** @type {Shown[]} */ #shown = [];
+  /** @type {string | null} The text that shows, if it is whole. */ #last = null;
 
   /** @param {HTMLElement} element Which has nothing else in it. */
   constructor(element) {
@@ -30,6 +31,8 @@ export class MarkdownView {
 
   /** Show a text, most often the one before and what has come. @param {string} text @param {boolean} isWhole */
   show(text, isWhole) {
+    if (text === this.#last) return;
+    this.#last = isWhole ? text : null;
     const { blocks, kept } = this.#blocks.update(text, isWhole);
     for (let index = kept; index < blocks.length; index++) this.#put(index, blocks[index]);
     for (const { nodes } of this.#shown.splice(blocks.length)) for (const node of nodes) remove(node);

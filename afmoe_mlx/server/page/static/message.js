@@ -44,7 +44,6 @@ export class MessageView {
     this.foot = make('footer', {}, this.#figures, this.#tools);
     this.element = make('article', { class: message.role, 'data-id': message.id, tabindex: -1 }, heading, ...parts);
     this.element.append(this.foot);
-    this.show(message, 1, 1);
   }
 
   /**
@@ -122,6 +121,7 @@ export class MessageView {
 
   /** What the user wrote, as it was written. @param {Message} message */
   #showWritten({ content, files = [] }) {
+    if (this.#content.hasChildNodes()) return; // a user's message stays as it is: edited, it is another
     const attached = files.map(({ name, text }) => {
       const summary = make('summary', { dir: 'auto' }, icon('attach'), name);
       return make('details', { class: 'file' }, summary, make('pre', { tabindex: 0, dir: 'auto' }, text));
