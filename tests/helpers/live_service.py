@@ -112,6 +112,11 @@ class LiveService:
     def state(self) -> EngineState:
         return HEALTHY
 
+    @property
+    def asks(self) -> int:
+        """Questions so far."""
+        return len(self._answers)
+
     def answer(self) -> LiveAnswer:
         """The answer to the next question, once it is asked."""
         return self._asked.get(timeout=PATIENCE)

@@ -53,3 +53,4 @@ class ServedApp:
         server.close()
         for connection in state.connections:
             connection.transport.abort()
+        await asyncio.gather(*state.tasks)

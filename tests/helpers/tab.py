@@ -29,6 +29,15 @@ CLEAR = """async () => {
     new BroadcastChannel('afmoe-mlx').postMessage({kind: 'removed', id: ''});
 }"""
 
+COUNT = """async () => {
+    const answer = (request) => new Promise((resolve) => { request.onsuccess = () => resolve(request.result); });
+    const database = await answer(indexedDB.open('afmoe-mlx'));
+    const count = (store) => answer(database.transaction(store).objectStore(store).count());
+    const found = {conversations: await count('conversations'), messages: await count('messages')};
+    database.close();
+    return found;
+}"""
+
 
 def expect(found: "Locator | Page") -> Any:
     """Playwright's, imported by those alone who have it."""
@@ -42,6 +51,8 @@ class Tab:
 
     def __init__(self, context: "BrowserContext", url: str) -> None:
         self.url = url
+        self._context = context
+        self._others: list[Tab] = []
         self.requests: list[Request] = []
         self.troubles: list[str] = []
         self.page: Page = context.new_page()
@@ -52,7 +63,20 @@ class Tab:
         self.page.goto(url)
         expect(self.page.locator("#model:not(:empty), dialog[open]")).to_be_visible()
 
+    def another(self) -> "Tab":
+        """Another tab of the same browser, for this test."""
+        self._others.append(Tab(self._context, self.url))
+        return self._others[-1]
+
+    def close(self) -> None:
+        self.check()
+        self.page.close()
+
     def clear(self) -> None:
+        for other in self._others:
+            if not other.page.is_closed():
+                other.close()
+        self._others.clear()
         self.page.evaluate(CLEAR)
         expect(self.page.locator("article, dialog, #conversations a")).to_have_count(0)
         expect(self.page.locator("#empty")).to_be_visible()
@@ -105,6 +129,10 @@ class Tab:
         """Have what can be done with a message shown."""
         message.scroll_into_view_if_needed()
         message.hover()
+
+    def kept(self) -> dict[str, int]:
+        """How many conversations and messages the browser keeps."""
+        return self.page.evaluate(COUNT)  # type: ignore[no-any-return]
 
     def import_conversation(self, folder: Path, **exported: Any) -> None:
         """Import what an export would have written, and open it."""

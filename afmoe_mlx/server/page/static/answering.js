@@ -23,7 +23,7 @@ const SAVED_EVERY = 400; // milliseconds
 
 export class Answering {
   #controller = new AbortController();
-  #saved = 0;
+  #timer = 0;
 
   /**
    * @param {Message} message With what it has so far.
@@ -46,7 +46,7 @@ export class Answering {
   async write() {
     const { message, around } = this;
     Object.assign(message, { state: 'writing', trouble: undefined });
-    await this.#save();
+    await this.save();
     around.changed(message);
     around.progress(message, { total: 0, cache: 0, processed: 0 }, 'Waiting');
     try {
@@ -55,7 +55,7 @@ export class Answering {
       if (this.#controller.signal.aborted) message.state = 'stopped';
       else this.#fail(error);
     }
-    await this.#save();
+    await this.save();
     around.changed(message);
     around.say(this.#ending());
   }
@@ -69,7 +69,7 @@ export class Answering {
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof ServerError && error.isPassing)) throw error;
-      await this.#save();
+      await this.save();
       const words = error.status === 429 ? 'The server has much to do: waiting' : 'The server is away: waiting';
       this.around.say(words);
       this.around.progress(this.message, { total: 0, cache: 0, processed: 0 }, words);
@@ -97,7 +97,7 @@ export class Answering {
       if (piece.finish) message.state = piece.finish === 'length' ? 'full' : 'done';
       if (piece.violation) message.trouble = `It is not what its schema asks for: ${piece.violation}.`;
       if (!piece.progress) around.changed(message);
-      if (performance.now() - this.#saved > SAVED_EVERY) this.#save();
+      this.#timer ||= setTimeout(() => this.save(), SAVED_EVERY);
     }
   }
 
@@ -111,8 +111,10 @@ export class Answering {
     this.message.trouble = error instanceof Error ? error.message : String(error);
   }
 
-  #save() {
-    this.#saved = performance.now();
+  /** Keep what there is by now. */
+  save() {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
     return this.around.save(this.message);
   }
 

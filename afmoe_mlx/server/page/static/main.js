@@ -97,7 +97,7 @@ function rename(target, title) {
 /** @param {Conversation} target */
 async function remove(target) {
   const messages = await store.messages(target.id);
-  if (target.id === chat.conversation.id) chat.stop();
+  chat.end(target.id);
   await store.remove(target.id);
   if (target.id === chat.conversation.id) await open(null);
   await list.show();
