@@ -38,6 +38,12 @@ COUNT = """async () => {
     return found;
 }"""
 
+DROP = """([name, bytes]) => {
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
+    document.body.dispatchEvent(new DragEvent('drop', {dataTransfer, bubbles: true, cancelable: true}));
+}"""
+
 
 def expect(found: "Locator | Page") -> Any:
     """Playwright's, imported by those alone who have it."""
@@ -63,9 +69,9 @@ class Tab:
         self.page.goto(url)
         expect(self.page.locator("#model:not(:empty), dialog[open]")).to_be_visible()
 
-    def another(self) -> "Tab":
+    def another(self, url: str | None = None) -> "Tab":
         """Another tab of the same browser, for this test."""
-        self._others.append(Tab(self._context, self.url))
+        self._others.append(Tab(self._context, url or self.url))
         return self._others[-1]
 
     def close(self) -> None:
@@ -85,8 +91,9 @@ class Tab:
         """Since the last time: no error, no violation of the policy, nothing asked of anything but the server."""
         troubles, self.troubles = [trouble for trouble in self.troubles if FAILED not in trouble], []
         requests, self.requests = self.requests, []
-        assert troubles == []
-        assert [one.url for one in requests if not one.url.startswith((self.url, "blob:", "data:"))] == []
+        assert not troubles, troubles
+        elsewhere = [one.url for one in requests if not one.url.startswith((self.url, "blob:", "data:"))]
+        assert not elsewhere, elsewhere
 
     @property
     def message(self) -> "Locator":
@@ -133,6 +140,10 @@ class Tab:
     def kept(self) -> dict[str, int]:
         """How many conversations and messages the browser keeps."""
         return self.page.evaluate(COUNT)  # type: ignore[no-any-return]
+
+    def drop(self, name: str, content: bytes) -> None:
+        """Drop a file onto the page."""
+        self.page.evaluate(DROP, [name, list(content)])
 
     def import_conversation(self, folder: Path, **exported: Any) -> None:
         """Import what an export would have written, and open it."""
