@@ -1,15 +1,16 @@
-// Makes the page's libraries anew: `npm ci && node vendor.mjs`, after a version in package.json was changed.
+// Makes the page's libraries anew: `npm ci && node vendor.mjs`, after a version in package.json was changed. With a folder,
+// they are made there instead: `npm run check` compares them with those that are kept.
 //
 // Each file of vendor/ is bundled and minified with all it imports into one ES module in the page's static/vendor/. Beside
 // them, LICENSES.txt has the licences of all packages that are in them, and vendor.json what each file was made of and its
 // SHA-256, by which tests/server/page/ finds a file that was changed by hand.
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { build } from 'esbuild';
 
 const HERE = import.meta.dirname;
-const TARGET = join(HERE, '../afmoe_mlx/server/page/static/vendor');
+const TARGET = resolve(process.argv[2] ?? join(HERE, '../afmoe_mlx/server/page/static/vendor'));
 const LOCK = JSON.parse(readFileSync(join(HERE, 'package-lock.json'), 'utf8')).packages;
 
 /** The folders of packages that files lie in, as in package-lock.json. */

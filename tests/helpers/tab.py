@@ -137,6 +137,10 @@ class Tab:
         message.scroll_into_view_if_needed()
         message.hover()
 
+    def settle(self) -> None:
+        """Until the page has drawn what it was told, and told what it has drawn."""
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def kept(self) -> dict[str, int]:
         """How many conversations and messages the browser keeps."""
         return self.page.evaluate(COUNT)  # type: ignore[no-any-return]

@@ -97,7 +97,8 @@ export class Answering {
       if (piece.finish) message.state = piece.finish === 'length' ? 'full' : 'done';
       if (piece.violation) message.trouble = `It is not what its schema asks for: ${piece.violation}.`;
       if (!piece.progress) around.changed(message);
-      this.#timer ||= setTimeout(() => this.save(), SAVED_EVERY);
+      if (clock.ticks === 1) around.say('The answer begins.');
+      this.#timer ||= setTimeout(() => this.save().catch(() => {}), SAVED_EVERY); // the last time tells
     }
   }
 

@@ -28,18 +28,27 @@ export class ServerError extends Error {
 }
 
 export class Server {
+  /** @type {Promise<string | null> | undefined} */ #asking;
+
   constructor() {
     /** Asks the user for a key; null if there is none. @type {() => Promise<string | null>} */
     this.onkey = async () => null;
-    /** @type {Promise<string | null> | undefined} */
-    this.asking = undefined;
+    this.name = ''; // of the model, once it is known
   }
 
   /** What is served. @param {AbortSignal} [signal] @returns {Promise<Model>} */
   async model(signal) {
     const { data } = await (await this.#fetch('v1/models', { signal })).json();
-    const [{ id, max_model_len: context, defaults = {} }] = data;
-    return { name: id, context, defaults };
+    const [{ id: name, max_model_len: context, defaults = {} }] = data;
+    this.name = name;
+    return { name, context, defaults };
+  }
+
+  /** How many tokens a message has. @param {string} text @param {AbortSignal} signal @returns {Promise<number>} */
+  async count(text, signal) {
+    const body = JSON.stringify({ model: this.name, messages: [{ role: 'user', content: text }] });
+    const response = await this.#fetch('v1/messages/count_tokens', { method: 'POST', body, signal });
+    return (await response.json()).input_tokens;
   }
 
   /**
@@ -93,9 +102,9 @@ export class Server {
 
   /** Once for all that need one. @returns {Promise<boolean>} */
   async #askForKey() {
-    this.asking ??= this.onkey();
-    const key = await this.asking;
-    this.asking = undefined;
+    this.#asking ??= this.onkey();
+    const key = await this.#asking;
+    this.#asking = undefined;
     if (key !== null) sessionStorage.setItem(KEY, key);
     return key !== null;
   }

@@ -11,7 +11,8 @@ import { Thread } from './thread.js';
 /** @typedef {import('./types.js').TextFile} TextFile */
 
 const WRITING = 'writing'; // in sessionStorage: the answers that this tab writes, with which it goes on after a reload
-const TITLE = 70;
+const TITLE = 70; // characters
+const LOOKED_AFTER = 5000; // milliseconds between two looks whether other tabs still write their answers
 
 /**
  * What is told of it.
@@ -46,6 +47,7 @@ export class Chat {
     store.ontold = (told) => this.#hear(told);
     for (const message of JSON.parse(sessionStorage.getItem(WRITING) ?? '[]')) this.#left.set(message.id, message);
     addEventListener('pagehide', () => this.#leave());
+    setInterval(() => this.#mend(this.path), LOOKED_AFTER);
   }
 
   /** The messages that show. */
@@ -147,13 +149,9 @@ export class Chat {
 
   /** End the answer that shows, and keep what there is of it. */
   stop() {
-    for (const message of this.path.filter(({ state }) => state === 'writing')) {
-      const answering = this.#answers.get(message.id);
-      if (answering) answering.stop();
-      else {
-        this.store.tell('stop', message.id);
-        this.#mend([message]); // its tab may be gone
-      }
+    for (const { id, state } of this.path) {
+      this.#answers.get(id)?.stop();
+      if (state === 'writing' && !this.#answers.has(id)) this.store.tell('stop', id);
     }
   }
 

@@ -6,7 +6,9 @@ import { byId, counted, iconButton, make, toast } from './dom.js';
 
 const MOST_BYTES = 1_000_000; // of a file, as in the terminal chat
 const DRAFT = 'draft'; // in sessionStorage, with the conversation's id
-const CHARACTERS_PER_TOKEN = 4; // of English, about
+const LONG = 400; // characters from which a message's tokens are counted
+const IDLE = 400; // milliseconds without a change until the server counts them
+const CHARACTERS_PER_TOKEN = 4; // of English, about, until it has
 const NEARLY_FULL = 0.85;
 
 export class Composer {
@@ -22,9 +24,15 @@ export class Composer {
   #isWriting = false;
   #total = 0;
   #limit = 0;
+  #draft = { tokens: 0, isCounted: true };
+  #counting = new AbortController();
 
   /**
-   * @param {{send: (content: string, files: TextFile[]) => void, stop: () => void, editLast: () => void}} actions
+   * @param {object} actions
+   * @param {(content: string, files: TextFile[]) => void} actions.send
+   * @param {() => void} actions.stop
+   * @param {() => void} actions.editLast
+   * @param {(text: string, signal: AbortSignal) => Promise<number>} actions.count How many tokens a text has.
    */
   constructor(actions) {
     this.actions = actions;
@@ -100,8 +108,7 @@ export class Composer {
       else this.#files.push({ name, text });
     }
     this.#showFiles();
-    this.#enable();
-    this.#measure();
+    this.#changed();
     this.focus();
   }
 
@@ -141,7 +148,25 @@ export class Composer {
     if (this.#area.value) sessionStorage.setItem(DRAFT + this.#id, this.#area.value);
     else sessionStorage.removeItem(DRAFT + this.#id);
     this.#enable();
+    this.#count();
+  }
+
+  /** Reckon what the message has, at once about, then exactly. */
+  #count() {
+    const text = [...this.#files.map((file) => file.text), this.#area.value].join('\n\n');
+    this.#counting.abort();
+    this.#counting = new AbortController();
+    const { signal } = this.#counting;
+    const isLong = text.length > LONG;
+    this.#draft = { tokens: isLong ? Math.round(text.length / CHARACTERS_PER_TOKEN) : 0, isCounted: !isLong };
     this.#measure();
+    if (!isLong) return;
+    setTimeout(async () => {
+      const tokens = signal.aborted ? null : await this.actions.count(text, signal).catch(() => null);
+      if (tokens === null || signal.aborted) return;
+      this.#draft = { tokens, isCounted: true };
+      this.#measure();
+    }, IDLE);
   }
 
   #enable() {
@@ -149,13 +174,12 @@ export class Composer {
   }
 
   #measure() {
-    const { length } = this.#files.reduce((text, file) => text + file.text, this.#area.value);
-    const draft = length > 400 ? Math.round(length / CHARACTERS_PER_TOKEN) : 0;
-    const total = this.#total + draft;
+    const { tokens, isCounted } = this.#draft;
+    const total = this.#total + tokens;
     this.#context.hidden = !this.#limit || !total;
     const share = this.#limit ? total / this.#limit : 0;
     byId('used', HTMLMeterElement).value = Math.min(share, 1);
-    const about = draft ? '≈ ' : '';
+    const about = isCounted ? '' : '≈ ';
     const words = `${about}${counted(total)} of ${counted(this.#limit)} tokens`;
     byId('used-words', HTMLElement).textContent = words;
     this.#note.hidden = share < NEARLY_FULL;

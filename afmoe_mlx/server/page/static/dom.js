@@ -33,6 +33,23 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 /**
+ * Give an element an attribute, or none (null), if it has another: what is set again is a change to who watches.
+ * @param {Element} element
+ * @param {string} name
+ * @param {string | null} value
+ */
+export function set(element, name, value) {
+  if (element.getAttribute(name) === value) return;
+  if (value === null) element.removeAttribute(name);
+  else element.setAttribute(name, value);
+}
+
+/** Give an element a text, if it has another. @param {Element} element @param {string} text */
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/**
  * One of the icons of index.html.
  * @param {string} name
  */

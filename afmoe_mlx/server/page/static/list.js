@@ -30,7 +30,7 @@ export class List {
     this.store = store;
     this.current = current;
     this.actions = actions;
-    document.body.append(this.#menu);
+    byId('pane', HTMLElement).append(this.#menu);
     this.#search.addEventListener('input', () => this.#soon());
     this.#search.addEventListener('keydown', (event) => {
       if (event.key === 'ArrowDown') this.#list.querySelector('a')?.focus();
@@ -64,7 +64,7 @@ export class List {
     let age = '';
     for (const conversation of shown) {
       const own = ageOf(conversation.changed);
-      if (own !== age) rows.push(make('li', { class: 'age', role: 'presentation' }, own));
+      if (own !== age) rows.push(make('li', { class: 'age' }, own));
       age = own;
       rows.push(this.#row(conversation));
     }

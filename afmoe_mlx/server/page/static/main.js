@@ -1,6 +1,6 @@
 /** Puts the page together. */
 
-import { Server } from './api.js';
+import { Server, ServerError } from './api.js';
 import { Chat } from './chat.js';
 import { Composer } from './composer.js';
 import { ConversationView } from './conversation.js';
@@ -42,6 +42,7 @@ const composer = new Composer({
   send: (content, files) => act(() => chat.send(content, files)),
   stop: () => chat.stop(),
   editLast: () => conversation.last('user')?.edit(),
+  count: (text, signal) => server.count(text, signal),
 });
 const list = new List(store, () => chat.conversation.id, { rename, remove, download: exportOne });
 
@@ -51,12 +52,29 @@ function act(action) {
   action().catch((error) => toast(error?.message ?? String(error)));
 }
 
+/** Find out what is served; where nothing answers, once it does. */
+async function meet() {
+  const served = byId('served', HTMLElement);
+  try {
+    model = await server.model();
+    byId('model', HTMLElement).textContent = model.name;
+    served.textContent = `${model.name}, ${counted(model.context)} tokens of context`;
+    showContext();
+  } catch (error) {
+    served.textContent = error instanceof Error ? error.message : String(error);
+    if (!(error instanceof ServerError && error.isPassing)) return;
+    await server.back(new AbortController().signal);
+    await meet();
+  }
+}
+
 /** Show the conversation that is open. */
 function show() {
-  const { id, title, leaf } = chat.conversation;
+  const { id, title, leaf, settings } = chat.conversation;
   byId('title', HTMLElement).textContent = title || 'New conversation';
   document.title = title ? `${title} – afmoe-mlx` : 'afmoe-mlx';
   byId('more', HTMLButtonElement).hidden = leaf === null;
+  byId('show-settings', HTMLButtonElement).classList.toggle('set', Object.keys(settings).length > 0);
   const place = leaf === null ? '' : `#${id}`;
   if (location.hash !== place) history.replaceState(null, '', place || location.pathname);
   conversation.show();
@@ -215,11 +233,5 @@ addEventListener('hashchange', () => open(location.hash.slice(1) || null));
 server.onkey = () => askKey(sessionStorage.getItem('key') !== null);
 await Promise.all([chat.open(location.hash.slice(1) || null), list.show()]);
 composer.focus();
-try {
-  model = await server.model();
-  byId('model', HTMLElement).textContent = model.name;
-  byId('served', HTMLElement).textContent = `${model.name}, ${counted(model.context)} tokens of context`;
-  showContext();
-} catch (error) {
-  byId('served', HTMLElement).textContent = error instanceof Error ? error.message : String(error);
-}
+document.addEventListener('visibilitychange', () => document.hidden || meet());
+await meet();

@@ -18,6 +18,9 @@ const SANITIZED = {
   RETURN_DOM_FRAGMENT: true,
 };
 
+// What begins at its own side. A direction within it would hide the text that tells which.
+const DIRECTED = 'p:not(li p, blockquote p), ul, ol, blockquote, h1, h2, h3, h4, h5, h6, td, th';
+
 /** An element that shows a text. */
 export class MarkdownView {
   #blocks = new Blocks();
@@ -79,9 +82,7 @@ function decorate(fragment) {
     link.target = '_blank';
     link.rel = 'noopener noreferrer nofollow';
   }
-  for (const element of fragment.querySelectorAll('p, li, h1, h2, h3, h4, h5, h6, td, th, blockquote')) {
-    element.setAttribute('dir', 'auto');
-  }
+  for (const element of fragment.querySelectorAll(DIRECTED)) element.setAttribute('dir', 'auto');
   for (const pre of fragment.querySelectorAll('pre')) frameCode(pre);
   for (const table of fragment.querySelectorAll('table')) {
     const frame = make('div', { class: 'table', tabindex: 0, role: 'group', 'aria-label': 'Table' });

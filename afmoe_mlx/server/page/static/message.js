@@ -1,6 +1,6 @@
 /** One message on the page, from its first piece on. */
 
-import { copy, counted, icon, iconButton, make } from './dom.js';
+import { copy, counted, icon, iconButton, make, set, write } from './dom.js';
 import { MarkdownView } from './markdown.js';
 import { hasBegun } from './thread.js';
 
@@ -56,7 +56,7 @@ export class MessageView {
     this.message = message;
     const { role, content, reasoning = '', state, figures, trouble } = message;
     const isWritten = state === 'writing';
-    this.element.setAttribute('aria-busy', String(isWritten));
+    set(this.element, 'aria-busy', isWritten ? 'true' : 'false');
     this.element.classList.toggle('waits', isWritten && !content && !reasoning);
     this.#reasoning.show(reasoning, lengthOf(reasoning, figures, isWritten && !content), !isWritten);
     if (role === 'assistant') this.#text.show(content, !isWritten);
@@ -65,16 +65,16 @@ export class MessageView {
     else this.#showWritten(message);
     this.#showCalls(message);
     if (!isWritten || content || reasoning) this.progress(null);
-    this.#figures.textContent = isWritten ? '' : figuresOf(figures);
+    write(this.#figures, isWritten ? '' : figuresOf(figures));
     const words = [trouble, state ? STATES[state] : ''].filter(Boolean).join(' ');
-    this.#trouble.textContent = words;
-    this.#trouble.hidden = !words;
+    write(this.#trouble, words);
+    set(this.#trouble, 'hidden', words ? null : '');
     this.#showTools(version, versions);
   }
 
   /** How far the prompt is read; null: that is over. @param {Progress | null} progress @param {string} [words] */
   progress(progress, words = 'Reading') {
-    this.#progress.hidden = progress === null;
+    set(this.#progress, 'hidden', progress === null ? '' : null);
     if (progress === null) return;
     const { total, cache, processed } = progress;
     const bar = make('progress', { 'aria-label': 'Prompt read', max: total || null, value: total ? processed : null });
@@ -186,9 +186,9 @@ class Folded {
 
   /** @param {string} text @param {string} words @param {boolean} isWhole */
   show(text, words, isWhole) {
-    this.element.hidden = !text;
+    set(this.element, 'hidden', text ? null : '');
     this.last = { text, isWhole };
-    if (this.#words.textContent !== words) this.#words.textContent = words;
+    write(this.#words, words);
     this.#draw();
   }
 
