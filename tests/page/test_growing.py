@@ -41,7 +41,7 @@ def test_of_500_messages_a_token_changes_the_last_block_alone(tab: Tab, model: L
         else:
             expect(tab.answer.locator("a")).to_have_count(1)
         tab.settle()
-        assert tab.page.evaluate("window.seen.length") in range(1, 8)
+        assert tab.page.evaluate("window.seen.length") in range(1, 5)
         assert tab.answer.evaluate(OUTSIDE) == []
 
 
