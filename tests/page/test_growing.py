@@ -12,11 +12,12 @@ WATCH = """() => {
         subtree: true, childList: true, characterData: true, attributes: true,
     });
 }"""
-# Of what was seen, what lies neither in the last block nor is its being put in place of what it was.
+# Of what was seen, what is neither in the last block, nor that block's coming in place of what it was.
 OUTSIDE = """(content) => window.seen.splice(0).filter(({target, addedNodes, removedNodes}) => {
     const last = content.lastElementChild;
-    const isOwn = target === content && addedNodes.length + removedNodes.length <= 2
-        && [...addedNodes].every((node) => node === last || !node.isConnected);
+    const isLast = (node) => !node.isConnected || node === last || node === last.nextSibling;
+    const blocks = [...removedNodes].filter((node) => node.nodeType === Node.ELEMENT_NODE);
+    const isOwn = target === content && [...addedNodes].every(isLast) && blocks.length <= 1;
     return !isOwn && !last.contains(target) && target.isConnected;
 }).map(({type, target, attributeName}) => `${type} ${attributeName} of ${target.outerHTML ?? target.data}`)"""
 
@@ -33,6 +34,7 @@ def test_of_500_messages_a_token_changes_the_last_block_alone(tab: Tab, model: L
     answer.say("A first paragraph, and", " some *more* of it.\n\nA sec", "ond")
     expect(tab.answer.locator("p")).to_have_count(2)
     tab.settle()
+    first = tab.answer.locator("p").first.element_handle()
     tab.page.evaluate(WATCH)
     for piece, whole in [(" one", "A second one"), (", of", "A second one, of"), (" [x](https://a.example", None)]:
         answer.say(piece)
@@ -43,6 +45,7 @@ def test_of_500_messages_a_token_changes_the_last_block_alone(tab: Tab, model: L
         tab.settle()
         assert tab.page.evaluate("window.seen.length") in range(1, 5)
         assert tab.answer.evaluate(OUTSIDE) == []
+    assert tab.answer.locator("p").first.evaluate("(now, then) => now === then", first)
 
 
 def test_a_bar_tells_how_far_a_long_prompt_is_read(tab: Tab, model: LiveService) -> None:
