@@ -23,7 +23,7 @@ const SAVED_EVERY = 400; // milliseconds
 
 export class Answering {
   #controller = new AbortController();
-  #saved = 0;
+  #timer = 0;
   #done = Promise.resolve();
 
   /**
@@ -54,7 +54,7 @@ export class Answering {
   async #write() {
     const { message, around } = this;
     Object.assign(message, { state: 'writing', trouble: undefined });
-    await this.#save();
+    await this.save();
     around.changed(message);
     around.progress(message, { total: 0, cache: 0, processed: 0 }, 'Waiting');
     try {
@@ -63,7 +63,7 @@ export class Answering {
       if (this.#controller.signal.aborted) message.state = 'stopped';
       else this.#fail(error);
     }
-    await this.#save();
+    await this.save();
     around.changed(message);
     around.say(this.#ending());
   }
@@ -77,7 +77,7 @@ export class Answering {
     } catch (error) {
       signal.throwIfAborted();
       if (!(error instanceof ServerError && error.isPassing)) throw error;
-      await this.#save();
+      await this.save();
       const words = error.status === 429 ? 'The server has much to do: waiting' : 'The server is away: waiting';
       this.around.say(words);
       this.around.progress(this.message, { total: 0, cache: 0, processed: 0 }, words);
@@ -106,7 +106,7 @@ export class Answering {
       if (piece.violation) message.trouble = `It is not what its schema asks for: ${piece.violation}.`;
       if (!piece.progress) around.changed(message);
       if (clock.ticks === 1) around.say('The answer begins.');
-      if (performance.now() - this.#saved > SAVED_EVERY) this.#save().catch(() => {}); // the last time tells
+      this.#timer ||= setTimeout(() => this.save().catch(() => {}), SAVED_EVERY); // the last time tells
     }
   }
 
@@ -120,8 +120,10 @@ export class Answering {
     this.message.trouble = error instanceof Error ? error.message : String(error);
   }
 
-  #save() {
-    this.#saved = performance.now();
+  /** Keep what there is by now. */
+  save() {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
     return this.around.save(this.message);
   }
 

@@ -10,7 +10,7 @@ import { Thread } from './thread.js';
 /** @typedef {import('./types.js').Settings} Settings */
 /** @typedef {import('./types.js').TextFile} TextFile */
 
-const WRITING = 'writing'; // in sessionStorage: the answers that this tab writes, to go on with them after a reload
+const WRITING = 'writing'; // in sessionStorage: the answers that this tab writes, with which it goes on after a reload
 const TITLE = 70; // characters
 const LOOKED_AFTER = 5000; // milliseconds between two looks whether other tabs still write their answers
 
@@ -31,6 +31,7 @@ export function newConversation(settings = {}) {
 
 export class Chat {
   /** @type {Map<string, Answering>} By the ids of their messages. */ #answers = new Map();
+  /** What this tab was writing when it was left, by its id. @type {Map<string, Message>} */ #left = new Map();
   thread = new Thread();
   conversation = newConversation();
 
@@ -44,10 +45,9 @@ export class Chat {
     this.server = server;
     this.listener = listener;
     store.ontold = (told) => this.#hear(told);
-    addEventListener('pagehide', () => {
-      for (const { message } of this.#answers.values()) store.putMessage(message);
-    });
-    setInterval(() => this.#mend(this.path.filter((message) => this.#isForeign(message))), LOOKED_AFTER);
+    for (const message of JSON.parse(sessionStorage.getItem(WRITING) ?? '[]')) this.#left.set(message.id, message);
+    addEventListener('pagehide', () => this.#leave());
+    setInterval(() => this.#mend(this.path), LOOKED_AFTER);
   }
 
   /** The messages that show. */
@@ -70,31 +70,40 @@ export class Chat {
     const found = id === null ? undefined : await this.store.conversation(id);
     this.conversation = found ?? newConversation(await this.store.setting('defaults'));
     const messages = found ? await this.store.messages(found.id) : [];
-    const written = messages.map((message) => this.#answers.get(message.id)?.message ?? message);
+    const written = messages.map((message) => this.#answers.get(message.id)?.message ?? this.#newer(message));
     this.thread = new Thread(written);
     this.listener.opened();
-    await this.#mend(written.filter((message) => this.#isForeign(message)));
+    await this.#mend(written);
   }
 
-  /** Whether another tab writes an answer, or did. @param {Message} message */
-  #isForeign({ id, state }) {
-    return state === 'writing' && !this.#answers.has(id);
+  /** A kept message, or what was on the page of it when this tab was left. @param {Message} message */
+  #newer(message) {
+    const left = this.#left.get(message.id);
+    return left && ['writing', 'cut'].includes(message.state ?? '') ? left : message;
   }
 
   /**
-   * Answers whose tab is gone: go on with this one's own, and say of the others that they are broken off.
+   * Answers that nobody writes any more: go on with this tab's own, and say of the others that they are broken off.
    * @param {Message[]} messages
    */
   async #mend(messages) {
-    const own = new Set(JSON.parse(sessionStorage.getItem(WRITING) ?? '[]'));
-    for (const message of messages) {
+    for (const message of messages.filter(({ id, state }) => state === 'writing' && !this.#answers.has(id))) {
       if (await this.store.isWritten(message.id)) continue;
-      if (own.has(message.id)) this.goOn(message);
+      if (this.#left.delete(message.id)) this.goOn(message);
       else {
         message.state = 'cut';
         await this.store.putMessage(message);
         this.listener.changed(message);
       }
+    }
+  }
+
+  /** The page is closed, or loaded again: what is not kept yet is. */
+  #leave() {
+    this.#remember();
+    for (const [id, answering] of this.#answers) {
+      answering.save();
+      this.store.tell('left', id);
     }
   }
 
@@ -213,13 +222,15 @@ export class Chat {
   }
 
   #remember() {
-    sessionStorage.setItem(WRITING, JSON.stringify([...this.#answers.keys()]));
+    sessionStorage.setItem(WRITING, JSON.stringify([...this.#answers.values()].map(({ message }) => message)));
   }
 
   /** What another tab has done. @param {import('./store.js').Told} told */
   async #hear({ kind, id }) {
     if (kind === 'stop') this.#answers.get(id)?.stop();
     if (kind === 'conversation' || kind === 'removed') this.listener.listed();
+    if (kind === 'left') this.#mend(this.path.filter((message) => message.id === id));
+    if (kind === 'removed') this.end(id);
     if (kind === 'removed' && id === this.conversation.id) await this.open(null);
     if (kind === 'conversation' && id === this.conversation.id) await this.#reread();
     if (kind === 'message') await this.#rereadMessage(id);

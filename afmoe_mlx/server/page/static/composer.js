@@ -80,6 +80,7 @@ export class Composer {
 
   /** @param {boolean} isWriting Whether an answer is being written. */
   writing(isWriting) {
+    if (isWriting === this.#isWriting) return; // with each token
     this.#isWriting = isWriting;
     const hadFocus = [this.#send, this.#stop].some((button) => button === document.activeElement);
     this.#send.hidden = isWriting;

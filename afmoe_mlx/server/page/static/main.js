@@ -26,7 +26,7 @@ const chat = new Chat(store, server, {
   changed: (message) => {
     conversation.change(message);
     composer.writing(chat.isWriting);
-    if (message.figures) showContext();
+    if (message.state !== 'writing') showContext();
   },
   progress: (message, progress, words) => conversation.progress(message, progress, words),
   say,

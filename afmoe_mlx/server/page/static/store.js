@@ -4,9 +4,9 @@
 /** @typedef {import('./types.js').Message} Message */
 
 /**
- * What a tab tells the others: what has changed, or been removed; who writes an answer; that it is to stop.
+ * What a tab tells the others: what has changed, or been removed; who writes an answer; that it is to stop, or was left.
  * @typedef {object} Told
- * @property {'conversation' | 'message' | 'removed' | 'who' | 'mine' | 'stop'} kind
+ * @property {'conversation' | 'message' | 'removed' | 'who' | 'mine' | 'stop' | 'left'} kind
  * @property {string} id
  */
 
@@ -131,10 +131,11 @@ export class Store {
     for (const message of messages) this.tell('message', message.id);
   }
 
-  /** @param {Message} message */
+  /** Keep a message, unless its conversation has been removed. @param {Message} message */
   async putMessage(message) {
-    const transaction = this.#write('messages');
-    transaction.objectStore('messages').put(message);
+    const transaction = this.#write('conversations', 'messages');
+    const conversation = await result(transaction.objectStore('conversations').getKey(message.conversation));
+    if (conversation) transaction.objectStore('messages').put(message);
     await this.#done(transaction);
     this.tell('message', message.id);
   }
