@@ -190,5 +190,5 @@ def _text(message: Mapping[str, Any]) -> str:
     reasoning = message.get("reasoning_content")
     if not reasoning:
         return content
-    begun = f"{OPEN}{'' if reasoning.startswith(chr(10)) else chr(10)}{reasoning}"
+    begun = OPEN + ("" if reasoning.startswith("\n") else "\n") + reasoning
     return begun + closing_of(reasoning) + content if content else begun

@@ -24,6 +24,7 @@ const SAVED_EVERY = 400; // milliseconds
 export class Answering {
   #controller = new AbortController();
   #timer = 0;
+  #done = Promise.resolve();
 
   /**
    * @param {Message} message With what it has so far.
@@ -38,12 +39,19 @@ export class Answering {
     this.around = around;
   }
 
-  stop() {
+  /** End it, and keep what there is; gives when it has. */
+  async stop() {
     this.#controller.abort();
+    await this.#done;
   }
 
   /** Until it is over, whatever happens. */
-  async write() {
+  write() {
+    this.#done = this.#write();
+    return this.#done;
+  }
+
+  async #write() {
     const { message, around } = this;
     Object.assign(message, { state: 'writing', trouble: undefined });
     await this.save();

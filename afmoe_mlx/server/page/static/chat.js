@@ -121,7 +121,7 @@ export class Chat {
     if (content === message.content && message.role !== 'user') return;
     const { parent, role, files, reasoning } = message;
     const edited = { ...this.#newMessage(role, content, parent), files, reasoning };
-    if (role === 'assistant') edited.state = 'stopped'; // it may be gone on with
+    if (role === 'assistant') edited.state = 'edited'; // it may be gone on with
     await this.#add(edited);
     if (role === 'user') await this.#ask(edited.id);
   }
@@ -155,11 +155,10 @@ export class Chat {
     }
   }
 
-  /** End the answers of a conversation, whether it shows or not. @param {string} conversation Its id. */
-  end(conversation) {
-    for (const answering of this.#answers.values()) {
-      if (answering.message.conversation === conversation) answering.stop();
-    }
+  /** End all answers of a conversation. @param {string} id */
+  async end(id) {
+    const own = [...this.#answers.values()].filter(({ message }) => message.conversation === id);
+    await Promise.all(own.map((answering) => answering.stop()));
   }
 
   /** Change what is kept of a conversation beside its messages. @param {Conversation} conversation @param {Partial<Conversation>} changes */

@@ -6,6 +6,7 @@ import { MessageView } from './message.js';
 /** @typedef {import('./types.js').Message} Message */
 /** @typedef {import('./types.js').Progress} Progress */
 
+const AT_ONCE = 40; // messages of a long conversation that are drawn in a frame
 const NEAR = 60; // pixels from the end within which the page follows what comes
 
 export class ConversationView {
@@ -16,6 +17,7 @@ export class ConversationView {
   /** @type {Map<string, MessageView>} */ #views = new Map();
   /** @type {Set<Message>} To be shown with the next frame. */ #late = new Set();
   #follows = true;
+  #top = 0; // where it was scrolled to
 
   /**
    * @param {import('./chat.js').Chat} chat
@@ -39,8 +41,9 @@ export class ConversationView {
       view.element.remove();
       this.#views.delete(id);
     }
+    const first = this.#views.size ? 0 : Math.max(path.length - AT_ONCE, 0);
     /** @type {Element | null} */ let next = this.#messages.firstElementChild;
-    for (const message of path) {
+    for (const message of path.slice(first)) {
       const view = this.#views.get(message.id);
       const element = view ? this.#update(view, message) : this.#add(message);
       if (element === next) next = element.nextElementSibling;
@@ -48,6 +51,19 @@ export class ConversationView {
     }
     this.#empty.hidden = path.length > 0;
     this.#messages.hidden = !this.#empty.hidden;
+    if (first) requestAnimationFrame(() => this.#fill());
+  }
+
+  /** Draw earlier messages of a conversation whose newest show already. */
+  #fill() {
+    const path = this.chat.path;
+    const missing = path.findIndex(({ id }) => this.#views.has(id));
+    if (missing <= 0) return;
+    const first = this.#messages.firstElementChild;
+    for (const message of path.slice(Math.max(missing - AT_ONCE, 0), missing)) {
+      this.#messages.insertBefore(this.#add(message), first);
+    }
+    requestAnimationFrame(() => this.#fill());
   }
 
   /** Show what a message has become, with the next frame. @param {Message} message */
@@ -109,10 +125,12 @@ export class ConversationView {
     return view.element;
   }
 
-  /** Whether the user looks at the end. */
+  /** Whether the user looks at the end, or has left it upwards: that it moves away as more comes is neither. */
   #look() {
     const { scrollTop, clientHeight, scrollHeight } = this.#scroller;
-    this.#follows = scrollHeight - scrollTop - clientHeight < NEAR;
+    if (scrollHeight - scrollTop - clientHeight < NEAR) this.#follows = true;
+    else if (scrollTop < this.#top) this.#follows = false;
+    this.#top = scrollTop;
     this.#newest.hidden = this.#follows;
   }
 

@@ -78,7 +78,7 @@ function show() {
   const place = leaf === null ? '' : `#${id}`;
   if (location.hash !== place) history.replaceState(null, '', place || location.pathname);
   conversation.show();
-  composer.open(id);
+  composer.open(leaf === null ? 'new' : id);
   composer.writing(chat.isWriting);
   showContext();
   for (const link of document.querySelectorAll('#conversations a')) {
@@ -114,8 +114,8 @@ function rename(target, title) {
 
 /** @param {Conversation} target */
 async function remove(target) {
+  await chat.end(target.id);
   const messages = await store.messages(target.id);
-  chat.end(target.id);
   await store.remove(target.id);
   if (target.id === chat.conversation.id) await open(null);
   await list.show();
@@ -222,6 +222,7 @@ onClick('shade', () => showSide(false));
 onClick('show-settings', showSettings);
 onClick('more', () => list.menu(chat.conversation, more));
 onClick('help', tellKeys);
+onClick('newest', () => composer.focus());
 onClick('export-all', exportAll);
 onClick('import', () => pick.click());
 pick.addEventListener('change', async () => {

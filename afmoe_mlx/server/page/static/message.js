@@ -18,7 +18,15 @@ import { hasBegun } from './thread.js';
  */
 
 const NAMES = { user: 'You', assistant: 'Answer', tool: 'Result of a tool' };
-const STATES = { writing: '', done: '', stopped: 'Stopped.', cut: 'Broken off.', full: 'At its limit.', failed: '' };
+const STATES = {
+  writing: '',
+  done: '',
+  stopped: 'Stopped.',
+  cut: 'Broken off.',
+  full: 'At its limit.',
+  failed: '',
+  edited: 'Edited.',
+};
 
 export class MessageView {
   #reasoning = new Folded('reasoning');

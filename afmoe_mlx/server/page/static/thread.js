@@ -28,14 +28,14 @@ export class Thread {
 
   /** The messages from the first to a leaf. @param {string | null} leaf @returns {Message[]} */
   path(leaf) {
-    /** @type {Message[]} */ const found = [];
+    /** @type {Set<Message>} */ const found = new Set();
     for (let id = leaf; id !== null; ) {
       const message = this.#messages.get(id);
-      if (!message || found.includes(message)) break;
-      found.push(message);
+      if (!message || found.has(message)) break;
+      found.add(message);
       id = message.parent;
     }
-    return found.reverse();
+    return [...found].reverse();
   }
 
   /** A message and its other versions, the oldest first. @param {Message} message */

@@ -42,8 +42,8 @@
  * @property {number} seconds From the first of them to the last.
  * @property {boolean} [about] Whether the tokens are only a guess.
  *
- * @typedef {'writing' | 'done' | 'stopped' | 'cut' | 'full' | 'failed'} State Of an answer: being written, whole, stopped
- * by the user, broken off, at its limit, or ended by an error.
+ * @typedef {'writing' | 'done' | 'stopped' | 'cut' | 'full' | 'failed' | 'edited'} State Of an answer: being written, whole,
+ * stopped by the user, broken off, at its limit, ended by an error, or what the user made of it.
  *
  * @typedef {object} Message
  * @property {string} id
