@@ -1,6 +1,6 @@
 /** What is being written: the message, and the text files that go with it. */
 
-import { byId, counted, iconButton, make, toast } from './dom.js';
+import { byId, counted, grow, iconButton, make, toast } from './dom.js';
 
 /** @typedef {import('./types.js').TextFile} TextFile */
 
@@ -139,6 +139,8 @@ export class Composer {
     if (event.key === 'Enter' && !event.shiftKey && (hasKeyboard || event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       this.#submit();
+    } else if (event.key === 'Escape' && !this.#isWriting) {
+      this.#area.blur(); // so that a Mac's Option key, with which characters are typed, is one for commands
     } else if (event.key === 'ArrowUp' && !this.#area.value && !event.shiftKey) {
       event.preventDefault();
       this.actions.editLast();
@@ -148,6 +150,7 @@ export class Composer {
   #changed() {
     if (this.#area.value) sessionStorage.setItem(DRAFT + this.#id, this.#area.value);
     else sessionStorage.removeItem(DRAFT + this.#id);
+    grow(this.#area);
     this.#enable();
     this.#count();
   }

@@ -5,7 +5,7 @@ import { make } from './dom.js';
 const KEYS = [
   ['Enter', 'Send'],
   ['Shift+Enter', 'A new line'],
-  ['Esc', 'Stop the answer'],
+  ['Esc', 'Stop the answer; leave the message'],
   ['↑ in an empty message', 'Edit the last one'],
   ['Ctrl+Enter', 'Send what was edited'],
   ['Alt+↑, Alt+↓', 'The message before, after'],

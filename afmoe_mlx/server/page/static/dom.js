@@ -74,6 +74,13 @@ export function iconButton(name, label, onclick, attributes = {}) {
   return make('button', { ...about, ...attributes }, icon(name));
 }
 
+/** Let a field be as high as its text where style sheets cannot (`field-sizing`). @param {HTMLTextAreaElement} area */
+export function grow(area) {
+  if (CSS.supports('field-sizing', 'content')) return;
+  area.style.height = 'auto';
+  area.style.height = `${area.scrollHeight + 2}px`;
+}
+
 /**
  * Copy a text, and show on the button that it was done.
  * @param {string} text

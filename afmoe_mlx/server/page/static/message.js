@@ -1,6 +1,6 @@
 /** One message on the page, from its first piece on. */
 
-import { copy, counted, icon, iconButton, make, set, write } from './dom.js';
+import { copy, counted, grow, icon, iconButton, make, set, write } from './dom.js';
 import { MarkdownView } from './markdown.js';
 import { hasBegun } from './thread.js';
 
@@ -123,6 +123,8 @@ export class MessageView {
     const form = make('form', { class: 'edit', onsubmit: submit, onkeydown: keys }, area, buttons);
     this.element.classList.add('edited');
     this.element.append(form);
+    area.addEventListener('input', () => grow(area));
+    grow(area);
     area.focus();
     area.setSelectionRange(area.value.length, area.value.length);
   }
