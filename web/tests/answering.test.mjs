@@ -53,12 +53,13 @@ test('the server was away: what it had told stays, and the rest is asked for', a
   const server = new FakeServer(
     [{ progress: { total: 10, cache: 4, processed: 10 } }, { reasoning: 'Hm.' }, { content: 'One, ' }, gone],
     [new ServerError(503, 'not yet', { retryAfter: 7 })],
+    [new ServerError(503, 'not yet')],
     [{ content: 'two.' }, { finish: 'stop' }, { usage: { prompt: 13, cached: 12, tokens: 2, reasoning: 0 } }],
   );
   const answer = await written(server);
   assert.deepEqual([answer.content, answer.reasoning, answer.state], ['One, two.', 'Hm.', 'done']);
-  assert.deepEqual(server.waits, [0, 7]);
-  const [first, , last] = server.asked;
+  assert.deepEqual(server.waits, [0, 7, 2]);
+  const [first, last] = [server.asked[0], server.asked.at(-1)];
   assert.equal(first.continue_final_message, undefined);
   assert.equal(last.continue_final_message, true);
   assert.deepEqual(last.messages.at(-1), { role: 'assistant', content: 'One, ', reasoning_content: 'Hm.' });

@@ -10,6 +10,7 @@ import { hasBegun, requestFor } from './thread.js';
 /** @typedef {import('./types.js').Settings} Settings */
 
 const SAVED_EVERY = 400; // milliseconds
+const LONGEST_WAIT = 30; // seconds before it is asked for again, where the server does not say when
 
 /**
  * What an answer needs of the rest.
@@ -24,6 +25,7 @@ const SAVED_EVERY = 400; // milliseconds
 export class Answering {
   #controller = new AbortController();
   #timer = 0;
+  #tries = 0; // of which nothing came
   #done = Promise.resolve();
 
   /**
@@ -78,10 +80,11 @@ export class Answering {
       signal.throwIfAborted();
       if (!(error instanceof ServerError && error.isPassing)) throw error;
       await this.save();
-      const words = error.status === 429 ? 'The server has much to do: waiting' : 'The server is away: waiting';
+      const words = `${error.status ? error.message : 'The server is away'}: waiting`;
       this.around.say(words);
       this.around.progress(this.message, { total: 0, cache: 0, processed: 0 }, words);
-      await this.around.server.back(signal, error.retryAfter ?? (error.status === 429 ? 2 : 0));
+      await this.around.server.back(signal, error.retryAfter ?? Math.min(this.#tries, LONGEST_WAIT));
+      this.#tries += 1;
       return false;
     }
   }
@@ -100,6 +103,7 @@ export class Answering {
       if (piece.content || piece.reasoning || piece.call) {
         take(message, piece);
         clock.tick();
+        this.#tries = 0;
       }
       if (piece.usage || clock.ticks) message.figures = clock.figures(piece.usage);
       if (piece.finish) message.state = piece.finish === 'length' ? 'full' : 'done';

@@ -32,6 +32,7 @@ export function newConversation(settings = {}) {
 export class Chat {
   /** @type {Map<string, Answering>} By the ids of their messages. */ #answers = new Map();
   /** What this tab was writing when it was left, by its id. @type {Map<string, Message>} */ #left = new Map();
+  #opening = 0;
   thread = new Thread();
   conversation = newConversation();
 
@@ -55,11 +56,6 @@ export class Chat {
     return this.thread.path(this.conversation.leaf);
   }
 
-  /** The answer that is being written in this tab and shows. */
-  get answering() {
-    return this.path.map(({ id }) => this.#answers.get(id)).find(Boolean);
-  }
-
   /** Whether an answer that shows is being written, in whatever tab. */
   get isWriting() {
     return this.path.some(({ state }) => state === 'writing');
@@ -67,9 +63,13 @@ export class Chat {
 
   /** Open a conversation; one that is not there: a new one. @param {string | null} id */
   async open(id) {
+    this.#opening += 1;
+    const turn = this.#opening;
     const found = id === null ? undefined : await this.store.conversation(id);
-    this.conversation = found ?? newConversation(await this.store.setting('defaults'));
+    const defaults = await this.store.setting('defaults');
     const messages = found ? await this.store.messages(found.id) : [];
+    if (turn !== this.#opening) return; // another is to be opened meanwhile
+    this.conversation = found ?? newConversation(defaults);
     const written = messages.map((message) => this.#answers.get(message.id)?.message ?? this.#newer(message));
     this.thread = new Thread(written);
     this.listener.opened();
@@ -79,7 +79,8 @@ export class Chat {
   /** A kept message, or what was on the page of it when this tab was left. @param {Message} message */
   #newer(message) {
     const left = this.#left.get(message.id);
-    return left && ['writing', 'cut'].includes(message.state ?? '') ? left : message;
+    const isNewer = left && ['writing', 'cut'].includes(message.state ?? '') && lengthOf(left) >= lengthOf(message);
+    return isNewer ? left : message;
   }
 
   /**
@@ -119,6 +120,7 @@ export class Chat {
   /** Keep another version of a message, and answer it if it is the user's. @param {Message} message @param {string} content */
   async edit(message, content) {
     if (content === message.content && message.role !== 'user') return;
+    this.stop();
     const { parent, role, files, reasoning } = message;
     const edited = { ...this.#newMessage(role, content, parent), files, reasoning };
     if (role === 'assistant') edited.state = 'edited'; // it may be gone on with
@@ -258,6 +260,9 @@ export class Chat {
     this.listener.changed(message);
   }
 }
+
+/** @param {Message} message */
+const lengthOf = ({ content, reasoning = '' }) => content.length + reasoning.length;
 
 /** The first words. @param {string} text */
 function titleOf(text) {

@@ -1,6 +1,6 @@
 /** Puts the page together. */
 
-import { Server, ServerError } from './api.js';
+import { Server } from './api.js';
 import { Chat } from './chat.js';
 import { Composer } from './composer.js';
 import { ConversationView } from './conversation.js';
@@ -16,6 +16,7 @@ import { asMarkdown, asObject, download, fileName, fromText } from './transfer.j
 /** @typedef {import('./types.js').Model} Model */
 
 /** @type {Model | null} */ let model = null;
+let isMeeting = false;
 const server = new Server();
 const store = await Store.open().catch((error) => {
   document.body.textContent = `This browser keeps nothing for this page (${error?.message ?? error}): it needs IndexedDB.`;
@@ -54,6 +55,18 @@ function act(action) {
 
 /** Find out what is served; where nothing answers, once it does. */
 async function meet() {
+  if (isMeeting) return;
+  isMeeting = true;
+  if (!model) byId('served', HTMLElement).textContent = 'Waiting for the server …';
+  try {
+    await server.back(new AbortController().signal);
+    await greet();
+  } finally {
+    isMeeting = false;
+  }
+}
+
+async function greet() {
   const served = byId('served', HTMLElement);
   try {
     model = await server.model();
@@ -62,9 +75,6 @@ async function meet() {
     showContext();
   } catch (error) {
     served.textContent = error instanceof Error ? error.message : String(error);
-    if (!(error instanceof ServerError && error.isPassing)) return;
-    await server.back(new AbortController().signal);
-    await meet();
   }
 }
 
@@ -234,8 +244,12 @@ pick.addEventListener('change', async () => {
 });
 addEventListener('hashchange', () => open(location.hash.slice(1) || null));
 
-server.onkey = () => askKey(sessionStorage.getItem('key') !== null);
+server.onkey = async () => {
+  const key = await askKey(sessionStorage.getItem('key') !== null);
+  if (key !== null && !model) setTimeout(meet);
+  return key;
+};
 await Promise.all([chat.open(location.hash.slice(1) || null), list.show()]);
 composer.focus();
-document.addEventListener('visibilitychange', () => document.hidden || meet());
+document.addEventListener('visibilitychange', () => !document.hidden && model && meet());
 await meet();
