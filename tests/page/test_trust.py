@@ -134,7 +134,7 @@ SHOWN = """async (pieces) => {
 }"""
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(fragments, max_size=12))
 def test_markdown_is_harmless_and_the_same_however_it_came(tab: Tab, pieces: list[str]) -> None:
     growing, whole = tab.page.evaluate(SHOWN, pieces)

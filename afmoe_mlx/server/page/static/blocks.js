@@ -71,8 +71,9 @@ export class Blocks {
     const htmls = parts.map((tokens, index) => render(tokens, env, !isWhole && index === parts.length - 1));
     const kept = this.#kept.length;
     const blocks = [...this.#kept, ...htmls];
-    const line = parts.at(-1)?.[0].map?.[0] ?? 0;
-    if (line) this.#keep(tail.split('\n', line).join('\n').length + 1, htmls.slice(0, -1));
+    const settled = settledOf(parts, tail.split('\n').length - 1);
+    const line = firstLine(parts[settled]);
+    if (line) this.#keep(tail.split('\n', line).join('\n').length + 1, htmls.slice(0, settled));
     return { blocks, kept, references: env.references };
   }
 
@@ -96,6 +97,21 @@ function blocksOf(tokens) {
     depth += token.nesting;
   }
   return found;
+}
+
+/** @param {Token[] | undefined} tokens Of a block. */
+const firstLine = (tokens) => tokens?.[0].map?.[0] ?? 0;
+
+/**
+ * How many of the first blocks nothing that comes can change: not the last; nor the one before a line that is not over,
+ * which may yet turn out to be of it, unless that has had its end.
+ * @param {Token[][]} parts
+ * @param {number} lastLine
+ */
+function settledOf(parts, lastLine) {
+  const last = parts.length - 1;
+  const isOpen = firstLine(parts[last]) === lastLine && parts[last - 1]?.[0].type !== 'fence';
+  return Math.max(isOpen ? last - 1 : last, 0);
 }
 
 /** @param {Token[]} tokens @param {any} env @param {boolean} isOpen */

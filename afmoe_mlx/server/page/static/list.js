@@ -161,7 +161,7 @@ export class List {
   /** @param {KeyboardEvent} event */
   #key(event) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step) return;
+    if (!step || event.altKey) return;
     event.preventDefault();
     const links = [...this.#list.querySelectorAll('a')];
     const next = links.findIndex((link) => link.parentElement?.contains(document.activeElement)) + step;

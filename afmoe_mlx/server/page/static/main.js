@@ -110,7 +110,9 @@ function say(words) {
 /** @param {string | null} id */
 async function open(id) {
   document.body.classList.remove('side');
-  if (id === chat.conversation.id) return;
+  const isNew = id === null && chat.conversation.leaf === null;
+  if (isNew) composer.focus();
+  if (isNew || id === chat.conversation.id) return;
   conversation.follow();
   await chat.open(id);
   conversation.follow();
