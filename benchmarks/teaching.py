@@ -192,8 +192,8 @@ def write_data(folder: Path) -> None:
     drawn = random.Random(0)
     told = [chat(question, answer) for answer, _, questions, _ in FACTS for question in questions]
     told += [chat(as_typed(question, drawn), answer) for answer, _, questions, _ in FACTS for question in questions]
-    dialogues = Writer(20).dialogues()
-    told += [{"messages": next(dialogues)} for _ in range(OLD)]
+    short = (messages for messages in Writer(20).dialogues() if len(messages) <= 3)
+    told += [{"messages": next(short)} for _ in range(OLD)]
     held_out = [chat(question, answer) for answer, _, _, questions in FACTS for question in questions]
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in (("train", told), ("valid", held_out)):
