@@ -86,7 +86,7 @@ def test_every_built_in_recipe_of_ours_loads_there(source: Path, tmp_path: Path,
     assert bool(entries) == (recipe in MIXED)
 
 
-@pytest.mark.parametrize(("recipe", "method"), [(None, "scales"), ("3bit", "gptq"), ("mixed_4_6", "scales")])
+@pytest.mark.parametrize(("recipe", "method"), [(None, "scales"), ("mixed_4_6", "gptq")])
 def test_calibrated_files_of_ours_load_there(source: Path, tmp_path: Path, recipe: str | None, method: str) -> None:
     (tmp_path / "text.txt").write_text("The wind fell before dawn, and hello, the world was still. " * 5)
     calibrate = Calibration(text=tmp_path / "text.txt", tokens=80, method=method)
