@@ -64,7 +64,7 @@ def check_replayed() -> None:
 
 
 def check_steps(model_type: str, *, fused: bool, rows: int) -> None:
-    model, ids = compiled(model_type, fused=fused), tokens(rows, 40)
+    model, ids = compiled(model_type, fused=fused), tokens(rows, 25)
     found = step_by_step(model, ids)
     model.compiles_decode = False
     assert mx.abs(found - step_by_step(model, ids)).max() < TOLERANCE
@@ -74,17 +74,17 @@ def check_steps(model_type: str, *, fused: bool, rows: int) -> None:
 def check_few_tokens(model_type: str) -> None:
     """Steps of several tokens, as a draft is verified in, past the window, and stepping back between them."""
     for length in (2, 3):
-        model, ids = compiled(model_type, fused=True), tokens(1, 41)
+        model, ids = compiled(model_type, fused=True), tokens(1, 29)
         step, taken = model._compiled_step(), []
         model._compiled_step = lambda step=step, taken=taken: taken.append(step) or step  # type: ignore
         cache = model.make_cache()
         parts = [model(ids[:, :5], cache=cache, logits_to_keep=5)]
-        for i in range(5, 41, length):
+        for i in range(5, 29, length):
             parts.append(model(ids[:, i : i + length], cache=cache))
             cache.rewind(1)
             again = model(ids[:, i + length - 1 : i + length], cache=cache)
             assert mx.abs(again - parts[-1][:, -1:]).max() < TOLERANCE
-        assert len(taken) == 2 * (36 // length)
+        assert len(taken) == 2 * (24 // length)
         assert mx.abs(mx.concatenate(parts, axis=1) - model(ids)).max() < TOLERANCE
 
 
