@@ -1,4 +1,4 @@
-"""Prints the README's table of which Mac runs which model: `python docs/make_mac_table.py`
+"""Prints what docs/models.md shows of Macs: `python docs/make_mac_table.py`
 
 Needed are the weights as our converter writes them in 4 bits, the cache of a conversation of 32,768 tokens, and half a
 gigabyte to work in. The last column: the smallest Mac that has room for an eighth of the experts, with the others read

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from afmoe_mlx.cli import app
 from afmoe_mlx.terminal import printable, write
 from helpers import ROOT
+from helpers.command_line import invoke
 
 
 def test_convert_py_at_the_top_is_the_same_command(model: str, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def _commands(command: object, path: tuple[str, ...] = ()) -> list[tuple[str, ..
 
 @pytest.mark.parametrize("path", _commands(typer.main.get_command(app)), ids=" ".join)
 def test_help_names_every_option_whole_at_80_columns(path: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+    result = invoke([*path, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
     assert "--help" in result.output
     assert re.findall(r"--[\w,-]*…", result.output) == []
 

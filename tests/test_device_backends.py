@@ -106,15 +106,13 @@ def test_experts_that_are_dequantized_first_give_the_same(
     assert mx.abs(layer(x, experts, ordered=True) - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_angles_too_large_for_the_rotary_kernel_come_from_tables(
-    model_type: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    model_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks and steps on either side of the limit, and one across it, are those of tables alone."""
     model, ids = tiny(model_type), tokens(1, 30)
     expected = model(ids)
-    model.compiles_decode = compiled
     lengths: list[int] = []
     monkeypatch.setattr(rope, "rotates_by_kernel", lambda positions: lengths.append(positions) or positions <= 16)
     kernel = mx.fast.rope

@@ -5,42 +5,48 @@ import importlib
 import importlib.util
 import json
 import re
-import subprocess
+import runpy
+import shlex
 import sys
+from collections.abc import Iterator
+from itertools import dropwhile, groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 import afmoe_mlx
-from afmoe_mlx import load
+from afmoe_mlx import cli, commands, load
 from afmoe_mlx.checkpoint.names import MODEL_NAMES
 from afmoe_mlx.messages.tool_formats import FORMATS, ToolFormat
 from afmoe_mlx.models import make_model, read_config
 from afmoe_mlx.models.shapes import shape
 from afmoe_mlx.tokenizer.recommended import RECOMMENDED
 from helpers import ROOT
+from helpers.command_line import invoke
 from helpers.imports import file_graph, imports_of, package_modules, part_of
 from helpers.scripted import scripted_folder
 
 
-def test_the_readmes_table_of_macs_is_what_its_script_prints() -> None:
-    script = ROOT / "docs" / "make_mac_table.py"
-    table = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout.strip()
-    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("arguments", [[], ["mixed_3_6"]], ids=["table", "dry run"])
-def test_the_conversion_guides_sizes_are_what_its_script_prints(arguments: list[str]) -> None:
-    script = ROOT / "docs" / "make_convert_table.py"
-    printed = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=True).stdout
-    assert printed.strip() in (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
-
-
-def test_the_table_of_experts_is_what_its_script_prints() -> None:
-    script = ROOT / "docs" / "make_experts_table.py"
-    table = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout.strip()
-    assert table in (ROOT / "docs" / "experts.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        ("docs/models.md", "make_mac_table.py"),
+        ("docs/convert.md", "make_convert_table.py"),
+        ("docs/convert.md", "make_convert_table.py mixed_3_6"),
+        ("docs/experts.md", "make_experts_table.py"),
+        ("docs/hosts.md", "make_hosts_table.py"),
+    ],
+)
+def test_a_table_is_what_its_script_prints(
+    page: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")  # as if the script were run
+    monkeypatch.setattr(sys, "argv", command.split())
+    runpy.run_path(str(ROOT / "docs" / sys.argv[0]), run_name="__main__")
+    assert capsys.readouterr().out.strip() in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_conversion_guides_recipe_is_the_file_beside_it() -> None:
@@ -145,3 +151,94 @@ def test_the_agents_loop_runs_as_it_is_written(
 def test_the_page_on_tools_has_every_format(form: ToolFormat) -> None:
     page = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8").replace("\\|", "|")
     assert re.search(rf"\| `{form.name}` \| `{re.escape(form.begin)}.*{re.escape(form.end)}` \|", page)
+
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / name for name in ("afmoe_mlx/demo/README.md", "benchmarks/README.md", "benchmarks/LOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"`[^`\n]*`", "`code`", re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of a page may be, by GitHub's rule."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+    titles = [
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)
+    ]
+    return {f"{title}-{n}" if (n := titles[:i].count(title)) else title for i, title in enumerate(titles)}
+
+
+@each_page
+def test_every_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+        path, _, anchor = target.partition("#")
+        if not re.match(r"https?:", path):
+            found = (page.parent / path).resolve() if path else page
+            assert found.exists(), target
+            assert not anchor or anchor in anchors(found), target
+
+
+@each_page
+def test_every_file_of_the_repository_that_is_named_is_there(page: Path) -> None:
+    named = re.findall(r"(?<![\w/.~-])(?:docs|tests|benchmarks|afmoe_mlx|chat)/[\w/.-]*\.\w+", page.read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_index_has_every_page() -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = re.findall(r"\]\(([\w-]+\.md)\)", index.read_text("utf-8"))
+    assert sorted(listed) == sorted(path.name for path in index.parent.glob("*.md") if path != index)
+
+
+@each_page
+def test_every_command_that_is_shown_is_one_of_the_program(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(ROOT / "tests" / "no-configuration"))
+    for block in blocks(page, "bash"):
+        for line in commands_of(block):
+            assert refused(line, monkeypatch) is None, line
+
+
+def commands_of(script: str) -> Iterator[list[str]]:
+    """The arguments of each call of the program, whatever it is piped from or into."""
+    for line in script.replace("\\\n", " ").splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        words.whitespace_split = True
+        for is_mark, command in groupby(words, lambda word: not set(word) - set("|&;<>")):
+            rest = list(dropwhile(lambda word: re.match(r"\w+=", word), [] if is_mark else command))
+            if rest[:1] == ["afmoe-mlx"]:
+                yield rest[1:]
+
+
+def refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """What the command line says against arguments, None if nothing; nothing is run."""
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "import_module", lambda *_: SimpleNamespace(run=lambda _: 0))
+        for group in ("models", "cache"):
+            patch.setattr(commands, group, MagicMock(), raising=False)
+        found = invoke(arguments)
+    return found.stderr if found.exit_code else None
+
+
+@pytest.mark.parametrize("script", ["ls | afmoe-mlx generate --promt -", "A=1 afmoe-mlx models pul trinity-nano"])
+def test_a_command_that_is_none_is_found(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = commands_of(script)
+    assert "did you mean" in str(refused(line, monkeypatch))
+
+
+@each_page
+def test_every_piece_of_python_that_is_shown_parses_and_imports_what_is_there(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("afmoe_mlx"):
+                module = importlib.import_module(str(node.module))
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == []

@@ -13,7 +13,7 @@ from .question import Call, Service
 class Body(BaseModel):
     """The fields of a request. What is none of them is in `model_extra`: refused by name, unless it is a hint.
 
-    HINTS: fields that change no answer, each with what becomes of it; they are taken and left.
+    HINTS: fields that change no answer, each with what becomes of it; they are accepted and ignored.
     """
 
     model_config = ConfigDict(extra="allow", strict=False)

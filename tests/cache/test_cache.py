@@ -27,7 +27,7 @@ def walks(draw: st.DrawFn) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     window=st.one_of(st.integers(1, 8), st.integers(1, WIDEST)),
     slack=st.integers(0, 12),

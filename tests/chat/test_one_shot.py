@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from afmoe_mlx import generate, load
 from afmoe_mlx.cli import app
 from afmoe_mlx.messages.reasoning import split_thinking
+from helpers.command_line import invoke
 from helpers.conversations import OPENING
 from helpers.mcp_server import misbehaving
 from helpers.pseudo_terminal import PseudoTerminal
@@ -31,7 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def chat(*arguments: str, stdin: str = "") -> Any:
-    return CliRunner().invoke(app, ["chat", *arguments], input=stdin)
+    return invoke(["chat", *arguments], input=stdin)
 
 
 def expected(model: str, text: str, **options: Any) -> str:
@@ -62,7 +62,7 @@ def test_a_question_is_answered_plainly_and_nothing_is_saved(
 def test_json_is_one_object_with_the_keys_of_generate(model: str) -> None:
     options = ("--model", model, "-m", "8", "--temp", "0", "--json")
     told = json.loads(chat("hello", *options).stdout)
-    other = json.loads(CliRunner().invoke(app, ["generate", "-p", "hello", *options]).stdout)
+    other = json.loads(invoke(["generate", "-p", "hello", *options]).stdout)
     assert told.keys() == other.keys()
     assert (told["text"], told["finish_reason"]) == (other["text"], "length")
 

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from helpers.pseudo_terminal import CTRL_C, CTRL_D, ENTER, PseudoTerminal
 from helpers.scripted import scripted_folder
 from helpers.toolboxes import called
 
-pytest.importorskip("mcp", reason="needs the extra mcp")
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal"),
+    pytest.mark.skipif(find_spec("mcp") is None, reason="needs the extra mcp"),
+]
 
 QUESTION = r"Run it\? \[o\]nce, for this \[s\]ession, \[n\]ever; Enter: not now$"
 

@@ -99,7 +99,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_came_and_what_is_typed_meanwhile_
         terminal.type(CTRL_C)
         terminal.wait_for(r"\(stopped\)")
         terminal.wait_for_prompt()
-        terminal.say("/set max_tokens 300", "max_tokens is 300")
+        terminal.say("/set max_tokens 150", "max_tokens is 150")
         terminal.type("again" + ENTER)
         terminal.wait_for(begun("again"))
         terminal.type("typed meanwhile" + ENTER + "and this")
@@ -131,7 +131,7 @@ def test_a_resize_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_conversation_is_taken_up_again_with_its_history_and_nothing_is_read_twice(tmp_path: Path) -> None:
     with PseudoTerminal(tmp_path, "--temp", "0") as terminal:
         terminal.wait_for_prompt()
-        for question in ("What is a router? " * 60, "What is muP?", "What is Trinity?"):
+        for question in ("What is a router? " * 30, "What is muP?", "What is Trinity?"):
             terminal.ask(question)
         terminal.type("/exit" + ENTER)
         assert terminal.end() == 0
@@ -169,7 +169,7 @@ def test_what_was_said_survives_a_kill(tmp_path: Path, babbler: str) -> None:
 
 
 def test_what_was_typed_comes_back_in_the_next_run_unless_it_is_not_kept(tmp_path: Path) -> None:
-    with PseudoTerminal(tmp_path, "--temp", "0", "--no-save") as terminal:
+    with PseudoTerminal(tmp_path, "--temp", "0", "-m", "3", "--no-save") as terminal:
         terminal.wait_for_prompt()
         terminal.ask("What is a router?")
         terminal.ask("What is muP?")
@@ -194,7 +194,7 @@ def test_what_was_typed_comes_back_in_the_next_run_unless_it_is_not_kept(tmp_pat
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_the_prompt_leaves_the_terminal_as_it_was(tmp_path: Path, number: int) -> None:
-    with PseudoTerminal(tmp_path, "--temp", "0") as terminal:
+    with PseudoTerminal(tmp_path, "-m", "3") as terminal:
         terminal.wait_for_prompt()
         terminal.ask(QUESTION)
         terminal.type("half a mess")

@@ -216,7 +216,7 @@ def test_it_is_one_line_that_says_what_is_wrong(tmp_path: Path, name: str) -> No
     check_load(make, error, words, tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", one_of_each(CASES))  # it reads a config as loading does
 def test_a_conversion_says_the_same_with_exit_status_1(tmp_path: Path, name: str) -> None:
     make, _, words = CASES[name]
     check_convert(make, words, tmp_path / "model")

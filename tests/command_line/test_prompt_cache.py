@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from afmoe_mlx import generate, load
 from afmoe_mlx.cache import default_directory, load_cache
-from afmoe_mlx.cli import app
 from afmoe_mlx.command_line.prompt_cache import disk_directory
 from afmoe_mlx.errors import InputError
+from helpers.command_line import invoke
 from helpers.prefix_files import files
 from helpers.tiny import tiny_folder
 
@@ -24,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def command(*arguments: str, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, list(arguments))
+    result = invoke(list(arguments))
     assert result.exit_code == code, result.output
     return result
 

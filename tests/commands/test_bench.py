@@ -9,14 +9,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from typer.testing import CliRunner
 
 from afmoe_mlx import device
-from afmoe_mlx.cli import app
 from afmoe_mlx.commands import bench
 from afmoe_mlx.commands.bench import bytes_per_token, decode_rows, prefill_rows, run_trial
 from afmoe_mlx.generation import SamplingOptions, decode, make_sampler, prefill
 from afmoe_mlx.models import fuse
+from helpers.command_line import invoke
 from helpers.tiny import ARCHITECTURES, tiny, tiny_folder, tokens
 
 SMALL = ("-p", "6", "-g", "3", "-n", "3")
@@ -28,7 +27,7 @@ def quick_copy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["bench", *arguments])
+    return invoke(["bench", *arguments])
 
 
 def nbytes(model: Any, part: str = "") -> int:

@@ -14,15 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
-from typer.testing import CliRunner
 
 from afmoe_mlx import convert, load_model
-from afmoe_mlx.cli import app
 from afmoe_mlx.command_line import progress
 from afmoe_mlx.conversion.dry_run import ranges
 from afmoe_mlx.conversion.pipeline import ConversionProgress
 from afmoe_mlx.conversion.recipes import BUILT_IN
 from afmoe_mlx.models import make_model, read_config
+from helpers.command_line import invoke
 from helpers.converted import WIDE, config_of, contents, stored
 from helpers.hub_server import REPO, FakeHub, use_hub
 from helpers.tiny import ARCHITECTURES, tiny_folder
@@ -57,7 +56,7 @@ class Result:
     """What `afmoe-mlx convert` printed, and its exit status."""
 
     def __init__(self, *arguments: object) -> None:
-        result = CliRunner().invoke(app, ["convert", *map(str, arguments)])
+        result = invoke(["convert", *map(str, arguments)])
         self.code, self.out, self.err = result.exit_code, result.stdout, result.stderr
 
     @property

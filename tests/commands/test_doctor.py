@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from afmoe_mlx import device
 from afmoe_mlx.checkpoint import hub_cache
-from afmoe_mlx.cli import app
 from afmoe_mlx.command_line import examined
 from afmoe_mlx.commands import doctor
 from afmoe_mlx.device import Blas, Memory
 from afmoe_mlx.errors import HubError
 from afmoe_mlx.hosts.examine import examine
 from helpers.blas import has_openblas
+from helpers.command_line import invoke
 from helpers.hub_server import FakeHub, use_hub
 
 LINES = ["afmoe-mlx", "System", "Device", "Memory", "Self-test", "MLX", "Packages", "Hub", "Models", "Server"]
@@ -39,7 +38,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> Any:
-    result = CliRunner().invoke(app, ["doctor", *arguments])
+    result = invoke(["doctor", *arguments])
     assert result.exit_code == 0
     assert result.stderr == ""
     return json.loads(result.stdout) if "--json" in arguments else result.stdout

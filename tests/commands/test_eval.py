@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from afmoe_mlx.cli import app
 from afmoe_mlx.evaluation import tasks
 from afmoe_mlx.evaluation.subject import Subject
+from helpers.command_line import invoke
 from helpers.pairs import LENGTH, Pair
 
 KEYS = {
@@ -37,7 +36,7 @@ def compared(pair: Pair) -> tuple[str, ...]:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["eval", *arguments])
+    return invoke(["eval", *arguments])
 
 
 def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from afmoe_mlx import device
 from afmoe_mlx.checkpoint.hub import resolve, resolve_headers
-from afmoe_mlx.cli import app
 from afmoe_mlx.errors import CheckpointError
 from afmoe_mlx.models.shapes import shape
+from helpers.command_line import invoke
 from helpers.hollow import header, write_hollow
 from helpers.hub_server import REPO, SMALL, FakeHub
 from helpers.tiny import ARCHITECTURES, tiny_folder
@@ -30,7 +29,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["info", *arguments])
+    return invoke(["info", *arguments])
 
 
 def as_json(*arguments: str) -> dict[str, Any]:

@@ -11,18 +11,17 @@ from typing import Any
 
 import pytest
 from huggingface_hub import metadata_load
-from typer.testing import CliRunner
 
 from afmoe_mlx import convert, load_model, upload
 from afmoe_mlx.calibration import Calibration
 from afmoe_mlx.checkpoint.files import find_weights, read_config_json, read_headers
 from afmoe_mlx.checkpoint.hub import resolve
-from afmoe_mlx.cli import app
 from afmoe_mlx.conversion.model_card import bits_per_weight, formats_of, read_metadata, write_model_card
 from afmoe_mlx.conversion.publication import check_upload
 from afmoe_mlx.conversion.source import open_source
 from afmoe_mlx.errors import CheckpointError, ConfigError, HubError
 from afmoe_mlx.evaluation import evaluate
+from helpers.command_line import invoke
 from helpers.hub_server import REPO, FakeHub, use_hub
 from helpers.tiny import tiny_folder
 
@@ -305,7 +304,7 @@ def test_the_command_uploads_what_it_made_with_a_card_of_what_it_made_it_from(
     monkeypatch.setattr("afmoe_mlx.evaluation.evaluate", partial(evaluate, max_tokens=64))
     commit = hub.add(REPO, contents(plain) | {"README.md": CARD})
     arguments = ["convert", "--hf-path", REPO, "--mlx-path", str(tmp_path / "out"), "-q", "--upload-repo", TARGET]
-    done = CliRunner().invoke(app, [*arguments, "--json"])
+    done = invoke([*arguments, "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["uploaded_to"] == f"{hub.url}/{TARGET}"
     assert hub.content(TARGET).items() >= contents(tmp_path / "out").items()
@@ -324,7 +323,7 @@ def test_the_command_uploads_what_it_made_with_a_card_of_what_it_made_it_from(
 
 def test_the_command_converts_nothing_that_it_may_not_upload(hub: FakeHub, plain: Path, tmp_path: Path) -> None:
     arguments = ["convert", "--hf-path", str(plain), "--mlx-path", str(tmp_path / "out"), "-q", "--upload-repo", "a/b"]
-    done = CliRunner().invoke(app, arguments)
+    done = invoke(arguments)
     assert done.exit_code == 1
     assert done.stderr == "error: cannot upload to a/b: logged in as someone: expected someone or our-org as owner\n"
     assert not (tmp_path / "out").exists()

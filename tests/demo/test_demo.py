@@ -5,14 +5,13 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
 from afmoe_mlx import generate, load
 from afmoe_mlx.api import DEMO
-from afmoe_mlx.cli import app
 from afmoe_mlx.errors import InputError
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.tokenizer import Tokenizer
+from helpers.command_line import invoke
 
 Loaded = tuple[CausalLM, Tokenizer]
 
@@ -63,7 +62,7 @@ def test_it_answers_what_it_is_for_and_declines_the_rest(demo: Loaded, question:
 
 
 def test_without_a_model_generate_uses_it_and_says_so_on_stderr() -> None:
-    result = CliRunner().invoke(app, ["generate", "--prompt", "What is AFMoE?", "--verbose", "False"])
+    result = invoke(["generate", "--prompt", "What is AFMoE?", "--verbose", "False"])
     assert result.exit_code == 0
     assert "Arcee" in result.stdout
     assert "demo" in result.stderr
@@ -73,7 +72,7 @@ def test_without_a_model_generate_uses_it_and_says_so_on_stderr() -> None:
 
 def test_named_it_is_used_without_a_word() -> None:
     arguments = ["generate", "--model", "demo", "--prompt", "What is AFMoE?", "--verbose", "False"]
-    result = CliRunner().invoke(app, arguments)
+    result = invoke(arguments)
     assert (result.exit_code, result.stderr) == (0, "")
 
 

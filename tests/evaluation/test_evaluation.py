@@ -95,7 +95,7 @@ def test_how_much_is_done_at_a_time_changes_nothing(pair: Pair, monkeypatch: pyt
 
 
 def test_without_a_reference_there_are_perplexity_and_bits_alone(pair: Pair) -> None:
-    alone, compared = pair.evaluate(reference=None), pair.evaluate()
+    alone, compared = pair.evaluate(reference=None), pair.evaluation
     assert alone.perplexity == compared.perplexity
     assert alone.bits_per_weight == compared.bits_per_weight
     found = alone.to_json()

@@ -36,9 +36,9 @@ FORMATS = [{"bits": bits, "group_size": 32, "mode": "affine"} for bits in (2, 3,
 @pytest.mark.parametrize(
     ("model_type", "parameters", "piece"),
     [
-        *(("afmoe", parameters, 5 * 64) for parameters in FORMATS),
+        *(("afmoe", parameters, 11 * 64) for parameters in FORMATS),
         ("afmoe", FORMATS[0], 1 << 22),
-        *(("lfm2_moe", parameters, 5 * 64) for parameters in FORMATS[-2:]),
+        *(("lfm2_moe", parameters, 11 * 64) for parameters in FORMATS[-2:]),
     ],
     ids=lambda value: f"{value['mode']}{value['bits']}" if isinstance(value, dict) else str(value),
 )

@@ -7,14 +7,12 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from typer.testing import CliRunner
 
 from afmoe_mlx import convert, device, load, load_model
 from afmoe_mlx.cache import KVQuantization
 from afmoe_mlx.checkpoint.files import find_weights, read_config_json, read_headers
 from afmoe_mlx.checkpoint.hub import resolve
 from afmoe_mlx.checkpoint.names import MODEL_NAMES
-from afmoe_mlx.cli import app
 from afmoe_mlx.errors import FitError, InputError
 from afmoe_mlx.footprint import MACS, Footprint, count_parameters, fit_check, stated_bandwidth
 from afmoe_mlx.footprint.fit import SHORTEST, longest_context
@@ -22,6 +20,7 @@ from afmoe_mlx.footprint.macs import BANDWIDTHS
 from afmoe_mlx.models import CausalLM, ModelConfig, read_config
 from afmoe_mlx.models.shapes import shape
 from helpers.checkpoints import golden, packed, recast, stacked, write
+from helpers.command_line import invoke
 from helpers.hollow import write_hollow
 from helpers.hub_server import REPO
 from helpers.tiny import ARCHITECTURES, tiny, tiny_folder, tokens
@@ -225,12 +224,12 @@ def test_a_context_that_fits_only_with_quantized_keys_is_loaded_with_them_and_th
     model, _ = load(folder, context=1 << 20, kv_quantization=KVQuantization(8))
     assert model.kv_quantization == KVQuantization(8, 32)
     arguments = ["generate", "--model", str(folder), "--context", str(1 << 20), "-p", "hello", "-m", "2"]
-    assert CliRunner().invoke(app, arguments).exit_code == 1
-    assert CliRunner().invoke(app, [*arguments, "--kv-bits", "8"]).exit_code == 0
+    assert invoke(arguments).exit_code == 1
+    assert invoke([*arguments, "--kv-bits", "8"]).exit_code == 0
     arguments[:3] = ["chat", "--model", str(folder)]
     arguments[5:7] = []
-    assert CliRunner().invoke(app, arguments, input="hello").exit_code == 1
-    assert CliRunner().invoke(app, [*arguments, "--kv-bits", "8"], input="hello").exit_code == 0
+    assert invoke(arguments, input="hello").exit_code == 1
+    assert invoke([*arguments, "--kv-bits", "8"], input="hello").exit_code == 0
     with_memory(monkeypatch, eight.needed - 1)
     with pytest.raises(FitError, match="--kv-bits 4"):
         load(folder, context=1 << 20)
@@ -303,7 +302,7 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(
 def test_a_bench_asks_for_memory_and_context_before_it_downloads(tmp_path: Path) -> None:
     short = ["--prompt-tokens", "64", "--generation-tokens", "8"]
     for options, words in (short, "a smaller --batch-size"), ([], "the model's context"):
-        result = CliRunner().invoke(app, ["bench", "--model", REPO, *options])
+        result = invoke(["bench", "--model", REPO, *options])
         assert result.exit_code == 1
         assert words in result.stderr
     assert not list((tmp_path / "home").rglob("*.safetensors"))
@@ -315,11 +314,11 @@ def test_the_commands_refuse_in_one_line_and_obey_force(
 ) -> None:
     arguments = [*command, "--model", str(tiny_folder(tmp_path)), "--max-tokens", "2"]
     with_memory(monkeypatch, 1000)
-    result = CliRunner().invoke(app, arguments, input="hello")
+    result = invoke(arguments, input="hello")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.count("\n") == 1
     assert "--force" in result.stderr
-    assert CliRunner().invoke(app, [*arguments, "--force"], input="hello").exit_code == 0
+    assert invoke([*arguments, "--force"], input="hello").exit_code == 0
 
 
 @pytest.mark.parametrize("command", [["generate", "--prompt", "hello"], ["chat"]])
@@ -329,9 +328,9 @@ def test_the_commands_make_room_for_the_context_they_are_told(
     folder = tiny_folder(tmp_path, max_position_embeddings=65536)
     arguments = [*command, "--model", str(folder), "--max-tokens", "2"]
     with_memory(monkeypatch, footprint_of(folder, context=4096).needed)
-    assert CliRunner().invoke(app, arguments, input="hello").exit_code == 0
-    assert "8,192 tokens" in CliRunner().invoke(app, [*arguments, "--context", "8192"], input="hello").stderr
-    assert CliRunner().invoke(app, [*arguments, "--context", "0"], input="hello").exit_code == 2
+    assert invoke(arguments, input="hello").exit_code == 0
+    assert "8,192 tokens" in invoke([*arguments, "--context", "8192"], input="hello").stderr
+    assert invoke([*arguments, "--context", "0"], input="hello").exit_code == 2
 
 
 # --- Macs

@@ -99,7 +99,7 @@ def assert_cache_holds(model: CausalLM, cache: Cache, tokens: list[int]) -> None
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     window=st.integers(1, 12),
     slack=st.integers(0, 24),

@@ -1,16 +1,27 @@
 """The command line run in this process."""
 
-from typer.testing import CliRunner
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from typer import testing
 
 from afmoe_mlx.cli import app
 
+# Putting the commands together takes longer than most runs of one: once is enough.
+testing._get_command = cache(testing._get_command)  # type: ignore[attr-defined]
+
+
+def invoke(arguments: Sequence[str], **options: Any) -> testing.Result:
+    return testing.CliRunner().invoke(app, list(arguments), **options)
+
 
 def run(*arguments: str, stdin: str | None = None) -> "Result":
-    return Result(CliRunner().invoke(app, list(arguments), input=stdin))
+    return Result(invoke(arguments, input=stdin))
 
 
 class Result:
-    def __init__(self, result: object) -> None:
-        self.code: int = result.exit_code  # type: ignore[attr-defined]
-        self.out: str = result.stdout  # type: ignore[attr-defined]
-        self.err: str = result.stderr  # type: ignore[attr-defined]
+    def __init__(self, result: testing.Result) -> None:
+        self.code = result.exit_code
+        self.out = result.stdout
+        self.err = result.stderr

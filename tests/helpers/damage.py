@@ -9,12 +9,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from afmoe_mlx import convert, load_model
-from afmoe_mlx.cli import app
 from afmoe_mlx.errors import AfmoeError
 from helpers.checkpoints import golden, write, write_golden
+from helpers.command_line import invoke
 from helpers.tiny_tokenizers import save
 
 Break = Callable[[Path], Any]
@@ -227,7 +226,7 @@ def check_generate(make: Break, folder: Path) -> None:
 
 
 def _check_command(arguments: list[str], folder: Path, words: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(app, arguments)
+    result = invoke(arguments)
     assert result.exit_code == 1, result.output
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")

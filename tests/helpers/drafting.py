@@ -4,11 +4,10 @@ import random
 from typing import Any
 
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from afmoe_mlx.cli import app
 from afmoe_mlx.generation import SamplingOptions
 from afmoe_mlx.generation.pace import Pace
+from helpers.command_line import invoke
 
 
 class Always(Pace):
@@ -26,7 +25,7 @@ class Always(Pace):
 
 
 def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments))
+    return invoke(list(arguments))
 
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]

@@ -59,15 +59,26 @@ def test_quantized_or_not_the_logits_are_the_whole_models(tmp_path: Path, model_
 
 @pytest.mark.parametrize("cuts", CUTS, ids=str)
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("kept", [None, KVQuantization(8, 32, start=20)], ids=["plain", "kv bits"])
 def test_chunks_steps_and_rewinds_give_the_logits_of_the_whole_model(
-    folder: Path, cuts: list[int], compiled: bool, kept: KVQuantization | None
+    folder: Path, cuts: list[int], compiled: bool
 ) -> None:
+    """By the parts of a compiled step too, uncompiled: that they compute what they are made of is tested elsewhere."""
     whole, (led, crew) = load_model(folder)[0], split(folder, cuts)
-    if kept is not None and whole.config.head_dim % 32:
-        kept = None
     for model in (whole, led, *(follower.model for follower in crew.followers)):
         model.compiles_decode = compiled
+    mx.disable_compile()
+    try:
+        assert_all_steps_near(whole, led)
+    finally:
+        mx.enable_compile()
+
+
+def test_quantized_keys_are_kept_as_of_the_whole_model(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model", num_hidden_layers=LAYERS, head_dim=32)
+    assert_all_steps_near(load_model(folder)[0], split(folder, [2, 3])[0], KVQuantization(8, 32, start=20))
+
+
+def assert_all_steps_near(whole: CausalLM, led: CausalLM, kept: KVQuantization | None = None) -> None:
     caches = [model.make_cache(16, kv_quantization=kept) for model in (whole, led)]
 
     def run(start: int, end: int) -> None:
@@ -84,7 +95,7 @@ def test_chunks_steps_and_rewinds_give_the_logits_of_the_whole_model(
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_any_chunking_with_any_steps_back_leads_to_the_same_logits(data: st.DataObject) -> None:
     whole, (led, _) = _pair(data.draw(st.sampled_from(ARCHITECTURES)), tuple(data.draw(st.sampled_from(CUTS))))
     cache, place = led.make_cache(16), 0
@@ -155,8 +166,6 @@ def loaded(folder: Path) -> tuple[Any, CausalLM, LocalCrew, Any]:
 
 
 ANSWERS: dict[str, dict[str, Any]] = {
-    "greedy": {"temperature": 0},
-    "seeded": {"temperature": 0.8, "seed": 4},
     "penalties": {"temperature": 0.8, "seed": 4, "repetition_penalty": 1.3},
     "lookup": {"temperature": 0, "prompt_lookup": True},
     "seeded lookup": {"temperature": 0.8, "seed": 1, "prompt_lookup": 3},
@@ -172,7 +181,7 @@ def test_texts_are_those_of_the_whole_model(loaded: Any, folder: Path, name: str
         tokenizer = load(folder)[1]  # which has a token that ends
     prompt = "the world is the world is the world, hello to the " * 3
     a, b = (
-        [chunk.token for chunk in stream_generate(model, tokenizer, prompt, max_tokens=40, **ANSWERS[name])]
+        [chunk.token for chunk in stream_generate(model, tokenizer, prompt, max_tokens=24, **ANSWERS[name])]
         for model in (whole, led)
     )
     assert a == b
@@ -212,7 +221,7 @@ def test_a_chat_steps_back_beyond_the_slack_as_with_the_whole_model(loaded: Any,
     for model in loaded[:2]:
         make_cache, store = model.make_cache, PrefixStore(model, block_size=16) if keeps else None
         model.make_cache = lambda slack=None, made=make_cache, **more: made(16, **more)
-        chat = Conversation(model, loaded[3], options={"max_tokens": 60, "temperature": 0}, store=store)
+        chat = Conversation(model, loaded[3], options={"max_tokens": 30, "temperature": 0}, store=store)
         for say, text in ((chat.reply, "hello to the world"), (chat.reply, "and the rest"), (chat.edit, "or this")):
             answers.append([chunk.token for chunk in say(text)])
         chat.undo(2)
@@ -333,7 +342,7 @@ def test_ctrl_c_at_any_time_leaves_all_in_step(loaded: Any) -> None:
     whole, led, _, tokenizer = loaded
     store, chance = PrefixStore(led, block_size=16), random.Random(0)
     prompt = "hello to the world " * 4
-    for i in range(10):
+    for i in range(6):
         options: dict[str, Any] = {"max_tokens": 30, "temperature": 0.8, "seed": i}
         options |= {"prompt_lookup": True} if i % 2 else {}
         expected = [chunk.token for chunk in stream_generate(whole, tokenizer, prompt, **options)]

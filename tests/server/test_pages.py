@@ -34,7 +34,7 @@ def rows(page: str, heading: str) -> dict[str, str]:
 def test_every_field_and_every_hint_is_on_its_page(page: str, heading: str, body: type[Body]) -> None:
     fields = body.model_fields.keys()
     assert rows(page, heading).keys() == fields
-    assert rows(page, "Taken and left") == {name: why for name, why in body.HINTS.items() if name not in fields}
+    assert rows(page, "Accepted and ignored") == {name: why for name, why in body.HINTS.items() if name not in fields}
 
 
 def test_requests_of_one_page_have_the_same_hints() -> None:

@@ -2,17 +2,16 @@
 
 A recording is of a conversation's second turn; `first` has what the first turn said instead, claude-code's with the
 first line of another session.
+Their packages take seconds to import, so only the process that runs these tests does.
 """
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from anthropic.types import RawMessageStreamEvent
-from openai.types.chat import ChatCompletionChunk
-from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from afmoe_mlx.models import read_config
@@ -27,11 +26,20 @@ from helpers.grid import AFMOE
 
 TOKENIZER = Tokenizer(tiny_tokenizers.byte_level(), special_tokens=SPECIAL_TOKENS, chat_templates={"default": CHATML})
 RECORDED = {path.stem: json.loads(path.read_text("utf-8")) for path in Path(__file__).parent.glob("requests/*.json")}
-EVENTS: dict[str, TypeAdapter[Any]] = {
-    "/v1/chat/completions": TypeAdapter(ChatCompletionChunk),
-    "/v1/messages": TypeAdapter(RawMessageStreamEvent),
-    "/v1/responses": TypeAdapter(ResponseStreamEvent),
-}
+
+
+@cache
+def events_of() -> dict[str, TypeAdapter[Any]]:
+    """What the packages take for an event, by the path that was asked."""
+    from anthropic.types import RawMessageStreamEvent
+    from openai.types.chat import ChatCompletionChunk
+    from openai.types.responses import ResponseStreamEvent
+
+    return {
+        "/v1/chat/completions": TypeAdapter(ChatCompletionChunk),
+        "/v1/messages": TypeAdapter(RawMessageStreamEvent),
+        "/v1/responses": TypeAdapter(ResponseStreamEvent),
+    }
 
 
 @dataclass
@@ -56,7 +64,7 @@ def read(name: str, text: str) -> Read:
     """The answer `text` to a recorded request, each event of it parsed by its protocol's own package."""
     path = RECORDED[name]["path"].partition("?")[0]
     found = asked(FakeService(TOKENIZER, texts=(text,)), name)
-    parsed = [EVENTS[path].validate_python(value, strict=True) for value in found]
+    parsed = [events_of()[path].validate_python(value, strict=True) for value in found]
     return {"/v1/chat/completions": _chat, "/v1/messages": _messages, "/v1/responses": _responses}[path](parsed)
 
 

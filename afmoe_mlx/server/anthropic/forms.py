@@ -39,7 +39,7 @@ class TextBlock(BaseModel):
 
 
 class ThinkingBlock(BaseModel):
-    """Reasoning. The signature is taken and left: whoever sends it may write what they like anyway."""
+    """Reasoning. The signature is accepted and ignored: whoever sends it may write what they like anyway."""
 
     type: Literal["thinking"] = "thinking"
     thinking: str

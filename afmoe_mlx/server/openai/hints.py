@@ -1,4 +1,4 @@
-"""Fields of OpenAI's requests that change no answer here: they are taken and left."""
+"""Fields of OpenAI's requests that change no answer here: they are accepted and ignored."""
 
 HINTS = {
     "metadata": "labels of stored answers: none is stored",

@@ -151,7 +151,7 @@ def test_a_message_without_an_answer_is_answered_by_regenerate() -> None:
 
 def test_a_seed_draws_another_answer_each_time_and_the_same_ones_again(loaded: Any) -> None:
     def answers() -> list[str]:
-        conversation = Conversation(*loaded, options={"max_tokens": 30, "temperature": 1.0, "seed": 2**64 - 2})
+        conversation = Conversation(*loaded, options={"max_tokens": 12, "temperature": 1.0, "seed": 2**64 - 2})
         return [text_of(conversation.reply("hello")), *(text_of(conversation.regenerate()) for _ in range(3))]
 
     first = answers()
@@ -160,7 +160,7 @@ def test_a_seed_draws_another_answer_each_time_and_the_same_ones_again(loaded: A
 
 
 def test_the_seed_of_a_message_does_not_depend_on_the_answers_before(loaded: Any) -> None:
-    options = {"max_tokens": 30, "temperature": 1.0, "seed": 3}
+    options = {"max_tokens": 12, "temperature": 1.0, "seed": 3}
     conversation = Conversation(*loaded, options=options)
     first = text_of(conversation.reply("hello"))
     list(conversation.regenerate())

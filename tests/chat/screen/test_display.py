@@ -53,7 +53,7 @@ def test_rows_that_scrolled_away_are_final(text: str, places: list[int], size: t
 
 def test_a_long_block_of_code_is_seen_from_its_first_line_to_its_last() -> None:
     screen = Screen(60, 24)
-    code = [f"    x[{i}] = {i}" for i in range(200)]
+    code = [f"    x[{i}] = {i}" for i in range(100)]
     with display(screen) as answer:
         answer.add("Before.\n\n1. step\n\n   ```python\n")
         for count, line in enumerate(code, 1):

@@ -28,7 +28,7 @@ def test_a_resize_in_the_middle_leaves_no_garbage(reflows: bool, size: tuple[int
     assert screen.rows == whole("One.\n\n" + text, *size)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     steps=st.lists(st.tuples(st.integers(1, 12), st.integers(9, 70)), min_size=1, max_size=10),
     marks=st.lists(st.sampled_from(["", "- ", "> ", "# ", "1. "]), min_size=120, max_size=120),

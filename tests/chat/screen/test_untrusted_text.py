@@ -44,7 +44,7 @@ def test_what_a_model_writes_is_shown_and_never_obeyed(way: str, show_thinking: 
     for text in HOSTILE:
         screen = Screen()
         whole = way.replace("{}", text)
-        pieces = [whole[i : i + 3] for i in range(0, len(whole), 3)]
+        pieces = [whole[i : i + 5] for i in range(0, len(whole), 5)]
         show(screen, pieces, show_thinking=show_thinking, markdown=markdown)
         assert screen.foreign() == ""
         assert "\x1b]" not in screen.written

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
@@ -13,7 +14,7 @@ from afmoe_mlx.chat.tools.mcp_client import McpClient
 from afmoe_mlx.chat.tools.server_file import ServerConfig
 from helpers.mcp_server import TOOLS, misbehaving
 
-pytest.importorskip("mcp", reason="needs the extra mcp")
+pytestmark = pytest.mark.skipif(find_spec("mcp") is None, reason="needs the extra mcp")
 
 
 @pytest.fixture(scope="module")
