@@ -2,7 +2,6 @@
 
 import math
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,9 @@ from ..training.memory import training_memory
 from ..training.optimizers import OptimizerName
 from ..training.plan import Plan
 from ..training.saved import AdapterFolder, Saved
-from ..training.trainable import Change, Kind, restore, trained
+from ..training.trainable import Change, Kind, restore
 from ..training.trainer import loss_of
-from ..training.training import Options, start, training
+from ..training.training import Options, adapter_config, start, training
 
 
 def run(request: LoraRequest) -> None:
@@ -53,7 +52,7 @@ def run(request: LoraRequest) -> None:
     assert data is not None
     if not data.train:
         raise InputError(f"{request.data} has no train.jsonl: expected examples to learn")
-    saved = _where_to_go_on(request, folder)
+    saved = _where_to_go_on(request, folder, group)
     _plan(request, options, data, group)
     if request.dry_run:
         return
@@ -62,7 +61,8 @@ def run(request: LoraRequest) -> None:
     if request.resume_adapter_file is not None:
         _begin_with(model, request.resume_adapter_file)
     if saved is None and group.rank == 0:
-        folder.begin(_adapter_config(request, options, model))
+        told = {"model": request.model, "data": request.data, "mask_prompt": request.mask_prompt}
+        folder.begin(told | adapter_config(model, options))
     _train(request, options, model, data, folder, group, saved)
     if request.test:
         _report_test(request, options, model, data, group)
@@ -122,13 +122,13 @@ def _options(request: LoraRequest) -> Options:
     )
 
 
-def _where_to_go_on(request: LoraRequest, folder: AdapterFolder) -> Saved | None:
+def _where_to_go_on(request: LoraRequest, folder: AdapterFolder, group: Group) -> Saved | None:
     """Where the training in the folder was saved, if that is to go on; AdapterError for a folder that is taken."""
     if request.resume:
         saved = folder.last()
-        if saved is None:
+        if saved is None and group.rank == 0:
             note(f"{folder.path}: nothing was saved there yet: begun anew.")
-        elif saved.step >= request.iters:
+        if saved is not None and saved.step >= request.iters:
             raise AdapterError(f"{folder.path}: trained for {saved.step} batches already: raise --iters to go on")
         return saved
     if folder.is_taken and not request.overwrite:
@@ -176,24 +176,6 @@ def _begin_with(model: CausalLM, path: str) -> None:
         raise AdapterError(f"{path}: no such file: expected the adapters.safetensors of a training")
     require_dtypes(read_headers([file]))
     restore(model, dict(mx.load(str(file))), path)  # type: ignore[arg-type]
-
-
-def _adapter_config(request: LoraRequest, options: Options, model: CausalLM) -> dict[str, Any]:
-    """`adapter_config.json` as mlx-lm writes and reads it."""
-    keys = sorted({name.split(".", 3)[3].rpartition(".")[0] for name in trained(model)})
-    parameters = {**asdict(options.change), "keys": keys}
-    config = {
-        "model": request.model,
-        "data": request.data,
-        "fine_tune_type": options.fine_tune_type.value,
-        "num_layers": options.num_layers,
-        "lora_parameters": None if options.fine_tune_type is Kind.full else parameters,
-        "optimizer": options.optimizer.value,
-        "optimizer_config": {options.optimizer.value: dict(options.optimizer_config)},
-        "mask_prompt": request.mask_prompt,
-    }
-    names = ("learning_rate", "lr_schedule", "iters", "batch_size", "grad_accumulation_steps", "max_seq_length", "seed")
-    return config | {name: getattr(options, name) for name in names}
 
 
 def _train(

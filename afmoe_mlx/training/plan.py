@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlx.utils import tree_flatten
+
 from ..models import CausalLM
 from ..terminal import size
 from .memory import TrainingMemory, trained_bytes
@@ -23,10 +25,9 @@ class Plan:
     def parameters(self) -> dict[str, int]:
         """Numbers that are trained, by the map, or what else, they are of."""
         counts: dict[str, int] = {}
-        for name, nbytes in trained_bytes(self.model).items():
-            array = nbytes // (4 if name.rpartition(".")[2] in ("lora_a", "lora_b", "m") else self.model.dtype.size)
+        for name, array in dict(tree_flatten(self.model.trainable_parameters())).items():
             kind = name.split(".", 3)[3].rpartition(".")[0]
-            counts[kind] = counts.get(kind, 0) + array
+            counts[kind] = counts.get(kind, 0) + array.size
         return counts
 
     @property

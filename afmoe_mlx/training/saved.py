@@ -46,9 +46,10 @@ class AdapterFolder:
         return (self.path / MLX_LM).exists() or (self.path / STATE).exists()
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Write `adapter_config.json`, and let no state of an earlier training be taken for this one's."""
+        """Write `adapter_config.json`, and remove what an earlier training has left, which it would not be true of."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / STATE).unlink(missing_ok=True)
+        for path in (self.path / STATE, self.path / MLX_LM, *self.path.glob(f"[0-9]*_{MLX_LM}")):
+            path.unlink(missing_ok=True)
         text = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
         self._write(ADAPTER, lambda path: path.write_text(text, encoding="utf-8"))
 

@@ -111,6 +111,17 @@ def start(model: CausalLM, options: Options) -> dict[str, list[str]]:
     return targets
 
 
+def adapter_config(model: CausalLM, options: Options) -> dict[str, Any]:
+    """`adapter_config.json` as mlx-lm writes and reads it, of a model that training was begun on."""
+    keys = sorted({name.split(".", 3)[3].rpartition(".")[0] for name in trained(model)})
+    parameters = None if options.fine_tune_type is Kind.full else {**asdict(options.change), "keys": keys}
+    kind, optimizer = options.fine_tune_type.value, options.optimizer.value
+    config = {"fine_tune_type": kind, "num_layers": options.num_layers, "lora_parameters": parameters}
+    config |= {"optimizer": optimizer, "optimizer_config": {optimizer: dict(options.optimizer_config)}}
+    names = ("learning_rate", "lr_schedule", "iters", "batch_size", "grad_accumulation_steps", "max_seq_length", "seed")
+    return config | {name: getattr(options, name) for name in names}
+
+
 def training(
     model: CausalLM,
     examples: Sequence[Example],

@@ -14,6 +14,7 @@ from mlx.utils import tree_flatten
 
 from afmoe_mlx import load
 from afmoe_mlx.checkpoint import load_model
+from helpers import ROOT
 from helpers.command_line import run
 from helpers.lessons import write_rows
 from helpers.pairs import quantized_folder
@@ -170,6 +171,7 @@ def test_an_adapter_that_is_there_is_not_replaced_unasked(model: Path, data: Pat
     assert "     6: training loss" in longer.out
     assert "     2: training loss" not in longer.out
     assert lora(*train, "--overwrite").code == 0
+    assert not (tmp_path / "adapter" / "0000006_adapters.safetensors").exists()
     assert (tmp_path / "adapter" / "adapters.safetensors").read_bytes() == before
 
 
@@ -206,6 +208,15 @@ def test_a_yaml_file_of_mlx_lm_gives_the_options_and_what_is_typed_wins(
     config.write_text("model: x\nwidth: 3\n")
     refused = run("lora", "-c", str(config))
     assert refused.err == f"error: {config}: width: lora has no option of this name\n"
+
+
+def test_the_guides_python_trains(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    code = next(block for block in page.split("```python\n")[1:] if "start(model" in block).split("```")[0]
+    code = code.replace("trinity-nano", str(model)).replace("iters=600", "iters=2")
+    monkeypatch.chdir(data.parent)
+    exec(compile(code, "docs/tuning.md", "exec"), {})
+    load(model, adapter_path=data.parent / "adapters")
 
 
 def test_two_processes_learn_what_one_does(model: Path, data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from afmoe_mlx.models import CausalLM
 from afmoe_mlx.training.examples import Example
 from afmoe_mlx.training.group import Group
 from afmoe_mlx.training.saved import AdapterFolder
-from afmoe_mlx.training.training import Event, Options, start, training
+from afmoe_mlx.training.training import Event, Options, adapter_config, start, training
 
 
 def examples(count: int = 6, *, least: int = 4, most: int = 20, seed: int = 0, vocab: int = 40) -> list[Example]:
@@ -33,13 +33,8 @@ def trained_on(
     adapter = AdapterFolder(folder)
     saved = adapter.last() if resumes else None
     if saved is None:
-        adapter.begin(config_of(options))
+        adapter.begin(adapter_config(model, options))
     return list(training(model, taught, [], options, adapter, Group(), saved=saved))
-
-
-def config_of(options: Options, **changes: Any) -> dict[str, Any]:
-    kind = options.fine_tune_type.value
-    return {"fine_tune_type": kind, "num_layers": options.num_layers, "lora_parameters": {"scale": 20.0}} | changes
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
