@@ -1,5 +1,6 @@
 """Optimizers and schedules of the learning rate, by mlx-lm's names."""
 
+import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -38,12 +39,16 @@ def make_optimizer(
     options: Mapping[str, Any] | None = None,
 ) -> mlx.optimizers.Optimizer:
     """An optimizer with its options; schedule: mlx-lm's `lr_schedule`, in place of the learning rate."""
-    if learning_rate <= 0:
+    if not 0 < learning_rate < math.inf:
         raise InputError(f"learning_rate is {learning_rate}: expected more than 0")
     rate = learning_rate if schedule is None else _scheduled(schedule)
+    weight = {"weight": mx.zeros((1, 1))}
     try:
+        CLASSES[name](learning_rate=rate, **(options or {})).apply_gradients(
+            weight, weight
+        )  # some fail when they are used
         return CLASSES[name](learning_rate=rate, **(options or {}))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"optimizer_config.{name}: {error}") from None
 
 
@@ -57,8 +62,11 @@ def _scheduled(schedule: Mapping[str, Any]) -> Callable[[mx.array], mx.array]:
     try:
         made = getattr(mlx.optimizers, name)(*arguments)
         if not (steps := schedule.get("warmup", 0)):
+            made(mx.array(0))
             return made
         rising = mlx.optimizers.linear_schedule(schedule.get("warmup_init", 0.0), arguments[0], steps)
-        return mlx.optimizers.join_schedules([rising, made], [steps + 1])
+        joined = mlx.optimizers.join_schedules([rising, made], [steps + 1])
+        joined(mx.array(0))
+        return joined
     except (TypeError, ValueError) as error:
         raise InputError(f"lr_schedule: {error}") from None

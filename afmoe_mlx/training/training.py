@@ -1,6 +1,7 @@
 """`training`: from a model and examples to an adapter, step by step."""
 
 import hashlib
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -54,6 +55,9 @@ class Options:
                 raise InputError(f"{name} is {getattr(self, name)}: expected 1 or more")
         if self.val_batches < -1 or self.val_batches == 0:
             raise InputError(f"val_batches is {self.val_batches}: expected 1 or more, or -1 for all")
+        if not 0 <= self.seed < 1 << 64:
+            raise InputError(f"seed is {self.seed}: expected 0 or more, in 64 bits")
+        self.make_optimizer()  # of options and a schedule that it takes
 
     def settings(self, examples: Sequence[Example]) -> dict[str, Any]:
         """What must be the same for a training to go on where it was: not how long it goes on, nor what it tells."""
@@ -154,7 +158,7 @@ def training(
             yield Validated(step - 1, loss_of(model, checks.once(options.val_batches), group))
         began = time.perf_counter()
         batch, updates = batches[step - 1], step % accumulated == 0 or step == options.iters
-        mx.random.seed((options.seed * options.iters + step) * group.size + group.rank)
+        mx.random.seed(random.Random(f"{options.seed} {step} {group.rank}").getrandbits(64))
         loss, is_finite = trainer.learn(batch, updates=updates)
         if not is_finite:
             origins = ", ".join(batch.origins)

@@ -75,6 +75,31 @@ def test_killed_and_resumed_it_comes_to_the_same_weights(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+def test_a_training_that_is_made_longer_comes_to_the_weights_of_a_long_one(tmp_path: Path) -> None:
+    options = replace(OPTIONS, seed=3, iters=4)
+    whole, parts = small(), small()
+    trained_on(whole, examples(), tmp_path / "whole", options)
+    trained_on(small(), examples(), tmp_path / "parts", replace(options, iters=2))
+    trained_on(parts, examples(), tmp_path / "parts", options, resumes=True)
+    assert differences(learned(whole), learned(parts)) == 0
+
+
+def test_a_folder_is_one_trainings_and_keeps_nothing_half_written(tmp_path: Path) -> None:
+    folder = AdapterFolder(tmp_path)
+
+    def killed(path: Path) -> None:
+        path.write_text("half")
+        raise KilledError
+
+    with folder.held():
+        with pytest.raises(AdapterError, match="another training writes there"), AdapterFolder(tmp_path).held():
+            pass
+        with pytest.raises(KilledError):
+            folder._write("adapters.safetensors", killed)
+    with folder.held():
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_other_examples_or_options_are_not_gone_on_with(tmp_path: Path) -> None:
     options = replace(OPTIONS, iters=2)
     trained_on(small(), examples(), tmp_path, options)
