@@ -140,6 +140,8 @@ def _where_to_go_on(request: LoraRequest, folder: AdapterFolder, group: Group) -
     """Where the training in the folder was saved, if that is to go on; AdapterError for a folder that is taken."""
     if request.resume:
         saved = folder.last()
+        if not group.agrees(0 if saved is None else saved.step):
+            raise AdapterError(f"{folder.path}: not the same on all machines: copy it from the first to the others")
         if saved is None and group.rank == 0:
             note(f"{folder.path}: nothing was saved there yet: begun anew.")
         if saved is not None and saved.step >= request.iters:

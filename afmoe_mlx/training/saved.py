@@ -120,6 +120,7 @@ def check_settings(found: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, value in now.items():
         if found.get(name) != value:
             was = f"{name} was {shown(found.get(name))}, is {shown(value)}"
+            was = "its examples were others" if name == "examples" else was
             raise AdapterError(f"the training to go on with was another: {was}: expected the same, or --overwrite")
 
 

@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 from afmoe_mlx import load
 from afmoe_mlx.checkpoint import load_model
 from afmoe_mlx.training.batches import Batch
+from afmoe_mlx.training.group import Group
 from afmoe_mlx.training.trainer import Trainer
 from helpers import ROOT
 from helpers.command_line import run
@@ -167,7 +168,9 @@ def test_what_cannot_be_done_is_a_line_and_leaves_no_adapter(
     assert not (tmp_path / "adapter" / "adapters.safetensors").exists()
 
 
-def test_an_adapter_that_is_there_is_not_replaced_unasked(model: Path, data: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_is_there_is_not_replaced_unasked(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = (model, "--train", "--data", data, "--adapter-path", tmp_path / "adapter", *FAST)
     assert lora(*train).code == 0
     before = (tmp_path / "adapter" / "adapters.safetensors").read_bytes()
@@ -182,6 +185,12 @@ def test_an_adapter_that_is_there_is_not_replaced_unasked(model: Path, data: Pat
     done = lora(*train, "--resume")
     assert done.code == 1
     assert "trained for 4 batches already: raise --iters to go on" in done.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "sum", lambda self, array: array + 2)  # of another process, that is further
+        assert (
+            "adapter: not the same on all machines: copy it from the first to the others"
+            in lora(*train, "--resume").err
+        )
     longer = lora(*train, "--resume", "--iters", 6)
     assert longer.code == 0, longer.err
     assert "     6: training loss" in longer.out

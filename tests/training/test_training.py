@@ -105,7 +105,7 @@ def test_other_examples_or_options_are_not_gone_on_with(tmp_path: Path) -> None:
     trained_on(small(), examples(), tmp_path, options)
     longer = replace(options, iters=3)
     check_settings(AdapterFolder(tmp_path).last().settings, longer.settings(examples()))
-    with pytest.raises(AdapterError, match="examples was"):
+    with pytest.raises(AdapterError, match="its examples were others"):
         trained_on(small(), examples(seed=1), tmp_path, longer, resumes=True)
     with pytest.raises(AdapterError, match="seed was 0, is 1"):
         trained_on(small(), examples(), tmp_path, replace(longer, seed=1), resumes=True)
