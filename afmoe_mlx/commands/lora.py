@@ -28,7 +28,7 @@ from ..training.adapter import read_adapter
 from ..training.apply import apply, model_type_of
 from ..training.batches import Batches
 from ..training.datasets import Dataset
-from ..training.examples import Example, make_examples
+from ..training.examples import Example, check_tokens, make_examples
 from ..training.group import Group
 from ..training.memory import training_memory
 from ..training.optimizers import OptimizerName
@@ -44,18 +44,15 @@ def run(request: LoraRequest) -> None:
     options, folder = _options(request), AdapterFolder(request.adapter_path)
     group = Group()
     data = None if request.data is None else _Data(request, options, group)
-    if not request.train:
-        if request.dry_run:
-            _plan(request, options, data, group)
-        else:
-            assert data is not None
-            _test(request, data, group)
+    if request.dry_run:
+        _plan(request, options, data, group)
         return
     assert data is not None
-    saved = None if request.dry_run else _where_to_go_on(request, folder, group)
-    _plan(request, options, data, group)
-    if request.dry_run:
+    if not request.train:
+        _test(request, data, group)
         return
+    saved = _where_to_go_on(request, folder, group)
+    _plan(request, options, data, group)
     model = _load(request)
     start(model, options)
     if request.resume_adapter_file is not None:
@@ -89,6 +86,11 @@ class _Data:
         if request.train and not self.valid and group.rank == 0:
             found = f"{request.data}: no examples in valid.jsonl"
             note(f"{found}: nothing will tell whether more is learned than those in train.jsonl.")
+
+    @property
+    def all(self) -> list[Example]:
+        """Of every split."""
+        return [*self.train, *self.valid, *self.test]
 
     def batches(self, examples: Sequence[Example]) -> Batches:
         """Of this process."""
@@ -142,6 +144,9 @@ def _where_to_go_on(request: LoraRequest, folder: AdapterFolder, group: Group) -
         saved = folder.last()
         if not group.agrees(0 if saved is None else saved.step):
             raise AdapterError(f"{folder.path}: not the same on all machines: copy it from the first to the others")
+        if saved is None and folder.is_taken:
+            found = "an adapter without the state of a training: --overwrite replaces it"
+            raise AdapterError(f"{folder.path}: {found}, --resume-adapter-file begins with it")
         if saved is None and group.rank == 0:
             note(f"{folder.path}: nothing was saved there yet: begun anew.")
         if saved is not None and saved.step >= request.iters:
@@ -159,6 +164,7 @@ def _plan(request: LoraRequest, options: Options, data: _Data | None, group: Gro
     model, _ = empty_model(folder, raw, read_config(raw), found)
     model.dtype = device.compute_dtype(stored_dtype(found))
     targets = start(model, options)
+    check_tokens([] if data is None else data.all, model.config.vocab_size)
     rows = -(-options.batch_size // group.size)
     columns = options.max_seq_length
     if data is not None and data.train:
@@ -227,6 +233,7 @@ def _train(
 def _test(request: LoraRequest, data: _Data, group: Group) -> None:
     """The loss on the test split of the model with the adapter that is in --adapter-path, or, without one, as it is."""
     model = _load(request)
+    check_tokens(data.all, model.config.vocab_size)
     folder = AdapterFolder(request.adapter_path)
     if folder.is_taken:
         apply(model, read_adapter(folder.path, model_type_of(model)))

@@ -54,6 +54,14 @@ def make_examples(
     return examples
 
 
+def check_tokens(examples: Sequence[Example], vocab_size: int) -> None:
+    """InputError for a token that a model of so many does not know, which another model's tokenizer makes."""
+    for example in examples:
+        if (token := max(example.tokens)) >= vocab_size:
+            found = f"{example.origin}: token {token}, and the model knows {vocab_size}"
+            raise InputError(f"{found}: expected its own tokenizer in its folder")
+
+
 def _form(origin: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     for keys in FORMS:
         if row.keys() >= set(keys):

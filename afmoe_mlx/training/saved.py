@@ -117,7 +117,7 @@ class AdapterFolder:
 
 def check_settings(found: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """AdapterError where a training was begun with other settings than it is to go on with."""
-    for name, value in now.items():
+    for name, value in json.loads(json.dumps(now)).items():  # as they were written
         if found.get(name) != value:
             was = f"{name} was {shown(found.get(name))}, is {shown(value)}"
             was = "its examples were others" if name == "examples" else was

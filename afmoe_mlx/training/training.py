@@ -12,7 +12,7 @@ import mlx.core as mx
 from ..errors import InputError, TrainingError
 from ..models import CausalLM
 from .batches import Batches
-from .examples import Example
+from .examples import Example, check_tokens
 from .group import Group
 from .optimizers import OptimizerName, make_optimizer
 from .saved import AdapterFolder, Saved, check_settings
@@ -141,6 +141,7 @@ def training(
     Raises TrainingError, naming the step and its examples, where the loss or a gradient is no number; what was saved
     before stays. InputError for examples that do not fit, AdapterError for what cannot be written or gone on with.
     """
+    check_tokens([*examples, *held_out], model.config.vocab_size)
     shares: dict[str, Any] = {"seed": options.seed, "rank": group.rank, "ranks": group.size}
     batches = Batches(examples, options.batch_size, options.max_seq_length, **shares)
     checks = Batches(held_out, options.batch_size, options.max_seq_length, **shares) if held_out else None

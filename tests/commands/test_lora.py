@@ -147,6 +147,7 @@ def test_a_dry_run_lists_every_map_and_loads_and_writes_nothing(
         (["--resume-adapter-file", "none"], "none: no such file: expected the adapters.safetensors of a training"),
         (["--fine-tune-type", "dora", "--experts"], "model.layers.1.mlp.experts.down_proj: DoRA is not for routed"),
         (["--fine-tune-type", "full", "--experts"], "full training takes all weights of its layers"),
+        (["--target", "q_proj", "--experts"], "the maps to train are named one by one: name those of experts or"),
         (["--learning-rate", "nan"], "learning_rate is nan: expected more than 0"),
         (["--seed", "-1"], "seed is -1: expected 0 or more"),
         (["--optimizer-config", '{"betas": ["x", 0.9]}'], "optimizer_config.adam: "),
@@ -195,6 +196,8 @@ def test_an_adapter_that_is_there_is_not_replaced_unasked(
     assert longer.code == 0, longer.err
     assert "     6: training loss" in longer.out
     assert "     2: training loss" not in longer.out
+    (tmp_path / "adapter" / "training_state.safetensors").rename(tmp_path / "state")
+    assert "an adapter without the state of a training: --overwrite replaces it" in lora(*train, "--resume").err
     assert lora(*train, "--overwrite").code == 0
     assert not (tmp_path / "adapter" / "0000006_adapters.safetensors").exists()
     assert (tmp_path / "adapter" / "adapters.safetensors").read_bytes() == before
