@@ -16,13 +16,14 @@ from .checkpoint.load import parse_dtype
 from .checkpoint.names import published
 from .checkpoint.save import SHARD_BYTES
 from .errors import ConversionError, InputError
-from .footprint import ExpertsInMemory, fit_check, place_experts
+from .footprint import CountAdapters, ExpertsInMemory, fit_check, place_experts
 from .keywords import CONVERT, LOAD, takes
 from .models import CausalLM
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from .calibration import Calibration
+    from .conversion.job import Adapters
     from .conversion.pipeline import ConversionProgress
     from .conversion.recipe import Recipe
     from .conversion.source import Source
@@ -109,6 +110,7 @@ def load(
     needs: dict[str, Any] = {"context": context, "dtype": wanted, "kv_quantization": kv_quantization}
     adapt = adapting(adapter_path, adapter_scale, hosts)
     if hosts is None:
+        needs["adapters"] = counting(adapter_path)
         check = None if force else fit_check(str(source), **needs, experts_in_memory=experts_in_memory)
         folder = DEMO if source == "demo" else resolve(source, revision=revision, check=check)
     else:
@@ -134,16 +136,44 @@ def adapting(
     adapter_path: "str | Path | Sequence[str | Path] | None" = None, adapter_scale: float = 1.0, hosts: Any = None
 ) -> Callable[[CausalLM], None] | None:
     """What `load_model` is to do with adapters, if there are any; InputError for what cannot be done."""
-    paths = [adapter_path] if isinstance(adapter_path, str | Path) else adapter_path
+    paths = _adapter_paths(adapter_path, adapter_scale)
     if not paths:
         return None
     if hosts is not None:
         raise InputError("an adapter is for a model on one host: leave out the adapter or the hosts")
-    if isinstance(adapter_scale, bool) or not isinstance(adapter_scale, int | float):
-        raise InputError(f"adapter_scale is {adapter_scale!r}: expected a number")
     from .training import apply
 
     return apply.adapting(paths, adapter_scale)
+
+
+def counting(adapter_path: "str | Path | Sequence[str | Path] | None") -> CountAdapters | None:
+    """What tells a footprint of adapters, if there are any."""
+    if not (paths := _adapter_paths(adapter_path)):
+        return None
+    from .training import size
+
+    return size.counting(paths)
+
+
+def merging(
+    adapter_path: "str | Path | Sequence[str | Path] | None" = None, adapter_scale: float = 1.0
+) -> "Adapters | None":
+    """What a conversion is to do with adapters, if there are any."""
+    paths = _adapter_paths(adapter_path, adapter_scale)
+    if not paths:
+        return None
+    from .training.merge import MergedAdapters
+
+    return MergedAdapters(paths, adapter_scale)
+
+
+def _adapter_paths(
+    adapter_path: "str | Path | Sequence[str | Path] | None", adapter_scale: float = 1.0
+) -> Sequence[str | Path]:
+    """As many as are given; InputError for a scale that is no number."""
+    if isinstance(adapter_scale, bool) or not isinstance(adapter_scale, int | float):
+        raise InputError(f"adapter_scale is {adapter_scale!r}: expected a number")
+    return [adapter_path] if isinstance(adapter_path, str | Path) else adapter_path or []
 
 
 @takes(CONVERT)
@@ -161,6 +191,8 @@ def convert(
     revision: str | None = None,
     overwrite: bool = False,
     calibrate: "Calibration | str | Path | bool | None" = None,
+    adapter_path: "str | Path | Sequence[str | Path] | None" = None,
+    adapter_scale: float = 1.0,
     low_disk: bool = False,
     shard_bytes: int = SHARD_BYTES,
     upload_repo: str | None = None,
@@ -173,9 +205,11 @@ def convert(
     place, a built-in recipe's name or a TOML file. dtype: of what is not quantized, by default as stored. dequantize:
     write plain weights from quantized ones instead, in the Hub's layout. Routers and `expert_bias` are never quantized
     unless a recipe file says so. calibrate: choose what the quantized weights are by a text: its path, True for the
-    package's, or a `Calibration`. low_disk: remove each file that was fetched from the Hub once it is converted.
-    upload_repo: `upload` the result there. on_fetched: called with bytes fetched and to fetch. Keywords of mlx-lm that
-    mean the same are taken too (`afmoe_mlx.keywords`).
+    package's, or a `Calibration`. adapter_path: an adapter's folder, or several, merged into the weights, adapter_scale
+    times each; with quantize False, quantized weights that they change are quantized anew, each as it was. low_disk:
+    remove each file that was fetched from the Hub once it is converted. upload_repo: `upload` the result there.
+    on_fetched: called with bytes fetched and to fetch. Keywords of mlx-lm that mean the same are taken too
+    (`afmoe_mlx.keywords`).
 
     The model appears under its name once it is whole. Until then it is made beside it, in `.NAME.partial`: killed and
     run again with the same arguments, a conversion continues there, and gives the same bytes. overwrite replaces a
@@ -197,11 +231,13 @@ def convert(
         if not options.quantizes:
             raise ConversionError("calibrate is given, yet nothing is quantized: expected bits or a recipe")
         encoder = encoder_of(calibration)
+    adapters = merging(adapter_path, adapter_scale)
     folder = conversion.convert(
         source,
         destination,
         options,
         encoder=encoder,
+        adapters=adapters,
         revision=revision,
         overwrite=overwrite,
         low_disk=low_disk,
@@ -209,7 +245,8 @@ def convert(
         on_fetched=on_fetched,
     )
     if upload_repo is not None:
-        upload(folder, upload_repo, source=source, revision=revision, recipe=recipe, calibrate=calibration)
+        card: dict[str, Any] = {"recipe": recipe, "calibrate": calibration, "adapter_path": adapter_path}
+        upload(folder, upload_repo, source=source, revision=revision, **card)
     return folder
 
 
@@ -221,13 +258,14 @@ def upload(
     revision: str | None = None,
     recipe: "str | Recipe | None" = None,
     calibrate: "Calibration | str | Path | bool | None" = None,
+    adapter_path: "str | Path | Sequence[str | Path] | None" = None,
     quality: Mapping[str, Any] | None = None,
 ) -> str:
     """Upload a converted model as `owner/name` on the Hub, made if it is not there, and return its address.
 
     A model card is written into the folder first, in place of one that is there. It says what the model was made of and
-    how: source, revision, recipe, calibrate, as they were given to `convert`; and how good it is: quality, what
-    `evaluate(…).to_json()` gives. What the Hub holds already is not sent again. The folder stays.
+    how: source, revision, recipe, calibrate, adapter_path, as they were given to `convert`; and how good it is:
+    quality, what `evaluate(…).to_json()` gives. What the Hub holds already is not sent again. The folder stays.
 
     Raises HubError, which says how to go on, CheckpointError and ConfigError for a folder that is no model's, and the
     errors of opening the source.
@@ -243,6 +281,7 @@ def upload(
         source=open_source(published(source), revision=revision) if isinstance(source, str | Path) else source,
         recipe=recipe if recipe is None or isinstance(recipe, str) else recipe.name,
         calibration=calibration.in_words if calibration else None,
+        adapters=[Path(path).name for path in _adapter_paths(adapter_path)],
         quality=quality,
     )
 

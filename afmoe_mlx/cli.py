@@ -13,9 +13,10 @@ from .command_line.options import MODEL_HELP, AsJson, CacheDirectory, Revision
 from .command_line.parsing import Command, Group
 from .command_line.request import command_of
 from .command_line.requests.answering import ChatRequest, GenerateRequest
-from .command_line.requests.conversion import ConvertRequest, EvalRequest
+from .command_line.requests.conversion import ConvertRequest, EvalRequest, FuseRequest
 from .command_line.requests.machine import BenchRequest, DoctorRequest, InfoRequest
 from .command_line.requests.serving import ServeRequest
+from .command_line.requests.tuning import LoraRequest
 
 # What each command takes. What it does is `run` of the module in `commands` that has its name.
 REQUESTS = {
@@ -23,9 +24,11 @@ REQUESTS = {
     "chat": ChatRequest,
     "serve": ServeRequest,
     "convert": ConvertRequest,
+    "fuse": FuseRequest,
     "info": InfoRequest,
     "bench": BenchRequest,
     "eval": EvalRequest,
+    "lora": LoraRequest,
     "doctor": DoctorRequest,
 }
 

@@ -55,6 +55,10 @@ class AdapterError(AfmoeError):
     """An adapter's files are missing or damaged, or it was not made for the model."""
 
 
+class TrainingError(AfmoeError):
+    """A training has come to what is no number, and cannot go on."""
+
+
 class SessionError(AfmoeError):
     """A saved chat cannot be found, read or written."""
 

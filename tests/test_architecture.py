@@ -40,7 +40,18 @@ ARROWS: dict[str, set[str]] = {
         "training",
     },
     "hosts": {"models", "cache", "checkpoint", "footprint", "errors", "device", "interrupts", "terminal"},
-    "training": {"models", "checkpoint", "errors", "values"},
+    "training": {
+        "models",
+        "checkpoint",
+        "conversion",
+        "tokenizer",
+        "durable",
+        "interrupts",
+        "errors",
+        "device",
+        "terminal",
+        "values",
+    },
     "evaluation": {
         "api",
         "checkpoint",
@@ -53,7 +64,7 @@ ARROWS: dict[str, set[str]] = {
         "terminal",
         "values",
     },
-    "selftest": {"cache", "checkpoint", "generation", "models", "errors", "device", "terminal"},
+    "selftest": {"cache", "checkpoint", "generation", "models", "errors", "device", "interrupts", "terminal"},
     "demo": {"api", "generation"},
 }
 # Inside the chat, from the program down. Its parts may import all of ARROWS, and what the commands share.
@@ -87,7 +98,7 @@ INTERFACE_LIBRARIES = {"typer", "rich", "fastapi", "starlette", "uvicorn", "pyda
 READERS = {"hosts"}
 SLOW_LIBRARIES = {"mlx_lm", "transformers", "torch"}
 # Modules whose functions may import mlx_lm, for what it does and we do not.
-MLX_LM_USERS: frozenset[str] = frozenset()
+MLX_LM_USERS = frozenset({"afmoe_mlx.training.examples"})
 # Run by hand to make the demo model, never imported by the program.
 SCRIPTS = {"afmoe_mlx.demo.train", "afmoe_mlx.demo.quantize"}
 DEVICE_QUESTIONS = {

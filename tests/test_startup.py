@@ -7,7 +7,7 @@ import pytest
 
 CONSTRAINTS = {"llguidance", "jsonschema"}
 FRAMEWORKS = {"mlx_lm", "transformers", "torch"}
-REQUESTS = ("answering", "conversion", "machine", "serving", "loading")
+REQUESTS = ("answering", "conversion", "machine", "serving", "tuning", "loading")
 WEB = {"pydantic", "starlette", "uvicorn", "prometheus_client", "h11"}
 HUB = {"huggingface_hub", "httpx", "httpx2", "requests", "tqdm"}
 

@@ -140,6 +140,12 @@ def published(source: str | Path) -> str | Path:
     return row.source if row else source
 
 
+def runs(source: str) -> str:
+    """The repository that a short name runs, which an adapter was trained on; else `source` itself."""
+    row = None if Path(source).exists() else find(source)
+    return row.repo if row else source
+
+
 def suggest(word: str) -> str | None:
     """The short name that `word` begins alone or misspells; None if there is none, or another model may be meant."""
     word = word.casefold()

@@ -17,10 +17,15 @@ from .options import AUTO
 
 # Options of mlx_lm's commands that are not here: refused with a word, rather than as a typing error.
 NOT_HERE = {
-    "--adapter-path": "adapters are for generate, chat, serve, bench and eval",
+    "--adapter-path": "adapters are for generate, chat, serve, bench, eval, info, convert and fuse",
+    "--export-gguf": "GGUF is llama.cpp's: its convert_hf_to_gguf.py makes it of what --dequantize writes",
+    "--gguf-path": "GGUF is llama.cpp's: its convert_hf_to_gguf.py makes it of what --dequantize writes",
     "--max-kv-size": "sliding layers are bounded by their window already, and full layers must not forget",
     "--trust-remote-code": "code from a checkpoint is never run",
     "--use-default-chat-template": "there is no default: a model without a template gets the prompt as it is",
+    "--report-to": "a training writes its losses to stdout, a line each time",
+    "--project-name": "a training writes its losses to stdout, a line each time",
+    "--clear-cache-threshold": "buffers that are free are given back as MLX sees fit",
     "--pipeline": "one model on several machines is --hosts FILE",
     "--image": "these models read text alone",
     "--quantize-activations": "activations are not quantized",
@@ -85,7 +90,8 @@ class Command(TyperCommand):
                 args = repeated(args, "--extra-eos-token")
             args = with_value(args, "--prompt-lookup", AUTO, lambda word: word.isdecimal() or word == AUTO)
             for option in ("--calibrate", "--resume"):
-                args = with_value(args, option, "", lambda word: not word.startswith("-"))
+                if any(option in param.opts and not getattr(param, "is_flag", False) for param in self.params):
+                    args = with_value(args, option, "", lambda word: not word.startswith("-"))
             return super().parse_args(ctx, list(args))  # it takes the list apart
         except Exception as error:
             name = getattr(error, "option_name", None)

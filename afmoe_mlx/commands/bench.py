@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
@@ -12,7 +12,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from .. import device
-from ..api import DEMO, adapting, load
+from ..api import DEMO, adapting, counting, load
 from ..cache import Cache
 from ..checkpoint import load_model, resolve
 from ..checkpoint.random import random_model
@@ -91,8 +91,8 @@ def run(request: BenchRequest) -> None:
         if request.hosts is not None:
             bench_hosts(name, settings, request)
             return
-        adapt = adapting(**request.adapters)
-        bench_model(name, settings, revision=revision, experts_in_memory=experts, adapt=adapt, as_json=request.as_json)
+        given: dict[str, Any] = {"experts_in_memory": experts, "adapters": request.adapters}
+        bench_model(name, settings, revision=revision, **given, as_json=request.as_json)
     else:
         bits = 4 if request.bits is None else request.bits
         bench_shape(request.shape, settings, layers=request.layers, bits=bits, as_json=request.as_json)
@@ -104,14 +104,15 @@ def bench_model(
     *,
     revision: str | None,
     experts_in_memory: ExpertsInMemory,
-    adapt: Callable[[CausalLM], None] | None = None,
+    adapters: Mapping[str, Any],
     as_json: bool,
 ) -> None:
-    """Measure a model given as a folder, a short name, a Hub id or "demo"."""
+    """Measure a model given as a folder, a short name, a Hub id or "demo"; adapters: adapter_path and adapter_scale."""
     if name == "demo" and revision is not None:
         raise InputError("the demo comes with the package and has no revisions: leave out the revision")
     advice = "take fewer --prompt-tokens or a smaller --batch-size"
-    needs: dict[str, Any] = {"context": settings.context, "rows": settings.batch_size}
+    adapt, count = adapting(**adapters), counting(adapters.get("adapter_path"))
+    needs: dict[str, Any] = {"context": settings.context, "rows": settings.batch_size, "adapters": count}
     place = place_experts(experts_in_memory, **needs)
     fits = fit_check(name, **needs, experts_in_memory=experts_in_memory, advice=advice)
 

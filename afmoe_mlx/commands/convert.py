@@ -3,11 +3,11 @@
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..api import DEMO
+from ..api import DEMO, merging
 from ..checkpoint.files import find_weights, read_config_json, read_headers
 from ..checkpoint.names import published
 from ..checkpoint.quantized import read_quantization
@@ -17,6 +17,7 @@ from ..conversion import Options, convert, dry_run, upload
 from ..conversion.job import Job, make_job
 from ..conversion.model_card import bits_per_weight, formats_of
 from ..conversion.publication import check_upload
+from ..conversion.recipe import Recipe
 from ..conversion.source import Source, open_source
 from ..conversion.workspace import is_unfinished
 from ..errors import AfmoeError, InputError
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from ..calibration import CalibratedEncoder, Calibration
 
 
-def run(request: ConvertRequest) -> None:
-    """Convert, or say what would be written."""
+def run(request: ConvertRequest, recipe: Recipe | None = None) -> None:
+    """Convert, or say what would be written. recipe: in place of the request's."""
     if request.dry_run:
         _preview(request)
     else:
-        _run(request)
+        _run(request, recipe)
 
 
 def _preview(request: ConvertRequest) -> None:
@@ -39,7 +40,7 @@ def _preview(request: ConvertRequest) -> None:
     options, calibration = _options(request), _calibration(request)
     source = _open(request)
     try:
-        job = make_job(source, options)
+        job = make_job(source, options, merging(**request.adapters))
         tokens = None
         if calibration is not None:
             tokens = _encoder(calibration)(job, source, Path(request.mlx_path)).tokens
@@ -52,9 +53,9 @@ def _preview(request: ConvertRequest) -> None:
         write(dry_run.as_text(found, verbose=request.verbose))
 
 
-def _run(request: ConvertRequest) -> None:
+def _run(request: ConvertRequest, recipe: Recipe | None) -> None:
     """Convert with progress on stderr, and say where the result is and how large; upload it if asked."""
-    options, calibration = _options(request), _calibration(request)
+    options, calibration = _options(request, recipe), _calibration(request)
     if request.upload_repo is not None:
         check_upload(request.upload_repo)
     source = _open(request)
@@ -69,19 +70,25 @@ def _run(request: ConvertRequest) -> None:
     found["bits_per_weight"] = bits_per_weight(headers, formats)
     command = f"afmoe-mlx generate --model {shlex.quote(str(target))} --prompt hello"
     note(f"Wrote {target} ({size(written)}). Try it: {command}")
+    if request.adapter_path and (share := _rounding(request, options, target)) is not None:
+        found["rounding"] = share
+        note(
+            f"Quantized anew: rounding moved the merged weights {share:.2f} times as far as the adapter did."
+            " To round once, merge into what the model was quantized from: afmoe-mlx fuse --original"
+        )
     if request.upload_repo is not None:
-        found["uploaded_to"] = _upload(request, request.upload_repo, calibration, source, target)
+        found["uploaded_to"] = _upload(request, request.upload_repo, options, calibration, source, target)
     if request.as_json:
         write_json(found, indent=2)
 
 
-def _options(request: ConvertRequest) -> Options:
+def _options(request: ConvertRequest, recipe: Recipe | None = None) -> Options:
     return Options(
         quantize=request.quantize,
         bits=request.q_bits,
         group_size=request.q_group_size,
         mode=request.q_mode.value,
-        recipe=request.recipe,
+        recipe=recipe or request.recipe,
         dtype=request.dtype.value if request.dtype else None,
         dequantize=request.dequantize,
     )
@@ -125,12 +132,23 @@ def _convert(request: ConvertRequest, options: Options, calibration: "Calibratio
             request.mlx_path,
             options,
             encoder=_encoder(calibration) if calibration else None,
+            adapters=merging(**request.adapters),
             revision=None if _is_local(request) else source.commit,
             overwrite=request.overwrite,
             low_disk=request.low_disk,
             on_progress=progress.converted,
             on_fetched=progress.fetched,
         )
+
+
+def _rounding(request: ConvertRequest, options: Options, target: Path) -> float | None:
+    """As `training.rounding.rounding`; None too where the source's weights are not kept."""
+    if options.quantizes or options.dequantize or (request.low_disk and not _is_local(request)):
+        return None
+    from ..training.rounding import rounding
+
+    with closing(_open(request)) as source:
+        return rounding(source, make_job(source, options, merging(**request.adapters)), target)
 
 
 @contextmanager
@@ -144,14 +162,24 @@ def _interruptible(destination: Path) -> Iterator[None]:
         raise
 
 
-def _upload(request: ConvertRequest, repo: str, calibration: "Calibration | None", source: Source, target: Path) -> str:
+def _upload(
+    request: ConvertRequest,
+    repo: str,
+    options: Options,
+    calibration: "Calibration | None",
+    source: Source,
+    target: Path,
+) -> str:
     """Upload a converted model with its card; its address."""
-    reference = None if request.low_disk and not _is_local(request) else source.folder
+    is_gone = request.low_disk and not _is_local(request)
+    reference = None if is_gone or request.adapter_path else source.folder
+    recipe = options.recipe
     address = upload(
         target,
         repo,
         source=source,
-        recipe=request.recipe,
+        recipe=recipe.name if isinstance(recipe, Recipe) else recipe,
+        adapters=[Path(path).name for path in request.adapter_path or ()],
         calibration=calibration.in_words if calibration else None,
         quality=_quality(target, reference),
     )

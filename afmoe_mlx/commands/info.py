@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import device
-from ..api import DEMO
+from ..api import DEMO, counting
 from ..cache import KVQuantization
 from ..checkpoint.files import read_config_json, stored_dtype
 from ..checkpoint.foreign import translate
@@ -68,9 +68,9 @@ def run(request: InfoRequest) -> None:
     raw, found = translate(read_config_json(folder), headers)
     config = read_config(raw)
     tokens = _context(config, request.context)
-    stored = Footprint.of_checkpoint(config, found, context=tokens, dtype=stored_dtype(found))
-    stored = stored.with_kv(config, kept)
-    here = _this_machine(Footprint.of_checkpoint(config, found, context=tokens).with_kv(config, kept))
+    given: dict[str, Any] = {"context": tokens, "adapters": counting(request.adapter_path)}
+    stored = Footprint.of_checkpoint(config, found, **given, dtype=stored_dtype(found)).with_kv(config, kept)
+    here = _this_machine(Footprint.of_checkpoint(config, found, **given).with_kv(config, kept))
     macs = [Machine(mac.chip, mac.memory, mac.usable, mac.bandwidth, False, mac.ssd, stored) for mac in MACS]
     wanted = None if request.hosts else request.experts_in_memory  # each host's, with several
     if wanted is not None:
@@ -182,6 +182,7 @@ def _conversation(folder: Path) -> dict[str, Any]:
 def _sizes(footprint: Footprint) -> dict[str, Any]:
     return {
         "weight_bytes": footprint.weights.held,
+        "adapter_bytes": footprint.adapters[0],
         "cache_bytes": {kind: caches.held for kind, caches in footprint.caches.items()},
         "workspace_bytes": footprint.workspace,
         "optional_workspace_bytes": footprint.optional_workspace,
@@ -241,6 +242,8 @@ def _size_lines(stored: Footprint, here: Footprint) -> list[str]:
     if here.dtype != stored.dtype:
         columns = {f"in {_dtype_name(stored)}": stored, f"here, {_dtype_name(here)}": here}
     rows = {"Weights": [footprint.weights.held for footprint in columns.values()]}
+    if stored.adapters[0]:
+        rows["Adapters"] = [footprint.adapters[0] for footprint in columns.values()]
     for kind, caches in stored.caches.items():
         label = f"Cache, {caches.layers} {KINDS[kind]} layers"
         rows[label] = [footprint.caches[kind].held for footprint in columns.values()]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api import load
+from ..command_line.browser import open_page
 from ..command_line.experts import tell_experts
 from ..command_line.generation_config import tell_unused_keys
 from ..command_line.hosts import tell_hosts
@@ -39,6 +40,7 @@ def run(request: ServeRequest) -> int:
     from ..server.http.app import App  # meanwhile
     from ..server.http.listener import listen
     from ..server.http.log import log_to_stderr
+    from ..server.page.page import read_page
     from ..server.protocols import ENDPOINTS
 
     model, tokenizer = _load(request, name) if loading is None else loading.result()
@@ -60,8 +62,14 @@ def run(request: ServeRequest) -> int:
     )
     del loading, model  # the service alone holds the weights, which it may let go of
     log_to_stderr()
-    app = App(service, ENDPOINTS, settings)
-    listen(app, service, listening, settings, ready=lambda: write(f"{url(listening)}\n"))
+    app = App(service, ENDPOINTS, settings, page={} if request.no_page else read_page())
+
+    def ready() -> None:
+        write(f"{url(listening)}\n")
+        if request.open:
+            open_page(url(listening))
+
+    listen(app, service, listening, settings, ready=ready)
     return 0
 
 

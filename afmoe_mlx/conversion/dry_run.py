@@ -1,7 +1,7 @@
 """`convert --dry-run`: the tensors that a conversion would write, as a table or as JSON."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
@@ -12,12 +12,12 @@ from mlx.utils import tree_flatten
 
 from ..models import make_model
 from ..terminal import printable, size
-from .encoder import QUANTIZED
+from .encoder import QUANTIZED, join
 from .job import Job
 from .model_card import formats_of
 from .recipe import Format
 from .source import Source
-from .stored import Parameter
+from .stored import MergedParameter, Parameter
 
 # Other quantizers' formats, by the dtype of their codes.
 FOREIGN = {"F8_E4M3": "float8", "I32": "integers", "U8": "nvfp4"}
@@ -66,7 +66,7 @@ def describe(model: str, source: Source, job: Job, calibration_tokens: int | Non
     """The dry run of a source's job; model: what the user calls the source."""
     options = job.options
     weights = dict(tree_flatten(make_model(job.config).parameters()))
-    before = formats_of(job.parameters, job.quantization or {})
+    before = formats_of(_stored_names(job.parameters), job.quantization or {})
     after = {path: chosen for path, chosen in job.formats.items() if chosen is not None}
     if not options.quantizes and not options.dequantize:
         after = before
@@ -83,6 +83,13 @@ def describe(model: str, source: Source, job: Job, calibration_tokens: int | Non
         rows.append(Row(path, weights[name].shape, was, becomes, after.get(path), count))
     stored_bytes = sum(tensor.nbytes for tensor in source.headers.values())
     return DryRun(model, _title(job), rows, stored_bytes, calibration_tokens)
+
+
+def _stored_names(parameters: Mapping[str, Parameter]) -> Iterator[str]:
+    """What is stored: of merged parameters, what they are computed from."""
+    for name, parameter in parameters.items():
+        parts = parameter.parts if isinstance(parameter, MergedParameter) else (name.rpartition(".")[2],)
+        yield from (join(name.rpartition(".")[0], kind) for kind in parts)
 
 
 def _stored_as(parameter: Parameter) -> str:

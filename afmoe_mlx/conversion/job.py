@@ -1,11 +1,11 @@
 """`Job`: all that a conversion will do, from a source's config and headers alone; `Options`: what was asked for."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -20,13 +20,13 @@ from ..checkpoint.save import SHARD_BYTES
 from ..errors import ConfigError, ConversionError
 from ..models import CausalLM, ModelConfig, make_model, read_config
 from .config_json import config_json
-from .encoder import FIXED, Encoder, PlainEncoder
+from .encoder import FIXED, Encoder, PlainEncoder, join
 from .hub_layout import hub_tensors
 from .plan import Plan, make_plan
-from .recipe import Format, Recipe, quantization_of, uniform
+from .recipe import Format, Recipe, formats_in, quantization_of, uniform
 from .recipes import read_recipe
 from .source import Source
-from .stored import Parameter, SourceReader, StoredWeights, parameters_of
+from .stored import MergedParameter, Parameter, SourceReader, StoredWeights, parameters_of
 
 DTYPES = {"float16": mx.float16, "bfloat16": mx.bfloat16, "float32": mx.float32}
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -108,8 +108,31 @@ MakeEncoder = Callable[[Job, Source, Path], Encoder]
 """What makes another encoder for a job and its source, with a folder for files of its own."""
 
 
-def make_job(source: Source, options: Options) -> Job:
+class Adapters(Protocol):
+    """Adapters that are merged into the weights as these are read.
+
+    identity: a line that changes when they do. files: those that they are read from.
+    """
+
+    @property
+    def identity(self) -> str: ...
+    @property
+    def files(self) -> Sequence[Path]: ...
+
+    def merged(self, model: CausalLM, parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
+        """A model's parameters with those that adapters change plain, and computed from what is stored of them.
+
+        model: whose weights are not read, and which is of no use afterwards. AdapterError for what does not fit it.
+        """
+
+    def check_unchanged(self) -> None:
+        """SourceChangedError if they are not what they were at first."""
+
+
+def make_job(source: Source, options: Options, adapters: Adapters | None = None) -> Job:
     """The job that a source and options make; no weights are read, but those of a head that may be tied.
+
+    Where adapters are merged into quantized weights, these are quantized anew, each as it was; the others stay.
 
     Raises ConversionError if the source is not what the options are for, and the errors of reading a checkpoint.
     """
@@ -127,13 +150,20 @@ def make_job(source: Source, options: Options) -> Job:
     model, groups = empty_model(source.folder, raw, config, headers)
     shapes = {name: array.shape for name, array in dict(tree_flatten(model.parameters())).items()}
     parameters = parameters_of(groups, headers, shapes)
-    formats = _formats(config, options)
+    formats, stored_formats = _formats(config, options), formats_in(model)
+    if adapters is not None:
+        parameters = adapters.merged(model, parameters)
+        merged = {path: chosen for path, chosen in stored_formats.items() if f"{path}.scales" not in parameters}
+        stored_formats = {path: chosen for path, chosen in stored_formats.items() if path not in merged}
+        if not options.dequantize:
+            _check_formats(source, parameters, merged)
+            formats |= merged
     if options.quantizes and not any(formats.values()):
         why = "the recipe keeps all weights, or its groups divide the rows of none"
         warnings.warn(f"nothing is quantized: {why}: see --dry-run", stacklevel=3)
     encoder = PlainEncoder(
         formats,
-        stored=_stored_formats(model) if options.dequantize else None,
+        stored=stored_formats if options.dequantize else None,
         dtype=DTYPES[options.dtype] if options.dtype else stored_dtype(headers) if foreign else None,
         # what was computed becomes as the model is; zero points have the precision that they need
         fixed=FIXED if options.dtype else (*FIXED, "biases"),
@@ -180,6 +210,15 @@ def _has_own_head(source: Source, headers: Mapping[str, StoredTensor]) -> bool:
         reader.close()
 
 
+def _check_formats(source: Source, parameters: Mapping[str, Parameter], merged: Iterable[str]) -> None:
+    """ConversionError for merged weights that cannot be quantized as they were."""
+    for path in merged:
+        parameter = parameters[join(path, "weight")]
+        if isinstance(parameter, MergedParameter) and "global_scale" in parameter.parts:
+            found = f"{source.folder}: {path} has a global scale, with which nothing is quantized anew"
+            raise ConversionError(f"{found}: merge the adapter into the original, or pass --dequantize")
+
+
 def _formats(config: ModelConfig, options: Options) -> dict[str, Format | None]:
     """The format of every module that holds a weight, by the recipe."""
     recipe = options.chosen_recipe()
@@ -187,12 +226,3 @@ def _formats(config: ModelConfig, options: Options) -> dict[str, Format | None]:
         return {}
     parameters = dict(tree_flatten(make_model(config).parameters()))
     return recipe.formats({name.removesuffix(".weight"): array.shape for name, array in parameters.items()})
-
-
-def _stored_formats(model: CausalLM) -> dict[str, Format]:
-    """The formats of a model's quantized modules."""
-    return {
-        path: {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
-        for path, module in model.named_modules()
-        if "scales" in module
-    }

@@ -1,7 +1,7 @@
 """The model card (README.md) of a converted model: its origin, formats, quality, and how to run it."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,15 @@ def write_model_card(
     inherited: Mapping[str, Any] | None = None,
     recipe: str | None = None,
     calibration: str | None = None,
+    adapters: Sequence[str] = (),
     quality: Mapping[str, Any] | None = None,
 ) -> None:
     """Write README.md into the folder of a converted model, the same bytes for the same model and arguments.
 
     repo: what it will be called on the Hub. source, commit: of the repository it was made from, None if from none.
     inherited: the metadata of the source's card. recipe: its name or file. calibration: how it was done, in words.
-    quality: an evaluation's JSON. Raises CheckpointError and ConfigError for a folder that is no model's.
+    adapters: what those are called that were merged. quality: an evaluation's JSON. Raises CheckpointError and
+    ConfigError for a folder that is no model's.
     """
     raw = read_config_json(folder)
     headers = read_headers(find_weights(folder))
@@ -61,16 +63,18 @@ def write_model_card(
         "Weights": _in_words(headers, formats),
         "Recipe": f"`{Path(recipe).name}`" if recipe else None,
         "Calibration": calibration,
+        "Adapter": ", ".join(f"`{name}`" for name in adapters) or None,
     }
     rows["Bits per weight"] = f"{bits_per_weight(headers, formats):.2f}"
     rows["Size"] = f"{sum(tensor.nbytes for tensor in headers.values()) / 1e9:.2f} GB"
     rows["Source revision"] = f"`{commit}`" if commit else None
-    metadata = _metadata(raw, source, bool(formats), inherited or {})
+    relation = "finetune" if adapters else "quantized" if formats else None
+    metadata = _metadata(raw, source, relation, inherited or {})
     made_of = f"[{source}](https://huggingface.co/{source})" if source else "A local checkpoint"
     parts = [
         f"---\n{_yaml(metadata)}---",
         f"# {repo.rpartition('/')[2]}",
-        f"{made_of}, converted to MLX files.",
+        f"{made_of}{' with an adapter merged' if adapters else ''}, converted to MLX files.",
         _table(("", ""), {key: value for key, value in rows.items() if value}),
         *([_quality(quality)] if quality else []),
         USAGE.format(repo=repo),
@@ -127,7 +131,7 @@ def _format_in_words(chosen: Mapping[str, Any]) -> str:
 
 
 def _metadata(
-    raw: Mapping[str, Any], source: str | None, is_quantized: bool, inherited: Mapping[str, Any]
+    raw: Mapping[str, Any], source: str | None, relation: str | None, inherited: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The card's metadata in the Hub's terms."""
     carried = {key: value for key in CARRIED if (value := inherited.get(key)) and _is_plain(value)}
@@ -137,8 +141,8 @@ def _metadata(
     metadata["tags"] = list(dict.fromkeys([*own, *([tags] if isinstance(tags, str) else tags)]))
     if source:
         metadata["base_model"] = source
-        if is_quantized:
-            metadata["base_model_relation"] = "quantized"
+        if relation:
+            metadata["base_model_relation"] = relation
     return dict(sorted(metadata.items()))
 
 

@@ -22,7 +22,7 @@ from ..checkpoint.save import copy_companions, write_json
 from ..errors import ConversionError
 from .encoder import Encoder, join
 from .finite import INFINITY, NotFiniteError, is_finite
-from .job import Job, MakeEncoder, Options, make_job
+from .job import Adapters, Job, MakeEncoder, Options, make_job
 from .journal import Journal
 from .plan import Group
 from .source import Source, SourceChangedError, open_source
@@ -56,6 +56,7 @@ def convert(
     options: Options,
     *,
     encoder: MakeEncoder | None = None,
+    adapters: Adapters | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     low_disk: bool = False,
@@ -64,17 +65,19 @@ def convert(
 ) -> Path:
     """Write a model as MLX files; see `afmoe_mlx.convert`.
 
-    encoder: makes the `Encoder` that decides what is stored; None for a `PlainEncoder`.
+    encoder: makes the `Encoder` that decides what is stored; None for a `PlainEncoder`. adapters: those that are
+    merged into the weights.
     """
     with workspace(Path(destination), overwrite=overwrite) as space:
         downloads = space.downloads if low_disk else None
         opened = open_source(published(source), revision=revision, downloads=downloads, on_fetched=on_fetched)
         with closing(opened) as origin:
             if space.destination.exists():
-                space.check_apart([origin.folder / "config.json", *{t.file for t in origin.headers.values()}])
-            job = make_job(origin, options)
+                read = [] if adapters is None else adapters.files
+                space.check_apart([origin.folder / "config.json", *{t.file for t in origin.headers.values()}, *read])
+            job = make_job(origin, options, adapters)
             chosen = job.encoder if encoder is None else encoder(job, origin, space.calibration)
-            _Run(origin, job, chosen, space, on_progress).run(overwrite=overwrite)
+            _Run(origin, job, chosen, adapters, space, on_progress).run(overwrite=overwrite)
         return space.destination
 
 
@@ -86,11 +89,13 @@ class _Run:
         source: Source,
         job: Job,
         encoder: Encoder,
+        adapters: Adapters | None,
         space: Workspace,
         on_progress: Callable[[ConversionProgress], None] | None,
     ) -> None:
         self._source, self._job, self._encoder, self._space = source, job, encoder, space
         self._plan = job.plan
+        self._adapters = adapters
         self._on_progress = on_progress
         self._bytes_done = 0
         self._layers_done = 0
@@ -119,6 +124,8 @@ class _Run:
         try:
             self._convert(groups, journal)
             self._source.check_unchanged()
+            if self._adapters is not None:
+                self._adapters.check_unchanged()
         except OSError as error:
             raise self._failed(error, journal) from None
         except (SourceChangedError, NotFiniteError):
@@ -156,6 +163,7 @@ class _Run:
             "source": self._source.identity,
             "options": _digest(f"{self._plan.identity} {sorted(self._job.formats.items())}"),
             "calibration": self._encoder.identity,
+            "adapters": "none" if self._adapters is None else self._adapters.identity,
             VERSIONS: f"{version('afmoe-mlx')} {version('mlx')} {device.backend()}",
         }
         return Journal(self._space.journal, identity)

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,13 @@ def upload(
     source: Source | None = None,
     recipe: str | None = None,
     calibration: str | None = None,
+    adapters: Sequence[str] = (),
     quality: Mapping[str, Any] | None = None,
 ) -> str:
-    """Upload a converted model with a card; see `afmoe_mlx.upload`. calibration: how it was done, in words."""
+    """Upload a converted model with a card; see `afmoe_mlx.upload`. calibration: how it was done, in words.
+
+    adapters: what those are called that were merged.
+    """
     check_name(repo)
     folder = Path(os.path.expanduser(folder))
     card = source.card() if source else None
@@ -73,6 +77,7 @@ def upload(
         inherited=read_metadata(card) if card else None,
         recipe=recipe,
         calibration=calibration,
+        adapters=adapters,
         quality=quality,
     )
     return _send(folder, repo)

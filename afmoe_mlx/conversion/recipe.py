@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ..checkpoint.quantized import parameters
+from ..models import CausalLM
 from ..values import listed, shown
 
 # group_size, bits and mode, as `checkpoint.quantized.parameters` returns them.
@@ -101,6 +102,15 @@ def _problem(rule: Rule, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     return None
 
 
+def formats_in(model: CausalLM) -> dict[str, Format]:
+    """The formats of a model's quantized modules, by path."""
+    return {
+        path: {"group_size": module.group_size, "bits": module.bits, "mode": module.mode}
+        for path, module in model.named_modules()
+        if "scales" in module
+    }
+
+
 def uniform(name: str, values: Mapping[str, Any]) -> Recipe:
     """One format for everything; ConfigError for bits, a group size or a mode that there is not."""
     return Recipe(name, parameters(values))
@@ -114,10 +124,12 @@ def quantization_of(formats: Mapping[str, Format | None]) -> dict[str, Any] | No
     used = {path: chosen for path, chosen in formats.items() if chosen is not None}
     if not used:
         return None
-    default = dict(_commonest(used.values()))
+    default = commonest(used.values())
     return default | {path: dict(chosen) for path, chosen in sorted(used.items()) if chosen != default}
 
 
-def _commonest(formats: Iterable[Format]) -> tuple[tuple[str, Any], ...]:
+def commonest(formats: Iterable[Format]) -> Format:
+    """The format that most have."""
     counts = Counter(tuple(sorted(chosen.items())) for chosen in formats)
-    return min(counts, key=lambda chosen: (-counts[chosen], chosen))
+    most = max(counts.values())
+    return dict(min(chosen for chosen, count in counts.items() if count == most))

@@ -4,10 +4,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mlx.utils import tree_flatten
+
+from ..checkpoint.files import read_config_json
+from ..checkpoint.foreign import translate
+from ..checkpoint.hub import resolve_headers
+from ..checkpoint.load import empty_model
 from ..checkpoint.quantized import parameters
 from ..errors import ConversionError
+from ..models import read_config
 from ..values import shown
-from .recipe import Recipe, Rule, uniform
+from .recipe import Recipe, Rule, commonest, formats_in, takes_format, uniform
 from .recipe_file import read_recipe_file
 
 # (bits of routed experts, bits of all others). Nearly all weights are routed experts', of which a token takes a few; it
@@ -38,3 +45,22 @@ def read_recipe(name_or_file: str) -> Recipe:
         known = ", ".join(BUILT_IN)
         raise ConversionError(f"recipe is {shown(name_or_file)}: expected one of {known}, or an existing TOML file")
     return read_recipe_file(Path(path))
+
+
+def recipe_of_model(source: str | os.PathLike[str], *, revision: str | None = None) -> Recipe | None:
+    """The recipe that a model's weights are quantized by, each as it is, from its headers alone; None for plain ones.
+
+    Raises the errors of `resolve_headers`.
+    """
+    folder, stored = resolve_headers(source, revision=revision)
+    raw, headers = translate(read_config_json(folder), stored)
+    model, _ = empty_model(folder, raw, read_config(raw), headers)
+    formats = formats_in(model)
+    if not formats:
+        return None
+    default = commonest(formats.values())
+    weights = {name: array.shape for name, array in dict(tree_flatten(model.parameters())).items()}
+    paths = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    others = [path for path in paths if takes_format(path, weights[f"{path}.weight"]) and formats.get(path) != default]
+    rules = tuple(Rule((path,), formats.get(path)) for path in others)
+    return Recipe(f"of {os.path.basename(os.fspath(source).rstrip('/'))}", default, rules)

@@ -20,6 +20,10 @@ from .source import Source, SourceChangedError
 UNSEEN = 8
 
 
+# (parts by kind, slice of the first axis that these are) -> that slice of the parameter
+Merge = Callable[[Mapping[str, mx.array], slice], mx.array]
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One of our parameters, and the stored tensors whose bytes it is made of, or that it is computed from."""
@@ -44,6 +48,15 @@ class Parameter:
         experts = self.shape[0]
         size = self.nbytes // experts
         return [(first.stored, (2 * expert + first.half) * size) for expert in range(experts)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedParameter(Parameter):
+    """One of our parameters that is computed from what is stored of it, in whatever layout, and from adapters."""
+
+    parts: Mapping[str, Parameter]
+    """By the last part of their names, such as a quantized weight's scales: all with the first axis that it has."""
+    merge: Merge
 
 
 def parameters_of(
@@ -139,6 +152,9 @@ class SourceReader:
             name, rows, finite = self._unseen.popleft()
             if not finite.item():
                 parameter = self.parameters[name]
+                if isinstance(parameter, MergedParameter):
+                    found = f"{name} is NaN or infinite with the adapter merged, and no model can answer with that"
+                    raise NotFiniteError(f"{found}: expected finite numbers: take an earlier state of the adapter")
                 array = self._array(parameter, rows).reshape(-1)
                 runs, weights = parameter.runs(), prod(parameter.shape)
                 place = first_not_finite(array) + (rows.start * weights // parameter.shape[0] if rows else 0)
@@ -149,6 +165,9 @@ class SourceReader:
 
     def _array(self, parameter: Parameter, rows: slice | None) -> mx.array:
         """A parameter, or a slice of its first axis."""
+        if isinstance(parameter, MergedParameter):
+            parts = {kind: self._array(part, rows) for kind, part in parameter.parts.items()}
+            return parameter.merge(parts, rows or slice(0, parameter.shape[0]))
         if parameter.derived:
             return self._computed(parameter, rows)
         begin, stop, shape = _range(parameter.shape, parameter.nbytes, rows)

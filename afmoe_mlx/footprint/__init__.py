@@ -11,7 +11,7 @@ from .fit import (
     place_experts,
     with_experts,
 )
-from .footprint import Footprint
+from .footprint import CountAdapters, Footprint
 from .macs import MACS, Mac, own_bandwidth, stated_bandwidth
 from .weights import Parameters, count_parameters
 
@@ -20,6 +20,7 @@ __all__ = [
     "MACS",
     "SSD_SPEEDS",
     "TYPICAL_SSD",
+    "CountAdapters",
     "ExpertMemory",
     "ExpertsInMemory",
     "Footprint",

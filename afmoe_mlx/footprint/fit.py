@@ -16,7 +16,7 @@ from ..models import ExpertPlacement, ModelConfig
 from ..terminal import size
 from .cache import layer_caches
 from .experts import AUTO_SHARE, SSD_SPEEDS, ExpertMemory, ExpertsInMemory, check_experts_in_memory
-from .footprint import Footprint
+from .footprint import CountAdapters, Footprint
 from .macs import TYPICAL_BANDWIDTH, stated_bandwidth
 from .weights import Headers
 
@@ -37,21 +37,22 @@ def fit_check(
     rows: int = 1,
     kv_quantization: KVQuantization | None = None,
     experts_in_memory: ExpertsInMemory = None,
+    adapters: CountAdapters | None = None,
     advice: str | None = None,
 ) -> Check:
     """A check for `resolve` and `load_model`: FitError unless the model and a cache of `context` tokens a row fit.
 
     name: the model's, for the message. context: at most the model's own counts. dtype: what it is to be loaded in.
     kv_quantization: how its caches are to keep keys and values; the check raises InputError if its heads do not allow
-    that. experts_in_memory: bytes for experts, "auto", or None for all of them. advice: what to do where it does not
-    fit, in place of what would and `--force`. Where this device does not tell its memory, everything fits. Raises
-    InputError for a context below 1.
+    that. experts_in_memory: bytes for experts, "auto", or None for all of them. adapters: what there is beside the
+    weights. advice: what to do where it does not fit, in place of what would and `--force`. Where this device does not
+    tell its memory, everything fits. Raises InputError for a context below 1.
     """
     check_context(context)
 
     def check(config: ModelConfig, headers: Headers) -> None:
         usable = device.memory().usable
-        footprint = _footprint(config, headers, context, dtype, rows, kv_quantization)
+        footprint = _footprint(config, headers, context, dtype, rows, kv_quantization, adapters)
         if experts_in_memory is not None:
             check_readable(name, headers)
             experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
@@ -89,6 +90,7 @@ def place_experts(
     dtype: mx.Dtype | None = None,
     rows: int = 1,
     kv_quantization: KVQuantization | None = None,
+    adapters: CountAdapters | None = None,
 ) -> PlaceExperts | None:
     """What `load_model` is to ask which experts are to be in memory; the arguments are those of `fit_check`.
 
@@ -99,7 +101,7 @@ def place_experts(
         return None
 
     def place(config: ModelConfig, headers: Headers) -> ExpertPlacement | None:
-        footprint = _footprint(config, headers, context, dtype, rows, kv_quantization)
+        footprint = _footprint(config, headers, context, dtype, rows, kv_quantization, adapters)
         experts = ExpertMemory.of_checkpoint(config, headers, footprint.dtype)
         found = with_experts(footprint, experts, experts_in_memory, device.memory().usable).experts
         return None if found is None else found.placement
@@ -114,10 +116,11 @@ def _footprint(
     dtype: mx.Dtype | None,
     rows: int,
     kv_quantization: KVQuantization | None,
+    adapters: CountAdapters | None,
 ) -> Footprint:
     """With all experts in memory; the arguments are those of `fit_check`."""
     tokens = min(context or DEFAULT_CONTEXT, config.max_position_embeddings)
-    footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype)
+    footprint = Footprint.of_checkpoint(config, headers, context=tokens, dtype=dtype, adapters=adapters)
     return replace(footprint, rows=rows).with_kv(config, kv_quantization)
 
 
@@ -154,6 +157,8 @@ def check_shape(name: str, config: ModelConfig, *, bits: int | None, context: in
 def _excess(name: str, footprint: Footprint, usable: int) -> str:
     dtype = str(footprint.dtype).removeprefix("mlx.core.")
     parts = [f"weights {size(footprint.weights.held)} in {dtype}"]
+    if footprint.adapters[0]:
+        parts.append(f"adapters {size(footprint.adapters[0])}")
     parts.append(f"cache {size(footprint.cache_bytes)} for {footprint.context:,} tokens")
     parts.append(f"{size(footprint.workspace)} to work in")
     needs = f"{name} needs {size(footprint.needed)} of memory ({', '.join(parts)})"
@@ -178,7 +183,8 @@ def _what_fits(config: ModelConfig, footprint: Footprint, experts: ExpertMemory 
     yield from fewer_kv_bits
     for bits in BITS:
         converted = Footprint.of_conversion(config, bits=bits, context=footprint.context, dtype=footprint.dtype)
-        converted = replace(converted, rows=footprint.rows).with_kv(config, footprint.kv_quantization)
+        converted = replace(converted, rows=footprint.rows, adapters=footprint.adapters)
+        converted = converted.with_kv(config, footprint.kv_quantization)
         if converted.needed <= usable:
             yield f"in {bits} bits it would need {size(converted.needed)}"
             return
@@ -216,7 +222,7 @@ def _fewer_kv_bits(config: ModelConfig, footprint: Footprint, usable: int) -> It
 
 def longest_context(config: ModelConfig, footprint: Footprint, usable: int) -> int | None:
     """The most tokens, in steps of SHORTEST, whose cache fits beside the weights; None if not even SHORTEST do."""
-    room = usable - footprint.weights.held - footprint.workspace
+    room = usable - footprint.weights.held - footprint.adapters[0] - footprint.workspace
 
     def fits(steps: int) -> bool:
         caches = layer_caches(config, steps * SHORTEST, footprint.dtype, footprint.kv_quantization)

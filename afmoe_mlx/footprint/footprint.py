@@ -1,6 +1,6 @@
 """The memory that a model and its cache need on a device, and the bytes that decoding one token reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -13,6 +13,11 @@ from ..models import ModelConfig
 from .cache import LayerCaches, layer_caches
 from .experts import ExpertMemory
 from .weights import Headers, Weights, converted_weights, stored_weights
+
+# Of adapters: in memory, and read by one decoded token at batch 1; and what tells these of adapters beside a config's
+# model that computes in a dtype.
+AdapterBytes = tuple[int, int]
+CountAdapters = Callable[[ModelConfig, mx.Dtype], AdapterBytes]
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,24 @@ class Footprint:
     kv_quantization: KVQuantization | None = None
     experts: ExpertMemory | None = None
     """Which experts are in memory, as `with_experts` says; None for all."""
+    adapters: AdapterBytes = (0, 0)
+    """Beside the weights."""
 
     @classmethod
     def of_checkpoint(
-        cls, config: ModelConfig, headers: Headers, *, context: int, dtype: mx.Dtype | None = None
+        cls,
+        config: ModelConfig,
+        headers: Headers,
+        *,
+        context: int,
+        dtype: mx.Dtype | None = None,
+        adapters: CountAdapters | None = None,
     ) -> Self:
         """A checkpoint as `load` would load it here: in `dtype`, by default as stored, or float32 on the CPU."""
         dtype = dtype or device.compute_dtype(stored_dtype(headers))
-        return cls(dtype, context, stored_weights(config, headers, dtype), layer_caches(config, context, dtype))
+        beside = (0, 0) if adapters is None else adapters(config, dtype)
+        weights, caches = stored_weights(config, headers, dtype), layer_caches(config, context, dtype)
+        return cls(dtype, context, weights, caches, adapters=beside)
 
     @classmethod
     def of_conversion(
@@ -74,13 +89,13 @@ class Footprint:
 
     @property
     def needed(self) -> int:
-        """Weights, cache and workspace: what there must be."""
-        return self.weights.held + self.cache_bytes + self.workspace
+        """Weights, adapters, cache and workspace: what there must be."""
+        return self.weights.held + self.adapters[0] + self.cache_bytes + self.workspace
 
     @property
     def bytes_per_token(self) -> int:
-        """What decoding one token at batch 1 reads: the weights it takes part in, and the cache it attends to."""
-        return self.weights.read + sum(caches.read for caches in self.caches.values())
+        """What decoding one token at batch 1 reads: weights and adapters it takes part in, and the cache."""
+        return self.weights.read + self.adapters[1] + sum(caches.read for caches in self.caches.values())
 
     def tokens_per_second(self, bandwidth: float) -> float:
         """The highest decode speed with memory that gives `bandwidth` bytes a second, all experts being there."""

@@ -1,4 +1,4 @@
-"""`Link`: hidden states from one host to the next, in a ring. The only file that names `mx.distributed`.
+"""`Link`: hidden states from one host to the next, in a ring. The only file of the hosts that names `mx.distributed`.
 
 What a call gives is lazy. It must be evaluated, in the order of the calls: hosts pair what they send and receive by
 order alone.

@@ -9,7 +9,7 @@ from .afmoe import AfmoeConfig, AfmoeForCausalLM
 from .causal_lm import CausalLM
 from .config import ModelConfig
 from .decode import LONGEST_STEP
-from .fuse import fuse, fuse_layer
+from .fuse import fuse, fuse_layer, joined_with
 from .lfm2_moe import Lfm2MoeConfig, Lfm2MoeForCausalLM
 from .pool import ExpertReads
 from .streamed import ExpertPlacement, leave_room, stream_layer
@@ -35,6 +35,7 @@ __all__ = [
     "Trace",
     "fuse",
     "fuse_layer",
+    "joined_with",
     "leave_room",
     "make_model",
     "read_config",

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -18,6 +19,7 @@ from .inputs import causal_loss, keep, last_columns, shape_of, wants_all
 from .layered import LayeredModel
 from .linear import Linear
 from .moe import sorts
+from .recompute import recomputed
 from .rope import Rope
 from .rows import RowStep
 from .trace import Trace
@@ -191,8 +193,8 @@ class CausalLM(LayeredModel):
         for layer, cache in zip(self.model.layers, caches, strict=True):
             if trace is not None:
                 trace.add("hidden_states", h)
-            projected = layer.project(h, chunk.place, chunk.valid)
-            h = layer.finish(h, layer.attend(projected, chunk, cache, trace), trace)
+            step = partial(_through_layer, layer, chunk=chunk, cache=cache, trace=trace)
+            h = recomputed(layer, step)(h) if self.recomputes else step(h)
         return h
 
     def part_of(self, h: mx.array, chunk: Chunk) -> mx.array:
@@ -256,3 +258,10 @@ class CausalLM(LayeredModel):
     def scale_embeddings(self, h: mx.array) -> mx.array:
         """What is done to embeddings before the first layer."""
         return h
+
+
+def _through_layer(
+    layer: Any, h: mx.array, *, chunk: Chunk | RowStep, cache: Any = None, trace: Trace | None = None
+) -> mx.array:
+    projected = layer.project(h, chunk.place, chunk.valid)
+    return layer.finish(h, layer.attend(projected, chunk, cache, trace), trace)

@@ -16,6 +16,11 @@ from ..device import fuses_experts
 from .layers import MLP, HeadNorm
 from .moe import Experts
 
+# The maps that become one, by the names that a module has for them: the first that all are there.
+QKVG = ("q_proj", "k_proj", "v_proj", "gate_proj")
+QKV = QKVG[:3]
+GATE_UP = ("gate_proj", "up_proj")
+
 
 def fuse(model: nn.Module) -> nn.Module:
     """Fuse every layer of a model in place, and return it; what is fused already stays."""
@@ -29,27 +34,33 @@ def fuse_layer(layer: nn.Module) -> None:
     if "self_attn" in layer:
         attention = layer.self_attn
         if "gate_proj" in attention:
-            _join(attention, ("q_proj", "k_proj", "v_proj", "gate_proj"), "qkvg_proj")
+            _join(attention, QKVG, "qkvg_proj")
             _join_norms(attention, "qkvg_proj", ("q_norm", "k_norm"), "qk_norm")
         else:
-            _join(attention, ("q_proj", "k_proj", "v_proj"), "qkv_proj")
+            _join(attention, QKV, "qkv_proj")
             _join_norms(attention, "qkv_proj", ("q_layernorm", "k_layernorm"), "qk_layernorm")
     mlp = layer.mlp if "mlp" in layer else layer.feed_forward
     if isinstance(mlp, MLP):
-        _join(mlp, ("gate_proj", "up_proj"), "gate_up_proj")
+        _join(mlp, GATE_UP, "gate_up_proj")
         return
     experts = mlp.experts if "experts" in mlp else mlp.switch_mlp
     if not isinstance(experts, Experts):  # read into slots, which stay as they were made
         if "shared_experts" in mlp:
-            _join(mlp.shared_experts, ("gate_proj", "up_proj"), "gate_up_proj")
+            _join(mlp.shared_experts, GATE_UP, "gate_up_proj")
         return
     held = sum(array.nbytes for array in dict(tree_flatten(experts.parameters())).values())
     # by the size of all of them, where there is room for some
     is_fused = fuses_experts(held * experts.num_experts // experts.down_proj.weight.shape[0])
     if "shared_experts" in mlp and not (is_fused and _move_shared(mlp)):
-        _join(mlp.shared_experts, ("gate_proj", "up_proj"), "gate_up_proj")
+        _join(mlp.shared_experts, GATE_UP, "gate_up_proj")
     if is_fused:
-        _join(experts, ("gate_proj", "up_proj"), "gate_up_proj")
+        _join(experts, GATE_UP, "gate_up_proj")
+
+
+def joined_with(parent: nn.Module, name: str) -> tuple[str, ...]:
+    """The maps of `parent` that become one with the map `name`, that itself among them, if their formats agree."""
+    found = (names for names in (QKVG, QKV, GATE_UP) if name in names and all(each in parent for each in names))
+    return next(found, (name,))
 
 
 def _quantization(module: Any) -> tuple[int, int, str] | None:

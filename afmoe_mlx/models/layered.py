@@ -39,6 +39,8 @@ class LayeredModel(nn.Module):
     """Which of the config's layers are here, all of them unless `keep_part` was called."""
     beyond: Beyond | None
     """The layers after those, in other processes. Such a model is for one sequence at a time."""
+    recomputes: bool
+    """Whether what a layer computes is computed again for its gradient, rather than kept: less memory, more time."""
 
     def __init__(self, config: ModelConfig, model: nn.Module) -> None:
         super().__init__()
@@ -50,6 +52,7 @@ class LayeredModel(nn.Module):
         self.expert_reads = ExpertReads()
         self.part = range(config.num_hidden_layers)
         self.beyond: Beyond | None = None
+        self.recomputes = False
         self._decode_step: DecodeStep | None = None
 
     @property

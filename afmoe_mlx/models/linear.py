@@ -1,5 +1,7 @@
 """Linear maps and experts whose quantized form multiplies in the way that is fastest for its number of rows."""
 
+from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import mlx.core as mx
@@ -13,8 +15,17 @@ NVFP4_LARGEST = 6 * 448
 # Weights that are dequantized at a time, so that a large head needs no second copy of itself.
 PIECE = 1 << 24
 
+Quantization = tuple[int, int, str]  # group size, bits and mode
 
-class Linear(nn.Linear):
+
+class Adapted:
+    """What a linear map has besides its arrays while an adapter of it is trained, see `adapted`."""
+
+    lora_scale = 1.0
+    lora_dropout = 0.0
+
+
+class Linear(Adapted, nn.Linear):
     """`nn.Linear`, but for its quantized form. With `lora_a` it is adapted, see `adapted`."""
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -26,7 +37,7 @@ class Linear(nn.Linear):
         return QuantizedLinear.from_linear(self, *args, **kwargs)
 
 
-class QuantizedLinear(nn.QuantizedLinear):
+class QuantizedLinear(Adapted, nn.QuantizedLinear):
     """`nn.QuantizedLinear`, by `quantized_product`; nvfp4 may have one more scale for each output, (out,)."""
 
     @classmethod
@@ -79,12 +90,38 @@ def adapted(y: mx.array, x: mx.array, module: nn.Module) -> mx.array:
     """What a map's adapter makes of y = x W (..., out), and its bias after it.
 
     lora_a (in, r) and lora_b (r, out): a change of low rank, whose scale is in lora_b. lora_m (out,): DoRA's, what each
-    output is multiplied by.
+    output is multiplied by. In training they are in float32, the scale is `lora_scale`, `lora_dropout` is the share of
+    x that is left out, and DoRA's m (out,) are the lengths that the changed weight's rows are to have.
     """
-    y = mx.addmm(y, x @ module.lora_a, module.lora_b)
+    a, b = module.lora_a.astype(x.dtype), module.lora_b.astype(x.dtype)
+    y = mx.addmm(y, dropped(x, module) @ a, b, alpha=module.lora_scale)
     if "lora_m" in module:
         y = y * module.lora_m
+    elif "m" in module:
+        y = y * (module.m / changed_lengths(module)).astype(y.dtype)
     return y + module.bias if "bias" in module else y
+
+
+def dropped(x: mx.array, module: nn.Module) -> mx.array:
+    """What an adapter takes of x: in training a share of it is left out, and the rest made up for it."""
+    if not (module.training and module.lora_dropout):
+        return x
+    kept = 1 - module.lora_dropout
+    return mx.where(mx.random.bernoulli(kept, x.shape), x / kept, 0).astype(x.dtype)
+
+
+def changed_lengths(module: nn.Module) -> mx.array:
+    """The lengths (out,) of the rows of a map's weight and its change together, of which DoRA takes no gradient."""
+    change = module.lora_scale * (module.lora_a @ module.lora_b).T
+    return mx.stop_gradient(mx.linalg.norm(plain_weight(module).astype(mx.float32) + change, axis=1))
+
+
+def plain_weight(module: nn.Module) -> mx.array:
+    """A map's weight (out, in), or those of all experts (E, out, in), dequantized if need be."""
+    if "scales" not in module:
+        return module.weight
+    arrays = module.weight, module.scales, module.get("biases")
+    return mx.dequantize(*arrays, module.group_size, module.bits, module.mode)
 
 
 def quantized_product(x: mx.array, module: nn.Module, expert: int | None = None) -> mx.array:
@@ -92,21 +129,61 @@ def quantized_product(x: mx.array, module: nn.Module, expert: int | None = None)
 
     A global scale is left out.
     """
-    weight, scales, biases = module.weight, module.scales, module.get("biases")
+    arrays = [module.weight, module.scales, *([module.biases] if "biases" in module else [])]
     if expert is not None:
-        weight, scales, biases = weight[expert], scales[expert], None if biases is None else biases[expert]
-    size, bits, mode = module.group_size, module.bits, module.mode
-    if module.training or not dequantizes(x.size // x.shape[-1]):
-        return mx.quantized_matmul(x, weight, scales, biases, True, size, bits, mode).astype(x.dtype)
-    outputs = max(PIECE // x.shape[-1], 1)
-    parts = []
-    for start in range(0, weight.shape[0], outputs):
-        rows = slice(start, start + outputs)
-        part = mx.dequantize(
-            weight[rows], scales[rows], None if biases is None else biases[rows], size, bits, mode, dtype=x.dtype
-        )
-        parts.append(_product(x, part))
+        arrays = [array[expert] for array in arrays]
+    how = module.group_size, module.bits, module.mode
+    if dequantizes(x.size // x.shape[-1]):
+        return training_product(x, arrays, how) if module.training else dequantized_product(x, arrays, how)
+    weight, scales, *biases = arrays
+    return mx.quantized_matmul(x, weight, scales, biases[0] if biases else None, True, *how).astype(x.dtype)
+
+
+def dequantized_product(x: mx.array, arrays: Sequence[mx.array], how: Quantization) -> mx.array:
+    """x (..., in) times the transposed weight (out, in) of packed codes, scales and, if it has any, biases."""
+    parts = [_product(x, part) for _, part in _dequantized(arrays, how, x.dtype)]
     return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
+
+
+def training_product(x: mx.array, arrays: Sequence[mx.array], how: Quantization) -> mx.array:
+    """The same, whose gradient dequantizes once more: else all weights of a model would be kept for it."""
+    codes, *floats = arrays
+
+    @mx.custom_function
+    def product(x: mx.array, *floats: mx.array) -> mx.array:
+        return dequantized_product(x, [codes, *floats], how)
+
+    @product.vjp
+    def gradients(primals: tuple[mx.array, ...], cotangent: mx.array, _: mx.array) -> list[mx.array]:
+        x, *floats = primals
+        arrays = [*mx.depends([codes], [cotangent]), *floats]  # or what is dequantized may be shared, and so kept
+        parts = [cotangent[..., rows] @ part for rows, part in _dequantized(arrays, how, x.dtype)]
+        return [reduce(mx.add, parts), *_gradients_of_floats(x, cotangent, arrays, how)]
+
+    y: mx.array = product(x, *floats)  # type: ignore[assignment]
+    return y
+
+
+def _dequantized(arrays: Sequence[mx.array], how: Quantization, dtype: mx.Dtype) -> Iterator[tuple[slice, mx.array]]:
+    """A weight (out, in) a piece at a time: which rows, and the rows."""
+    outputs = max(PIECE // (arrays[0].shape[1] * 32 // how[1]), 1)
+    for start in range(0, arrays[0].shape[0], outputs):
+        rows = slice(start, start + outputs)
+        codes, scales, *biases = (array[rows] for array in arrays)
+        yield rows, mx.dequantize(codes, scales, biases[0] if biases else None, *how, dtype=dtype)
+
+
+def _gradients_of_floats(
+    x: mx.array, cotangent: mx.array, arrays: Sequence[mx.array], how: Quantization
+) -> list[mx.array]:
+    """Of scales and biases (out, groups), evaluated only where they are learned; other modes' scales cannot be."""
+    codes, scales, *biases = arrays
+    if not biases:
+        return [mx.zeros_like(scales)]
+    of_weight = cotangent.reshape(-1, cotangent.shape[-1]).T @ x.reshape(-1, x.shape[-1])
+    of_weight = of_weight.reshape(*scales.shape, -1)
+    plain = mx.dequantize(codes, mx.ones_like(scales), mx.zeros_like(scales), *how).reshape(of_weight.shape)
+    return [part.sum(axis=-1).astype(scales.dtype) for part in (of_weight * plain, of_weight)]
 
 
 def _product(x: mx.array, weight: mx.array) -> mx.array:

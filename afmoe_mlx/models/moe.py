@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from ..device import compute_dtype, dequantizes, dequantizes_experts, is_cpu
 from .layers import gated
-from .linear import NVFP4_LARGEST, quantized_product
+from .linear import NVFP4_LARGEST, Adapted, dropped, quantized_product
 
 # Rows are sorted by expert, so that each expert's weights are read once, from so many of them on, and from so many for
 # each expert there is: Metal has no faster kernel for fewer, and a batch's step no use for the sorting.
@@ -57,7 +57,7 @@ def sorts(rows: int, num_experts: int) -> bool:
     return rows >= max(SORT_FROM, SORT_FROM_PER_EXPERT * num_experts)
 
 
-class ExpertLinear(nn.Module):
+class ExpertLinear(Adapted, nn.Module):
     """One linear map an expert, stacked: weight (E, out, in)."""
 
     def __init__(self, num_experts: int, input_dims: int, output_dims: int) -> None:
@@ -77,7 +77,7 @@ class ExpertLinear(nn.Module):
         return QuantizedExpertLinear(self.weight, group_size, bits, mode, global_scale=global_scale)
 
 
-class QuantizedExpertLinear(nn.Module):
+class QuantizedExpertLinear(Adapted, nn.Module):
     """ExpertLinear with weights quantized by `mx.quantize`; nvfp4 may have one more scale for each expert."""
 
     def __init__(
@@ -157,13 +157,16 @@ def adapted_experts(
 ) -> mx.array:
     """What the adapter of all experts' maps, if there is one, makes of y, which they made of x or its rows.
 
-    lora_a (E, in, r), lora_b (E, r, out): a change of low rank of each, whose scale is in lora_b.
+    lora_a (E, in, r), lora_b (E, r, out): a change of low rank of each, whose scale is in lora_b, or in `lora_scale`.
     """
     if "lora_a" not in module:
         return y
     dtype = compute_dtype(x.dtype)
     a, b = module.lora_a.astype(dtype), module.lora_b.astype(dtype)
-    z = mx.gather_mm(x.astype(dtype), a, lhs_indices=rows, rhs_indices=experts, sorted_indices=ordered)
+    x = dropped(x, module).astype(dtype)
+    z = mx.gather_mm(x, a, lhs_indices=rows, rhs_indices=experts, sorted_indices=ordered)
+    if module.lora_scale != 1:
+        z = z * module.lora_scale
     return y + mx.gather_mm(z, b, rhs_indices=experts, sorted_indices=ordered).astype(y.dtype)
 
 

@@ -28,6 +28,8 @@ class Question:
     """Whether an answer may hold several calls of tools; if not, it ends with the first."""
     top_logprobs: int | None = None
     """How many of the likeliest tokens are told with each; 0: the token alone; None: no log-probabilities."""
+    tells_progress: bool = False
+    """Whether updates tell how far the prompt is read."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,17 @@ class Finish:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a prompt is read, in tokens."""
+
+    total: int
+    cached: int
+    """Of the total, those that were known and not run."""
+    read: int
+    """Of the total, those that were known included."""
+
+
+@dataclass(frozen=True)
 class Update:
     """What comes next of one of the answers: `index` is that of its question."""
 
@@ -67,6 +80,8 @@ class Update:
     """Of the tokens of content whose text is in the deltas so far, and was not in those before."""
     finish: Finish | None = None
     """With the last."""
+    progress: Progress | None = None
+    """Before the first token, if it was asked for, when more of the prompt has been read."""
 
 
 @dataclass
@@ -116,6 +131,11 @@ class Service(Protocol):
     """When it was loaded, in seconds since 1970."""
     context: int
     """Tokens of a prompt and its answer, at most."""
+
+    @property
+    def defaults(self) -> Mapping[str, float]:
+        """How an answer is made whose question says nothing of it: options of `stream_generate`."""
+        ...
 
     async def ask(self, questions: Sequence[Question], call: Call) -> Answering:
         """Take questions on, once they are rendered, checked and admitted. RequestError if they are not."""

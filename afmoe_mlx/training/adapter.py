@@ -85,7 +85,7 @@ def _of_mlx_lm(folder: Path, raw: Mapping[str, Any]) -> Adapter:
     changes = {}
     for path, names in parts.items():
         a, b = (arrays[names[key]].astype(mx.float32) for key in ("lora_a", "lora_b"))
-        if a.ndim == 3:  # of experts: (E, r, in) and (E, out, r)
+        if a.ndim == b.ndim == 3:  # of experts: (E, r, in) and (E, out, r)
             a, b = a.swapaxes(-1, -2), b.swapaxes(-1, -2)
         m = arrays[names["m"]].astype(mx.float32) if "m" in names else None
         changes[path] = LowRank(a, scale * b, m)

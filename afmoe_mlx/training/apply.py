@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ..errors import AdapterError
 from ..models import ARCHITECTURES, CausalLM
-from ..models.linear import Linear, QuantizedLinear
+from ..models.linear import Linear, QuantizedLinear, plain_weight
 from ..models.moe import ExpertLinear, QuantizedExpertLinear
 from ..values import listed
 from .adapter import Adapter, LowRank, read_adapter
@@ -19,11 +19,15 @@ def adapting(paths: Sequence[str | Path], scale: float = 1.0) -> Callable[[Causa
     """What `load_model` is to do with a model before it is fused: add adapters, each `scale` times, to one another."""
 
     def adapt(model: CausalLM) -> None:
-        kind = next(name for name, (config, _) in ARCHITECTURES.items() if isinstance(model.config, config))
         for path in paths:
-            apply(model, read_adapter(path, kind), scale)
+            apply(model, read_adapter(path, model_type_of(model)), scale)
 
     return adapt
+
+
+def model_type_of(model: CausalLM) -> str:
+    """The architecture's name, as in `config.json`."""
+    return next(name for name, (config, _) in ARCHITECTURES.items() if isinstance(model.config, config))
 
 
 def apply(model: CausalLM, adapter: Adapter, scale: float = 1.0) -> None:
@@ -54,7 +58,7 @@ def _checked(adapter: Adapter, path: str, module: nn.Module) -> LowRank:
     expected = (*experts, width), (*experts, out)
     if experts and len(a) == 3 and a[0] > experts[0]:
         raise AdapterError(f"{adapter.folder}: {path}: an adapter of experts needs all of them in memory")
-    if (*a[:-2], a[-2]) != expected[0] or (*b[:-2], b[-1]) != expected[1] or a[-1] != b[-2]:
+    if (a[:-1], (*b[:-2], *b[-1:])) != expected or a[-1:] != b[-2:-1]:
         raise AdapterError(f"{adapter.folder}: {path} has shapes {a} and {b}: expected {width} in, {out} out")
     if change.magnitude is not None:
         if experts or change.magnitude.shape != (out,) or "global_scale" in module:
@@ -72,16 +76,8 @@ def _add(module: nn.Module, change: LowRank, dtype: mx.Dtype, scale: float) -> N
         a, b = mx.concatenate([module.lora_a, a], axis=-1), mx.concatenate([module.lora_b, b], axis=-2)
     module.lora_a, module.lora_b = a, b
     if change.magnitude is not None:
-        changed = _plain(module).astype(mx.float32) + (change.a @ (scale * change.b)).T
+        changed = plain_weight(module).astype(mx.float32) + (change.a @ (scale * change.b)).T
         module.lora_m = (change.magnitude / mx.linalg.norm(changed, axis=1)).astype(dtype)
-
-
-def _plain(module: nn.Module) -> mx.array:
-    """A linear map's weight (out, in), dequantized if need be."""
-    if "scales" not in module:
-        return module.weight
-    arrays = module.weight, module.scales, module.get("biases")
-    return mx.dequantize(*arrays, module.group_size, module.bits, module.mode)
 
 
 def _replaced(model: CausalLM, adapter: Adapter) -> dict[str, mx.array]:

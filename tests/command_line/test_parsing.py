@@ -117,8 +117,8 @@ def test_an_option_there_is_not_is_answered_with_the_nearest_in_one_line(path: t
         (["convert", "--hf-path", "x", "-q", "-d"], "choose --quantize, --recipe or --dequantize, one of them;"),
         (["cache", "trim", "--max-bytes", "-1"], "--max-bytes is -1: expected 0 or more;"),
         (
-            ["convert", "--hf-path", "x", "--adapter-path", "y"],
-            "--adapter-path: adapters are for generate, chat, serve, bench and eval",
+            ["doctor", "--adapter-path", "y"],
+            "--adapter-path: adapters are for generate, chat, serve, bench, eval, info, convert and fuse",
         ),
         (["generate", "-p", "x", "--pipeline"], "--pipeline: one model on several machines is --hosts FILE"),
         (["chat", "--no\nsuch"], "no option --no such;"),

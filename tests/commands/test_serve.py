@@ -1,16 +1,26 @@
 """`afmoe-mlx serve`: what is typed or kept in config.toml, and what the server makes of it."""
 
+import webbrowser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from afmoe_mlx.command_line import browser
 from afmoe_mlx.command_line.configuration import configuration_file
 from afmoe_mlx.command_line.requests.serving import ServeRequest, byte_size, duration
 from afmoe_mlx.commands import serve
 from afmoe_mlx.server.http.settings import Settings
 from helpers.command_line import run
+
+
+def _raises(error: Exception) -> Callable[[str], bool]:
+    def raising(address: str) -> bool:
+        raise error
+
+    return raising
 
 
 @pytest.fixture
@@ -104,3 +114,41 @@ def test_a_folder_is_called_by_its_own_name(tmp_path: Path, monkeypatch: pytest.
 def test_options_that_need_another_are_refused() -> None:
     with pytest.raises(typer.BadParameter, match="--kv-bits"):
         ServeRequest(kv_group_size=64)
+
+
+def test_what_opens_the_page_and_what_leaves_it_out_contradict_each_other() -> None:
+    with pytest.raises(typer.BadParameter, match="--no-page"):
+        ServeRequest(open=True, no_page=True)
+
+
+@pytest.mark.parametrize(
+    ("address", "opened"),
+    [
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://0.0.0.0:81", "http://localhost:81"),
+        ("http://[::]:81", "http://localhost:81"),
+        ("http://[::1]:81", "http://[::1]:81"),
+    ],
+)
+def test_the_page_is_opened_where_a_browser_finds_it(
+    address: str, opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", found.append)
+    monkeypatch.setenv("BROWSER", "any")
+    browser.open_page(address).join()
+    assert found == [opened]
+
+
+@pytest.mark.parametrize("opens", [lambda address: False, _raises(webbrowser.Error("none"))])
+@pytest.mark.parametrize("display", ["", ":0"])
+def test_without_a_browser_a_line_says_where_the_page_is(
+    opens: Any, display: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(webbrowser, "open", opens if display else pytest.fail)
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("BROWSER", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISPLAY", display)
+    browser.open_page("http://127.0.0.1:8080").join()
+    assert capsys.readouterr().err == "--open: there is no browser here: open http://127.0.0.1:8080\n"

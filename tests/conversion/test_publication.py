@@ -207,6 +207,13 @@ def test_a_card_says_what_was_made_of_what_and_how(model: Path) -> None:
     }
 
 
+def test_a_card_names_what_was_merged_and_is_then_of_a_finetune(model: Path) -> None:
+    text = card(model, adapters=["facts", "style"])
+    assert "| Adapter | `facts`, `style` |" in text
+    assert "with an adapter merged" in text
+    assert (metadata_load(model / "README.md") or {})["base_model_relation"] == "finetune"
+
+
 def test_a_card_carries_the_sources_license_language_and_tags(model: Path) -> None:
     inherited = {"license": "apache-2.0", "language": ["en", "de"], "tags": ["moe", "mlx"], "base_model": "x/y"}
     card(model, inherited=inherited | {"widget": [{"text": "hi"}], "license_name": "a\nb: c", "license_link": 7})

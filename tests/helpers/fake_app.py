@@ -12,6 +12,7 @@ from afmoe_mlx.server.engine.engine import EngineState
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.http.app import App
 from afmoe_mlx.server.http.settings import Settings
+from afmoe_mlx.server.page.page import File
 from afmoe_mlx.server.question import Call
 
 HEALTHY = EngineState(
@@ -107,5 +108,5 @@ def error_body(error: RequestError) -> dict[str, Any]:
 ECHO = Endpoint("/v1/echo", EchoBody, Echo, handle, error_body)
 
 
-def make_app(desk: Desk | None = None, **settings: Any) -> App:
-    return App(desk or Desk(), [ECHO], Settings(**settings))  # type: ignore[arg-type]
+def make_app(desk: Desk | None = None, *, page: Mapping[str, File] | None = None, **settings: Any) -> App:
+    return App(desk or Desk(), [ECHO], Settings(**settings), page=page)  # type: ignore[arg-type]

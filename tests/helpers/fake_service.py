@@ -1,13 +1,13 @@
 """A service without a model, that answers what a test wants, or fails where it wants."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 from afmoe_mlx.messages import AnswerReader, CallEnd, ContentDelta, Delta
 from afmoe_mlx.server.errors import RequestError
-from afmoe_mlx.server.question import Call, Finish, Question, TokenLogprob, Update
+from afmoe_mlx.server.question import Call, Finish, Progress, Question, TokenLogprob, Update
 from afmoe_mlx.tokenizer import Tokenizer
 
 
@@ -27,11 +27,14 @@ class FakeService:
     failure: RequestError | None = None
     """Ends the answers after `fails_after` updates."""
     fails_after: int = 0
+    read: Sequence[Progress] = ()
+    """Told of the first prompt before its answer, if it was asked for."""
     pause: float = 0.0
     """Seconds before each update."""
     name: str = "tiny"
     created: int = 1_700_000_000
     context: int = 4096
+    defaults: Mapping[str, float] = field(default_factory=lambda: {"temperature": 0.5, "max_tokens": 100})
     asked: list[Question] = field(default_factory=list)
     ended: list[Call] = field(default_factory=list)
     """Calls whose block was left."""
@@ -65,6 +68,8 @@ class FakeAnswering:
 
     async def __aiter__(self) -> AsyncIterator[Update]:
         service, told = self.service, 0
+        for progress in service.read if self.questions[0].tells_progress else ():
+            yield Update(0, progress=progress)
         for index, question in enumerate(self.questions):
             text = service.texts[index % len(service.texts)]
             reader = AnswerReader(service.tokenizer, question.tools or ())

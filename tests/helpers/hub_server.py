@@ -161,6 +161,7 @@ class _Handler(Uploads, BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")  # as repositories, all alike
         headers = self.headers
         if path != "/api/agent-harnesses":  # the library asks once a process, for its user agent
             self.hub.requests.append(Request(self.command, path, headers.get("Authorization"), headers.get("Range")))

@@ -1,5 +1,7 @@
 """Quantized products give the same whichever way they are computed."""
 
+from functools import reduce
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -80,6 +82,50 @@ def test_rows_in_order_of_their_experts_give_what_the_kernel_gives(
     found = layer(x, experts, ordered=True)
     kernel_only(monkeypatch)
     assert mx.allclose(found, layer(x, experts, ordered=True), atol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "group_size", "bits"), MODES)
+@pytest.mark.parametrize("piece", [1 << 24, 64 * 7])
+def test_gradients_in_training_are_those_of_the_kernel(
+    mode: str, group_size: int, bits: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the input, and by scales and biases where they are numbers to learn."""
+    monkeypatch.setattr(linear, "PIECE", piece)
+    layer = Linear(64, 48, bias=False).to_quantized(group_size, bits, mode)
+    layer.train()
+    x, weights = (mx.random.normal((2, 10, n), key=mx.random.key(n)) for n in (64, 48))
+    learned = {name: layer[name] for name in ("scales", "biases") if mode == "affine"}
+
+    def gradients() -> list[mx.array]:
+        def loss(x: mx.array, learned: dict[str, mx.array]) -> mx.array:
+            layer.update(learned)
+            return (layer(x) * weights).sum()
+
+        of_x, of_learned = mx.grad(loss, argnums=(0, 1))(x, learned)
+        layer.update(learned)
+        return [of_x, *of_learned.values()]
+
+    found = gradients()
+    kernel_only(monkeypatch)
+    for gradient, expected in zip(found, gradients(), strict=True):
+        assert mx.linalg.norm(gradient - expected) < 2e-6 * mx.linalg.norm(expected)
+
+
+def test_no_dequantized_weight_is_kept_for_a_gradient() -> None:
+    """A long chain of maps takes no more memory than a short one."""
+
+    def peak(maps: int) -> int:
+        layers = [Linear(512, 512, bias=False).to_quantized(64, 4) for _ in range(maps)]
+        for layer in layers:
+            layer.train()
+        x = mx.ones((8, 512))
+        mx.eval(x, [layer.parameters() for layer in layers])
+        held = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(mx.grad(lambda x: reduce(lambda h, layer: layer(h), layers, x).sum())(x))
+        return mx.get_peak_memory() - held
+
+    assert peak(8) < 1.5 * peak(2)
 
 
 @pytest.mark.parametrize("model_type", ["afmoe", "lfm2_moe"])

@@ -29,7 +29,7 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertRequest:
+class ConvertRequest(AdapterOptions):
     """Convert a model to MLX files, quantized with -q or by a recipe. Killed, the same command continues.
 
     No built-in recipe quantizes routers, which decide the experts that answer.
@@ -69,6 +69,11 @@ class ConvertRequest:
     calibrate_routed: Annotated[
         bool, typer.Option("--calibrate-routed", help="Each expert sees only the tokens routed to it, to compare.")
     ] = False
+    adapter_path: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Merge an adapter, of mlx-lm or PEFT, into the weights; several add up."),
+    ] = None
+    adapter_scale: AdapterScale = None
     dtype: Annotated[
         Dtype | None,
         typer.Option(
@@ -97,6 +102,7 @@ class ConvertRequest:
 
     def __post_init__(self) -> None:
         """BadParameter for options that contradict each other, or do nothing without another."""
+        self.check_adapters()
         self._check_quantization()
         if self.calibrate is not None and not (self.quantize or self.recipe is not None):
             raise typer.BadParameter("--calibrate needs --quantize or --recipe")
@@ -115,6 +121,64 @@ class ConvertRequest:
             raise typer.BadParameter("choose --recipe, or --q-bits, --q-group-size and --q-mode, not both")
         if gives_format and not self.quantize:
             raise typer.BadParameter("--q-bits, --q-group-size and --q-mode need --quantize")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseRequest(AdapterOptions):
+    """Merge adapters into a model's weights, and write a model. Killed, the same command continues.
+
+    Quantized weights that an adapter changes are quantized anew, each as it was, which rounds them a second time.
+    """
+
+    model: Annotated[str, typer.Option(help=MODEL_HELP + " demo is the built-in one.")]
+    adapter_path: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Its adapter, of mlx-lm or PEFT; several add up; adapters if none is given."),
+    ] = None
+    adapter_scale: AdapterScale = None
+    save_path: Annotated[str, typer.Option(help="The folder to write; it must not exist yet.")] = "fused_model"
+    original: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="What --model was quantized from, to merge into, and quantize it then as --model is, or by --recipe.",
+        ),
+    ] = None
+    recipe: Annotated[
+        str | None, typer.Option(help="Quantize plain weights by 4bit, mixed_3_6, … or a TOML file, as convert does.")
+    ] = None
+    dequantize: Annotated[
+        bool, typer.Option("--dequantize", "--de-quantize", help="Write plain weights, in the Hub's layout.")
+    ] = False
+    revision: Revision = None
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the model at --save-path, and give up another unfinished merge."),
+    ] = False
+    upload_repo: Annotated[
+        str | None, typer.Option(help="Upload the result as owner/name on the Hub, with a model card.")
+    ] = None
+    as_json: AsJson = False
+
+    def __post_init__(self) -> None:
+        """BadParameter for options that contradict each other."""
+        if self.dequantize and (self.original is not None or self.recipe is not None):
+            raise typer.BadParameter("--dequantize makes plain weights of --model's: leave out --original and --recipe")
+
+    def as_conversion(self, model: str) -> ConvertRequest:
+        """The conversion that it is, but for a recipe that is another model's; model: a folder or `owner/name`."""
+        return ConvertRequest(
+            hf_path=self.original or model,
+            mlx_path=self.save_path,
+            recipe=self.recipe,
+            adapter_path=self.adapter_path or ["adapters"],
+            adapter_scale=self.adapter_scale,
+            dequantize=self.dequantize,
+            revision=None if self.original else self.revision,
+            overwrite=self.overwrite,
+            upload_repo=self.upload_repo,
+            as_json=self.as_json,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,9 +32,15 @@ class InfoRequest:
     ] = None
     kv_bits: KVBits = None
     experts_in_memory: ExpertsInMemory = None
+    adapter_path: AdapterPath = None
     hosts: HostsFile = None
     revision: Revision = None
     as_json: AsJson = False
+
+    def __post_init__(self) -> None:
+        """BadParameter for options that cannot be together."""
+        if self.adapter_path and self.hosts is not None:
+            raise typer.BadParameter("--adapter-path is for a model on one host: leave out --hosts")
 
 
 @dataclass(frozen=True, kw_only=True)

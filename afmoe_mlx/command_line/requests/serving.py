@@ -106,6 +106,8 @@ class ServeRequest(CacheOptions):
     any_model_name: Annotated[bool, typer.Option("--any-model-name", help="Answer whatever model a request names.")] = (
         False
     )
+    open: Annotated[bool, typer.Option("--open", help="Open the page in the browser once it answers.")] = False
+    no_page: Annotated[bool, typer.Option("--no-page", help="Answer programs alone: no page at /.")] = False
     log_json: Annotated[bool, typer.Option("--log-json", help="Log a JSON object for each request.")] = False
     chat_template: ChatTemplate = None
     chat_template_config: ChatTemplateConfig = None
@@ -128,6 +130,8 @@ class ServeRequest(CacheOptions):
         """BadParameter for options that do nothing without another."""
         self.check_kv()
         self.check_load()
+        if self.open and self.no_page:
+            raise typer.BadParameter("--open opens the page, which --no-page leaves out: choose one")
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from ...messages import CallEnd, ContentDelta, Delta, ReasoningDelta
 from ...tokenizer import Tokenizer
 from ..errors import RequestError
 from ..question import Call, Finish, TokenLogprob, Update
-from .jobs import Job, Piece
+from .jobs import Job, Piece, PromptRead, Told
 from .rendering import Rendered
 
 
@@ -28,7 +28,7 @@ class Answers:
     ) -> None:
         """rows, needed: the job's. cancel: lets go of it, whether it is over or not, or of one of its answers."""
         self._call, self._cancel = call, cancel
-        self._told: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
+        self._told: asyncio.Queue[Told] = asyncio.Queue()
         self._readings = {i: _Reading(i, question, tokenizer) for i, question in enumerate(questions)}
         self.prompt_tokens, self.cached_tokens = len(questions[0].prompt), 0
         longest = max(question.most_tokens for question in questions)
@@ -52,6 +52,9 @@ class Answers:
                 self._readings, self._call.reason = {}, told.code or str(told.status)
                 raise told
             if (reading := self._readings.get(told.index)) is None:  # it has been ended, and this was under way
+                continue
+            if isinstance(told, PromptRead):
+                yield Update(told.index, progress=told.progress)
                 continue
             update = reading.update(told)
             self._count(told, update.finish)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import RequestError
-from ..question import TokenLogprob
+from ..question import Progress, TokenLogprob
 from .rendering import Rendered
 
 
@@ -29,6 +29,18 @@ class Piece:
     """If it was asked for."""
 
 
+@dataclass(frozen=True)
+class PromptRead:
+    """More of the prompt of one of a job's answers."""
+
+    index: int
+    """Of its question."""
+    progress: Progress
+
+
+Told = Piece | PromptRead | RequestError
+
+
 @dataclass(eq=False)
 class Job:
     """A request on its way through the engine."""
@@ -42,11 +54,11 @@ class Job:
     """Bytes that they may come to need."""
     longest: int
     """Tokens that one of them may come to have, with its prompt."""
-    tell: Callable[[Piece | RequestError], None]
+    tell: Callable[[Told], None]
     """Called in the event loop's thread; after an error nothing more comes."""
     open: int = 0
     """Answers that have been begun and are not over."""
     is_over: bool = False
 
 
-Delivery = list[tuple[Job, Piece | RequestError]]
+Delivery = list[tuple[Job, Told]]

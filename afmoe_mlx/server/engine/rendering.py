@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import ContextFullError, InputError
 from ...generation import CONSTRAINT, NO_LIMIT, ConstraintOptions, Plan, check_options, check_token_ids, encode_prompt
 from ...messages import AnswerReader, for_template
-from ...messages.reasoning import opened_by
+from ...messages.reasoning import OPEN, closing_of, opened_by
 from ...messages.tool_formats import format_of
 from ...models import ModelConfig
 from ...tokenizer import Tokenizer
@@ -30,6 +30,7 @@ class Rendered:
     """What of the answer the prompt holds already; None: the answer is a text, and read as nothing else."""
     top_logprobs: int | None
     parallel_tool_calls: bool = True
+    tells_progress: bool = False
 
     @property
     def rules(self) -> ConstraintOptions:
@@ -99,7 +100,15 @@ class Renderer:
         if question.prompt is None:
             last = question.messages[-1]
             beginning = _text(last) if question.continues else opened_by(self._tokenizer, prompt)
-        return Rendered(prompt, options, tools or (), beginning, question.top_logprobs, question.parallel_tool_calls)
+        return Rendered(
+            prompt,
+            options,
+            tools or (),
+            beginning,
+            question.top_logprobs,
+            question.parallel_tool_calls,
+            question.tells_progress,
+        )
 
     def prepare(self, rendered: Sequence[Rendered]) -> None:
         """Make constraints for once: no answer that is being written is to wait for what they need, or fail by them."""
@@ -172,10 +181,14 @@ def _held(question: Question) -> tuple[Any, ...]:
 
 
 def _text(message: Mapping[str, Any]) -> str:
-    """The text of an answer that is gone on with."""
+    """The text of an answer that is gone on with, its reasoning first, which is open if nothing follows it."""
     content = message.get("content")
     if isinstance(content, list | tuple) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)
     if message.get("role") != "assistant" or not isinstance(content, str):
         raise InputError("the last message is no answer with a text: only such a one can be gone on with")
-    return content
+    reasoning = message.get("reasoning_content")
+    if not reasoning:
+        return content
+    begun = OPEN + ("" if reasoning.startswith("\n") else "\n") + reasoning
+    return begun + closing_of(reasoning) + content if content else begun

@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from ... import device
 from ...cache import PrefixStore
 from ...errors import InputError
-from ...generation import MAX_ROWS
+from ...generation import MAX_ROWS, SamplingOptions
 from ...models import CausalLM
 from ...tokenizer import Tokenizer
 from ..errors import failure, unavailable
@@ -33,6 +33,16 @@ T = TypeVar("T")
 MAX_TOKENS = 4096
 # Requests of each owner that may wait.
 MAX_QUEUE = 64
+# What is told of how an answer is made whose question says nothing of it.
+TOLD = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
 # Seconds that answers may be delayed by prompts between two steps.
 PREFILL_SLICE = 0.25
 # Tokens of a block of the prefix store: what a second turn reads anew is less than one, and what is new.
@@ -79,7 +89,7 @@ class ModelService:
         self.name, self.created = name, int(time.time())
         self.context = model.config.max_position_embeddings
         max_rows = max_rows if model.takes_batches else 1
-        self._tokenizer, self._max_rows = tokenizer, max_rows
+        self._tokenizer, self._max_rows, self._max_tokens = tokenizer, max_rows, max_tokens
         mx.eval(model.parameters())  # the engine's thread could not evaluate what another has begun
         self._memory = _memory_for(model)
         self._renderer = Renderer(
@@ -134,6 +144,12 @@ class ModelService:
         await asyncio.to_thread(self._engine.join, STOPPING)
         for pool in (self._workers, self._waiters):
             pool.shutdown(wait=False)
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """Those of the model's generation_config.json, and the tokens that an answer may have."""
+        chosen = SamplingOptions.from_generation_config(self._tokenizer.generation_config)
+        return {name: getattr(chosen, name) for name in TOLD} | {"max_tokens": self._max_tokens}
 
     def state(self) -> EngineState:
         """What the engine is doing, now."""

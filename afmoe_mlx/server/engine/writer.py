@@ -1,7 +1,7 @@
 """`Writer`: the answers that are being written, as tokens of their jobs. For the engine's thread."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 
@@ -10,9 +10,9 @@ from ...generation import BatchAnswer, BatchAnswers, GenerationChunk
 from ...models import CausalLM
 from ...tokenizer import Tokenizer
 from ..errors import RequestError, failure
-from ..question import TokenLogprob
+from ..question import Progress, TokenLogprob
 from .admission import Held
-from .jobs import Delivery, Job, Piece
+from .jobs import Delivery, Job, Piece, PromptRead
 
 
 class EngineError(Exception):
@@ -39,6 +39,7 @@ class Writer:
             model, tokenizer, max_rows=max_rows, chunk_seconds=chunk_seconds, on_layer=on_layer
         )
         self._rows: dict[BatchAnswer, tuple[Job, int]] = {}
+        self._unread: dict[BatchAnswer, int] = {}  # whose progress is told, with the tokens that were read when it was
 
     @property
     def rows(self) -> int:
@@ -65,6 +66,7 @@ class Writer:
             self._answers.remove(*begun)
             raise
         self._rows |= {answer: (job, index) for index, answer in enumerate(begun)}
+        self._unread |= {answer: 0 for answer, asked in zip(begun, job.questions, strict=True) if asked.tells_progress}
         job.open = len(begun)
 
     def end(self, job: Job, index: int | None = None) -> None:
@@ -72,6 +74,7 @@ class Writer:
         rows = [answer for answer, row in self._rows.items() if row[0] is job and index in (None, row[1])]
         for answer in rows:
             del self._rows[answer]
+            self._unread.pop(answer, None)
         job.open -= len(rows)
         job.is_over = not job.open
         self._answers.remove(*rows)
@@ -82,7 +85,8 @@ class Writer:
         made = self._answers.step()
         if self._answers.failures > failures:
             raise EngineError from next((what for _, what in made if isinstance(what, Exception)), None)
-        return [told for answer, what in made if (told := self._told(answer, what)) is not None]
+        told = [told for answer, what in made if (told := self._told(answer, what)) is not None]
+        return [*told, *self._progress()]
 
     def flush(self) -> None:
         """Wait until the disk has all prefixes that it shall have."""
@@ -93,6 +97,17 @@ class Writer:
         if self._store is not None and owner not in self._stores:
             self._stores[owner] = self._store.for_owner(owner)
         return self._stores.get(owner)
+
+    def _progress(self) -> Iterator[tuple[Job, PromptRead]]:
+        """How far prompts are read, of which there is more than there was."""
+        for answer, before in list(self._unread.items()):
+            request, (job, index) = answer.request, self._rows[answer]
+            if request.read_tokens > before:
+                self._unread[answer] = request.read_tokens
+                progress = Progress(len(request.prompt), request.cached_tokens, request.read_tokens)
+                yield job, PromptRead(index, progress)
+            if request.read_tokens == len(request.prompt):
+                del self._unread[answer]
 
     def _told(self, answer: BatchAnswer, what: GenerationChunk | Exception) -> tuple[Job, Piece | RequestError] | None:
         if answer not in self._rows:  # its job has ended with another of its answers

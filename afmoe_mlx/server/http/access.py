@@ -39,6 +39,18 @@ class Access:
             return
         raise RequestError(403, "pages of this origin may not ask: see --cors-origin", code="origin_not_allowed")
 
+    def check_site(self, headers: Headers, method: str) -> None:
+        """Refuse what another page has a browser ask without naming its origin, as for its images, scripts and frames.
+
+        Links may lead here: a window of its own shows a page nothing. Browsers tell of it where they trust the way:
+        on this machine, and by TLS.
+        """
+        if "origin" in headers or headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+            return
+        is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        if not (is_link and method == "GET"):
+            raise RequestError(403, "pages of other sites may not ask: see --cors-origin", code="origin_not_allowed")
+
     def allows(self, origin: str) -> bool:
         """Whether --cors-origin names it."""
         return origin in self._origins or "*" in self._origins

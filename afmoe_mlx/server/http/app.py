@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 from uuid import uuid4
@@ -17,6 +17,7 @@ from ..endpoint import Endpoint, EventStream
 from ..engine.engine import EngineState
 from ..errors import RequestError
 from ..openai.errors import error_body
+from ..page.page import File
 from ..question import Call, Service
 from . import metrics, openapi
 from .access import Access
@@ -27,6 +28,8 @@ from .reading import ClientGoneError, check, check_model, read_json
 from .settings import Settings
 from .watching import until_gone
 
+# The route of the page's files, which the log has no lines of.
+PAGE = "/page"
 # What is said of a client that went away, by the status that proxies use for it.
 GONE = 499
 
@@ -42,19 +45,33 @@ class ToldService(Service, Protocol):
 
 
 class App:
-    """One model, by the protocols of `endpoints`, with /health, /metrics and /openapi.json."""
+    """One model, by the protocols of `endpoints`, with /health, /metrics and /openapi.json.
 
-    def __init__(self, service: ToldService, endpoints: Sequence[Endpoint], settings: Settings) -> None:
+    page: files by their paths, which need no key.
+    """
+
+    def __init__(
+        self,
+        service: ToldService,
+        endpoints: Sequence[Endpoint],
+        settings: Settings,
+        *,
+        page: Mapping[str, File] | None = None,
+    ) -> None:
         self._service, self._endpoints, self._settings = service, endpoints, settings
         self._access = Access(settings)
         self._metrics = metrics.Metrics(service.state)
         self._forms = {endpoint.path: endpoint.error for endpoint in endpoints}
         own = {"/health": self._health, "/metrics": self._tell_metrics, "/openapi.json": self._describe}
+        self._page = page or {}
+        self._open = {"/health", *self._page}
         self._paths = {*self._forms, *own}
         routes = [Route(path, _Handler(path, handle), methods=["GET"]) for path, handle in own.items()]
         for endpoint in endpoints:
             answer = _Handler(endpoint.path, partial(self._answer, endpoint))
             routes.append(Route(endpoint.path, answer, methods=[endpoint.method]))
+        for path, file in self._page.items():
+            routes.append(Route(path, _Handler(PAGE, partial(self._show, file)), methods=["GET"]))
         self._router = Router(routes, redirect_slashes=False, default=_nothing_here)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +98,8 @@ class App:
             call.seconds = time.perf_counter() - call.began
             status = GONE if exchange.status is None else exchange.status
             self._metrics.count(call, status)
-            log_request(call, status, as_json=self._settings.log_json)
+            if call.route != PAGE or status >= 400:
+                log_request(call, status, as_json=self._settings.log_json)
 
     async def _admit(self, exchange: Exchange) -> None:
         """Check who asks, then answer."""
@@ -90,9 +108,10 @@ class App:
             raise RequestError(426, "no WebSocket here: ask by HTTP", code="upgrade_required")
         self._access.check_host(headers)
         self._access.check_origin(headers)
+        self._access.check_site(headers, scope["method"])
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             return await exchange.bytes(204, b"", {})
-        if scope["path"] != "/health":
+        if scope["path"] not in self._open:
             exchange.call.owner = self._access.owner(headers)
         try:
             await self._router(scope, exchange.receive, _unused)
@@ -137,6 +156,9 @@ class App:
 
     async def _tell_metrics(self, exchange: Exchange) -> None:
         await exchange.bytes(200, self._metrics.text(), {"content-type": metrics.CONTENT_TYPE})
+
+    async def _show(self, file: File, exchange: Exchange) -> None:
+        await exchange.bytes(*file.response(exchange.headers))
 
     async def _describe(self, exchange: Exchange) -> None:
         await exchange.json(200, openapi.document(self._endpoints, has_keys=bool(self._settings.keys)))

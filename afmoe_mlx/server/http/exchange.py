@@ -37,7 +37,8 @@ class Exchange:
 
     async def bytes(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         """Respond with what is complete."""
-        await self._start(status, {**headers, "content-length": str(len(body))})
+        length = {} if status in (204, 304) else {"content-length": str(len(body))}
+        await self._start(status, {**headers, **length})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def stream(self, stream: EventStream) -> None:

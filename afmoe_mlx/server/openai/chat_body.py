@@ -33,6 +33,7 @@ class ChatBody(AnswerBody):
     modalities: Several[Literal["text"]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: Flag | None = None
+    return_progress: Flag | None = None
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -45,6 +46,12 @@ class ChatBody(AnswerBody):
     def _asks_for_logprobs(self) -> Self:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_for_progress(self) -> Self:
+        if self.return_progress and not self.stream:
+            raise ValueError("return_progress needs stream: true")
         return self
 
     @property
@@ -70,6 +77,7 @@ class ChatBody(AnswerBody):
                 template_variables=template_variables(self.reasoning_effort) | (self.chat_template_kwargs or {}),
                 continues=bool(self.continue_final_message),
                 parallel_tool_calls=self.parallel_tool_calls is not False,
+                tells_progress=bool(self.return_progress),
                 top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             )
             for choice in range(self.answers)

@@ -21,7 +21,10 @@ class ModelBody(Body):
 
 
 class Model(BaseModel):
-    """A model. max_model_len, max_input_tokens, max_tokens: of a prompt and its answer, a prompt, an answer."""
+    """A model. max_model_len, max_input_tokens, max_tokens: of a prompt and its answer, a prompt, an answer.
+
+    defaults: how an answer is made where its request says nothing of it.
+    """
 
     id: str
     object: Literal["model"]
@@ -34,6 +37,7 @@ class Model(BaseModel):
     max_model_len: int
     max_input_tokens: int
     max_tokens: int
+    defaults: dict[str, float]
 
 
 class Models(BaseModel):
@@ -71,6 +75,7 @@ def model(service: Service) -> dict[str, Any]:
         "max_model_len": service.context,
         "max_input_tokens": service.context - 1,
         "max_tokens": service.context,
+        "defaults": dict(service.defaults),
     }
 
 

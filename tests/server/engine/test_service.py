@@ -1,6 +1,7 @@
 """The service over a real engine: answers are those alone, and what cannot be answered is a clear error."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from afmoe_mlx.api import DEMO
 from afmoe_mlx.models import CausalLM
 from afmoe_mlx.server.engine.service import ModelService
 from afmoe_mlx.server.errors import ContextLengthError, RequestError
-from afmoe_mlx.server.question import Question
+from afmoe_mlx.server.question import Progress, Question
 from afmoe_mlx.tokenizer import Tokenizer
 from helpers.asking import (
     CALLED,
@@ -90,6 +91,50 @@ def test_an_answer_that_was_begun_is_gone_on_with(scripted: tuple[CausalLM, Toke
     rendered = service(scripted)._renderer.render([begun])[0]
     assert scripted[1].decode(rendered.prompt).endswith("<|im_start|>assistant\nIt")
     assert rendered.beginning == "It"
+
+
+def test_of_reasoning_that_was_begun_the_rest_is_reasoning_until_content_follows(
+    scripted: tuple[CausalLM, Tokenizer],
+) -> None:
+    for content, beginning in [("", "<think>\nWhat"), ("It", "<think>\nWhat\n</think>\n\nIt")]:
+        said = {"role": "assistant", "content": content, "reasoning_content": "What"}
+        begun = Question(messages=[{"role": "user", "content": "?"}, said], continues=True)
+        rendered = service(scripted)._renderer.render([begun])[0]
+        assert scripted[1].decode(rendered.prompt).endswith(f"<|im_start|>assistant\n{beginning}")
+        reader = rendered.reader(scripted[1])
+        assert reader is not None
+        assert reader.is_reasoning == (not content)
+
+
+def test_how_far_a_prompt_is_read_is_told_before_its_answer(scripted: tuple[CausalLM, Tokenizer]) -> None:
+    question = Question(prompt=[1] * 1300, options={"max_tokens": 2}, tells_progress=True)
+
+    async def told(service: ModelService, question: Question) -> tuple[list[Progress], bool]:
+        async with await service.ask([question], call()) as answers:
+            updates = [update async for update in answers]
+        is_first = [update.progress is not None for update in updates]
+        return [one.progress for one in updates if one.progress], is_first == sorted(is_first, reverse=True)
+
+    async def all_of_them(service: ModelService) -> list[tuple[list[Progress], bool]]:
+        return [await told(service, one) for one in (question, question, replace(question, tells_progress=False))]
+
+    (first, _), (again, _), (silent, _) = found = run(service(scripted), all_of_them)
+    assert all(comes_first for _, comes_first in found)
+    assert len(first) > 1
+    assert [one.read for one in first] == sorted({one.read for one in first})
+    assert {(one.total, one.cached) for one in first} == {(1300, 0)}
+    assert first[-1].read == 1300
+    assert again == [Progress(1300, again[0].cached, 1300)]
+    assert 1200 < again[0].cached < 1300
+    assert silent == []
+
+
+def test_what_is_told_of_the_defaults_is_what_answers_are_made_with(tmp_path: Path) -> None:
+    folder = scripted_folder(tmp_path / "m", [CALLED])
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.3, "top_k": 5}')
+    defaults = service(load(folder), max_tokens=7).defaults
+    assert (defaults["temperature"], defaults["top_k"], defaults["max_tokens"]) == (0.3, 5, 7)
+    assert (defaults["top_p"], defaults["repetition_penalty"]) == (1.0, 1.0)
 
 
 def test_logprobs_are_those_of_the_contents_tokens(scripted: tuple[CausalLM, Tokenizer]) -> None:

@@ -77,3 +77,45 @@ def test_the_keys_alone_are_let_in_each_as_someone_else(keys: list[str], other: 
             access.owner({"x-api-key": other, "authorization": f"Bearer {other}"})
     with pytest.raises(RequestError):
         access.owner({"authorization": keys[0]})
+
+
+LINK = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "may"),
+    [
+        ({}, "POST", True),  # no browser
+        ({"sec-fetch-site": "none", **LINK}, "GET", True),  # typed
+        ({"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}, "POST", True),
+        ({"sec-fetch-site": "cross-site", **LINK}, "GET", True),  # a link
+        ({"sec-fetch-site": "same-site", **LINK}, "GET", True),
+        ({"sec-fetch-site": "cross-site", **LINK}, "POST", False),  # a form
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}, "GET", False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}, "GET", False),
+        ({"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"}, "GET", False),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, "POST", False),
+    ],
+)
+def test_another_sites_page_has_a_browser_ask_for_nothing(headers: dict[str, str], method: str, may: bool) -> None:
+    access = Access(Settings())
+    if may:
+        access.check_site(headers, method)
+    else:
+        with pytest.raises(RequestError) as caught:
+            access.check_site(headers, method)
+        assert (caught.value.status, caught.value.code) == (403, "origin_not_allowed")
+
+
+def test_a_page_of_an_allowed_site_may_ask_though_it_is_another() -> None:
+    headers = {
+        "sec-fetch-site": "cross-site",
+        "sec-fetch-mode": "cors",
+        "origin": "https://a.example",
+        "host": "localhost",
+    }
+    access = Access(Settings(cors_origins=("https://a.example",)))
+    access.check_origin(headers)
+    access.check_site(headers, "POST")
+    with pytest.raises(RequestError):
+        Access(Settings()).check_origin(headers)

@@ -234,3 +234,11 @@ def test_the_log_has_a_line_a_request_without_what_was_said(log_json: bool, caps
         assert json.loads(third)["reason"] == "invalid_api_key"
     else:
         assert "/v1/echo 200 in 10 (4 known) out 3 first 0.50 s" in first
+
+
+def test_what_another_sites_page_has_a_browser_ask_for_is_refused() -> None:
+    app, theirs = make_app(), {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}
+    for method, path in (("GET", "/health"), ("GET", "/metrics"), ("POST", "/v1/echo")):
+        refused = ask(app, method, path, SAID, **theirs)
+        assert (refused.status, refused.error["code"]) == (403, "origin_not_allowed")
+    assert ask(app, "POST", "/v1/echo", SAID, sec_fetch_site="same-origin").status == 200

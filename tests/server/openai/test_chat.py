@@ -14,7 +14,7 @@ from afmoe_mlx.server import sse
 from afmoe_mlx.server.errors import RequestError
 from afmoe_mlx.server.openai.chat import CHAT, ChatCompletion
 from afmoe_mlx.server.openai.chat_body import ChatBody
-from afmoe_mlx.server.question import Call
+from afmoe_mlx.server.question import Call, Progress
 from helpers.endpoints import ask, data, events
 from helpers.fake_engine import FakeTokenizer
 from helpers.fake_service import FakeService
@@ -373,3 +373,21 @@ def test_a_request_that_contradicts_itself_is_refused_by_name(fields: dict[str, 
         ask(CHAT, service(), **HELLO, **fields)
     assert refused.value.status == 400
     assert refused.value.param == param
+
+
+def test_a_stream_tells_how_far_the_prompt_is_read_if_it_is_asked_to() -> None:
+    read = [Progress(9, 2, 5), Progress(9, 2, 9)]
+    chunks = data(events(CHAT, service("Yes.", read=read), **HELLO, return_progress=True))[:-1]
+    told = [chunk["prompt_progress"] for chunk in chunks if "prompt_progress" in chunk]
+    assert [(one["total"], one["cache"], one["processed"]) for one in told] == [(9, 2, 5), (9, 2, 9)]
+    assert all(one["time_ms"] >= 0 for one in told)
+    usage = {"stream_options": {"include_usage": True}}
+    *others, last = data(events(CHAT, service("Yes.", read=read), **HELLO, **usage, return_progress=True))[:-1]
+    assert all(passed >= 0 for passed in (last["timings"]["prompt_ms"], last["timings"]["predicted_ms"]))
+    assert not any("timings" in chunk for chunk in others)
+    assert "timings" not in data(events(CHAT, service("Yes."), **HELLO, **usage))[-2]
+    assert added_up(chunks)[0]["content"] == "Yes."
+    silent = data(events(CHAT, service("Yes.", read=read), **HELLO))[:-1]
+    assert not any("prompt_progress" in chunk for chunk in silent)
+    with pytest.raises(ValidationError, match="stream"):
+        ChatBody.model_validate({**HELLO, "return_progress": True})

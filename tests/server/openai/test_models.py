@@ -19,6 +19,7 @@ def test_the_list_of_models_has_the_one_that_is_served() -> None:
     found = ask(MODELS, service)
     assert found["data"] == [ask(MODEL, service, model="org/tiny")]
     Models.model_validate(found)
+    assert found["data"][0]["defaults"] == service.defaults
     assert found["data"][0].keys() == Model.model_fields.keys()
     assert {found["data"][0]["id"], found["first_id"], found["last_id"]} == {"org/tiny"}
     assert found["has_more"] is False

@@ -1,0 +1,64 @@
+"""Optimizers and schedules of the learning rate, by mlx-lm's names."""
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers
+
+from ..errors import InputError
+from ..values import listed, shown
+
+
+class OptimizerName(StrEnum):
+    """Those of mlx_lm.lora."""
+
+    adam = "adam"
+    adamw = "adamw"
+    muon = "muon"
+    sgd = "sgd"
+    adafactor = "adafactor"
+
+
+CLASSES = {
+    OptimizerName.adam: mlx.optimizers.Adam,
+    OptimizerName.adamw: mlx.optimizers.AdamW,
+    OptimizerName.muon: mlx.optimizers.Muon,
+    OptimizerName.sgd: mlx.optimizers.SGD,
+    OptimizerName.adafactor: mlx.optimizers.Adafactor,
+}
+SCHEDULES = ("cosine_decay", "exponential_decay", "linear_schedule", "step_decay")
+
+
+def make_optimizer(
+    name: OptimizerName,
+    learning_rate: float,
+    schedule: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> mlx.optimizers.Optimizer:
+    """An optimizer with its options; schedule: mlx-lm's `lr_schedule`, in place of the learning rate."""
+    if learning_rate <= 0:
+        raise InputError(f"learning_rate is {learning_rate}: expected more than 0")
+    rate = learning_rate if schedule is None else _scheduled(schedule)
+    try:
+        return CLASSES[name](learning_rate=rate, **(options or {}))
+    except TypeError as error:
+        raise InputError(f"optimizer_config.{name}: {error}") from None
+
+
+def _scheduled(schedule: Mapping[str, Any]) -> Callable[[mx.array], mx.array]:
+    if strange := schedule.keys() - {"name", "arguments", "warmup", "warmup_init"}:
+        raise InputError(f"lr_schedule has {listed(strange)}: expected name, arguments, warmup, warmup_init")
+    name, arguments = schedule.get("name"), schedule.get("arguments")
+    if name not in SCHEDULES or not isinstance(arguments, list) or not arguments:
+        expected = f"one of {', '.join(SCHEDULES)} with a list of arguments, the first learning rate first"
+        raise InputError(f"lr_schedule is {shown(name)} of {shown(arguments)}: expected {expected}")
+    try:
+        made = getattr(mlx.optimizers, name)(*arguments)
+        if not (steps := schedule.get("warmup", 0)):
+            return made
+        rising = mlx.optimizers.linear_schedule(schedule.get("warmup_init", 0.0), arguments[0], steps)
+        return mlx.optimizers.join_schedules([rising, made], [steps + 1])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"lr_schedule: {error}") from None
