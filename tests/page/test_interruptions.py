@@ -17,7 +17,7 @@ def test_an_answer_cut_by_a_reload_goes_on_from_what_was_on_the_page(tab: Tab, m
     assert [message["content"] for message in rest.question.messages] == ["Tell me a story.", "Once upon "]
     rest.say("a time.")
     rest.end()
-    expect(tab.figures).to_contain_text("tokens")
+    expect(tab.figures).to_contain_text("token")
     expect(tab.answers).to_have_text(["Once upon a time."])
 
 
@@ -25,7 +25,7 @@ def test_reasoning_cut_by_a_reload_goes_on(tab: Tab, model: LiveService) -> None
     tab.ask("Think.")
     cut = model.answer()
     cut.think("First ")
-    expect(tab.page.locator("details.reasoning summary")).to_have_text("Reasoning … 1 words")
+    expect(tab.page.locator("details.reasoning summary")).to_have_text("Reasoning … 1 word")
     tab.page.reload()
     rest = model.answer()
     assert rest.question.messages[-1] == {"role": "assistant", "content": "", "reasoning_content": "First "}
@@ -54,7 +54,7 @@ def test_an_answer_whose_tab_was_closed_is_broken_off_and_goes_on_when_it_is_tol
     assert rest.question.messages[-1]["content"] == "Once upon "
     rest.say("a time.")
     rest.end()
-    expect(tab.figures).to_contain_text("tokens")
+    expect(tab.figures).to_contain_text("token")
     expect(tab.answers).to_have_text(["Once upon a time."])
 
 
@@ -104,5 +104,5 @@ def test_a_server_that_is_away_in_mid_answer_is_waited_for(tab: Tab, model: Live
     assert rest.question.messages[-1]["content"] == "Once upon "
     rest.say("a time.")
     rest.end()
-    expect(tab.figures).to_contain_text("tokens")
+    expect(tab.figures).to_contain_text("token")
     expect(tab.answers).to_have_text(["Once upon a time."])
