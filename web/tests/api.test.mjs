@@ -14,6 +14,7 @@ const CHUNKS = [
   { choices: [{ delta: {}, finish_reason: 'length', violation: 'short' }] },
   {
     choices: [],
+    timings: { prompt_ms: 500, predicted_ms: 250 },
     usage: {
       prompt_tokens: 9,
       completion_tokens: 4,
@@ -30,7 +31,7 @@ const PIECES = [
   { call: { index: 0, id: 'c', name: 'f', arguments: '' } },
   { call: { index: 0, id: undefined, arguments: '{}' } },
   { finish: 'length', violation: 'short' },
-  { usage: { prompt: 9, cached: 2, tokens: 4, reasoning: 1 } },
+  { usage: { prompt: 9, cached: 2, tokens: 4, reasoning: 1, first: 0.5, seconds: 0.25 } },
 ];
 let asked = [];
 

@@ -76,6 +76,7 @@ async def handle(service: Service, body: ChatBody, call: Call) -> Handled:
             call,
             answers=body.answers,
             includes_usage=body.includes_usage,
+            tells_progress=bool(body.return_progress),
         )
         return EventStream(await sse.begun(chunks.events(answering)), chunks.alive)
     answers = await collect(answering)
@@ -114,8 +115,12 @@ def _call(name: str, arguments: str = "") -> dict[str, Any]:
 class ChatChunks(Chunks):
     """Chunks of a chat completion."""
 
-    def __init__(self, head: Mapping[str, Any], call: Call, *, answers: int, includes_usage: bool) -> None:
-        super().__init__(head, call, prompts=1, answers=answers, includes_usage=includes_usage)
+    def __init__(
+        self, head: Mapping[str, Any], call: Call, *, answers: int, includes_usage: bool, tells_progress: bool
+    ) -> None:
+        super().__init__(
+            head, call, prompts=1, answers=answers, includes_usage=includes_usage, tells_progress=tells_progress
+        )
         self._deltas = [_Deltas() for _ in range(answers)]
 
     def begin(self, index: int) -> Iterator[dict[str, Any]]:

@@ -18,13 +18,21 @@ class Chunks(ABC):
     """Makes the events of a request's answers.
 
     head: what all chunks have. prompts, answers: how many there are, each prompt with as many answers. call: their
-    request's.
+    request's. tells_progress: whether the tokens at the end are told with the times that they took.
     """
 
     def __init__(
-        self, head: Mapping[str, Any], call: Call, *, prompts: int, answers: int, includes_usage: bool
+        self,
+        head: Mapping[str, Any],
+        call: Call,
+        *,
+        prompts: int,
+        answers: int,
+        includes_usage: bool,
+        tells_progress: bool = False,
     ) -> None:
-        self._head, self._call, self._includes_usage = head, call, includes_usage
+        self._head, self._call = head, call
+        self._includes_usage, self._tells_progress = includes_usage, tells_progress
         self._open = list(range(prompts * answers))
         self._finishes: dict[int, Finish] = {}
         self._answers = answers
@@ -51,7 +59,8 @@ class Chunks(ABC):
             for index in self._open:  # clients wait for it, and an answer that broke off is not whole
                 yield self._event([self.choice(index, "length")])
         if self._includes_usage:
-            yield self._event([], usage_body(self._usage(answering)))
+            timings = self._timings() if self._tells_progress else {}
+            yield self._event([], usage_body(self._usage(answering)), timings)
         yield sse.event(DONE)
 
     @abstractmethod
@@ -81,7 +90,7 @@ class Chunks(ABC):
 
     def _told(self, update: Update) -> Iterator[str]:
         if update.progress is not None:
-            yield self._event([self.choice(update.index)], progress=update.progress)
+            yield self._event([self.choice(update.index)], None, {"prompt_progress": self._progress(update.progress)})
         for choice in self.choices(update):
             yield self._event([choice])
         if update.finish is not None:
@@ -89,22 +98,26 @@ class Chunks(ABC):
             self._open.remove(update.index)
             yield self._event([self.end(update.index, update.finish)])
 
+    def _progress(self, progress: Progress) -> dict[str, int]:
+        """As llama.cpp's server tells it, and so `_timings`."""
+        passed = round(1000 * (time.perf_counter() - self._call.began))
+        return {"total": progress.total, "cache": progress.cached, "processed": progress.read, "time_ms": passed}
+
+    def _timings(self) -> dict[str, Any]:
+        call = self._call
+        passed = time.perf_counter() - call.began
+        first = passed if call.first_token is None else call.first_token
+        times = {"prompt_ms": first, "predicted_ms": passed - first}
+        return {"timings": {name: round(1000 * seconds, 1) for name, seconds in times.items()}}
+
     def _event(
         self,
         choices: list[dict[str, Any]],
         usage: dict[str, Any] | None = None,
-        *,
-        progress: Progress | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> str:
-        told: dict[str, Any] = {"usage": usage} if self._includes_usage else {}
-        if progress is not None:  # as llama.cpp's server tells it
-            told["prompt_progress"] = {
-                "total": progress.total,
-                "cache": progress.cached,
-                "processed": progress.read,
-                "time_ms": round(1000 * (time.perf_counter() - self._call.began)),
-            }
-        return sse.event({**self._head, "choices": choices, **told})
+        told = {"usage": usage} if self._includes_usage else {}
+        return sse.event({**self._head, "choices": choices, **told, **(more or {})})
 
 
 @dataclass(frozen=True)

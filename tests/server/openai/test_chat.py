@@ -381,6 +381,11 @@ def test_a_stream_tells_how_far_the_prompt_is_read_if_it_is_asked_to() -> None:
     told = [chunk["prompt_progress"] for chunk in chunks if "prompt_progress" in chunk]
     assert [(one["total"], one["cache"], one["processed"]) for one in told] == [(9, 2, 5), (9, 2, 9)]
     assert all(one["time_ms"] >= 0 for one in told)
+    usage = {"stream_options": {"include_usage": True}}
+    *others, last = data(events(CHAT, service("Yes.", read=read), **HELLO, **usage, return_progress=True))[:-1]
+    assert all(passed >= 0 for passed in (last["timings"]["prompt_ms"], last["timings"]["predicted_ms"]))
+    assert not any("timings" in chunk for chunk in others)
+    assert "timings" not in data(events(CHAT, service("Yes."), **HELLO, **usage))[-2]
     assert added_up(chunks)[0]["content"] == "Yes."
     silent = data(events(CHAT, service("Yes.", read=read), **HELLO))[:-1]
     assert not any("prompt_progress" in chunk for chunk in silent)

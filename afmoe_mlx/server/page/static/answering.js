@@ -186,8 +186,8 @@ class Clock {
       tokens: asked ? total - prompt : this.ticks,
       total,
       reasoning: (usage?.reasoning ?? 0) + (before?.reasoning ?? 0),
-      first: before?.first ?? (this.#first - this.#began) / 1000,
-      seconds: (this.#last - this.#first) / 1000 + (before?.seconds ?? 0),
+      first: before?.first ?? usage?.first ?? (this.#first - this.#began) / 1000,
+      seconds: (usage?.seconds ?? (this.#last - this.#first) / 1000) + (before?.seconds ?? 0),
       about: !usage || undefined,
     };
   }

@@ -117,7 +117,7 @@ function errorOf(status, told, retryAfter) {
 }
 
 /** @param {any} chunk Of OpenAI's stream. @returns {Generator<Piece>} */
-function* pieces({ choices, usage, prompt_progress: progress }) {
+function* pieces({ choices, usage, timings, prompt_progress: progress }) {
   if (progress) yield { progress };
   for (const { delta, finish_reason: finish, violation } of choices) {
     if (delta.reasoning_content) yield { reasoning: delta.reasoning_content };
@@ -129,7 +129,8 @@ function* pieces({ choices, usage, prompt_progress: progress }) {
     const { prompt_tokens: prompt, completion_tokens: tokens } = usage;
     const cached = usage.prompt_tokens_details.cached_tokens;
     const reasoning = usage.completion_tokens_details.reasoning_tokens;
-    yield { usage: { prompt, cached, tokens, reasoning } };
+    const times = timings && { first: timings.prompt_ms / 1000, seconds: timings.predicted_ms / 1000 };
+    yield { usage: { prompt, cached, tokens, reasoning, ...times } };
   }
 }
 

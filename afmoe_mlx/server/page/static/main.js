@@ -212,9 +212,10 @@ const ALT = {
 };
 
 document.addEventListener('keydown', (event) => {
-  if (event.defaultPrevented || event.isComposing || document.querySelector('dialog[open], :popover-open')) return;
+  if (event.defaultPrevented || event.isComposing || document.querySelector('dialog[open]')) return;
   const isTyping = event.target instanceof Element && event.target.matches('input, textarea, select');
   const { altKey, ctrlKey, metaKey, code, key } = event;
+  if (key === 'Escape' && document.querySelector(':popover-open')) return;
   const isTyped = isTyping && key.length === 1 && !/[a-z]/i.test(key); // a Mac's Option+S is ß
   if (altKey && !ctrlKey && !metaKey && ALT[code] && !isTyped) ALT[code]();
   else if (key === 'Escape' && document.body.classList.contains('side')) showSide(false);

@@ -69,8 +69,6 @@ export class MessageView {
     this.element.classList.toggle('waits', isWritten && !content && !reasoning);
     this.#reasoning.show(reasoning, lengthOf(reasoning, figures, isWritten && !content), !isWritten);
     if (role === 'assistant') this.#text.show(content, !isWritten);
-    else if (role === 'tool')
-      this.#content.replaceChildren(callBlock(`Result of ${message.name ?? 'a tool'}`, content));
     else this.#showWritten(message);
     this.#showCalls(message);
     if (!isWritten || content || reasoning) this.progress(null);
@@ -130,9 +128,13 @@ export class MessageView {
     area.setSelectionRange(area.value.length, area.value.length);
   }
 
-  /** What the user wrote, as it was written. @param {Message} message */
-  #showWritten({ content, files = [] }) {
-    if (this.#content.hasChildNodes()) return; // a user's message stays as it is: edited, it is another
+  /** What the user or a tool wrote, as it was written: it stays as it is. @param {Message} message */
+  #showWritten({ role, name, content, files = [] }) {
+    if (this.#content.hasChildNodes()) return;
+    if (role === 'tool') {
+      this.#content.append(callBlock(`Result of ${name ?? 'a tool'}`, content));
+      return;
+    }
     const attached = files.map(({ name, text }) => {
       const summary = make('summary', { dir: 'auto' }, icon('attach'), name);
       return make('details', { class: 'file' }, summary, make('pre', { tabindex: 0, dir: 'auto' }, text));

@@ -78,7 +78,15 @@
  * @property {{index: number, id?: string, name?: string, arguments?: string}} [call]
  * @property {string} [finish] "stop", "length" or "tool_calls".
  * @property {string} [violation] What it falls short of in its schema.
- * @property {{prompt: number, cached: number, tokens: number, reasoning: number}} [usage]
+ * @property {Usage} [usage]
+ *
+ * @typedef {object} Usage An answer's figures, as `Figures`, by the server.
+ * @property {number} prompt
+ * @property {number} cached
+ * @property {number} tokens
+ * @property {number} reasoning
+ * @property {number} [first]
+ * @property {number} [seconds]
  */
 
 export {};
