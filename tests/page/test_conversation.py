@@ -165,3 +165,23 @@ def test_the_command_serves_the_page_and_a_second_turn_reuses_the_first(tab: Tab
         expect(other.answers).to_have_text(["It is blue, all of it.", "Dark."])
         expect(other.figures).to_have_text(re.compile("[1-9][0-9]* of [0-9]+ reused"))
         other.close()
+
+
+def test_an_edited_answer_is_another_version_and_is_gone_on_with(tab: Tab, model: LiveService) -> None:
+    model.texts = ["It is blue."]
+    tab.ask("Sky?")
+    expect(tab.figures).to_contain_text("token")
+    tab.button("Edit answer").click()
+    area = tab.page.get_by_label("Edited message")
+    area.fill("It is gr")
+    area.press("Control+Enter")
+    expect(tab.answers).to_have_text(["It is gr"])
+    model.answer()
+    tab.button("Continue").click()
+    rest = model.answer()
+    assert rest.question.messages[-1]["content"] == "It is gr"
+    rest.say("een.")
+    rest.end()
+    expect(tab.answers).to_have_text(["It is green."])
+    tab.page.get_by_role("button", name="Earlier version").first.click()
+    expect(tab.answers).to_have_text(["It is blue."])
