@@ -109,14 +109,14 @@ function say(words) {
 
 /** @param {string | null} id */
 async function open(id) {
-  document.body.classList.remove('side');
+  showSide(false);
   const isNew = id === null && chat.conversation.leaf === null;
-  if (isNew) composer.focus();
+  // before what takes its time, in which the user may have gone on to somewhere else
+  if (isNew || matchMedia('(hover: hover)').matches) composer.focus();
   if (isNew || id === chat.conversation.id) return;
   conversation.follow();
   await chat.open(id);
   conversation.follow();
-  if (matchMedia('(hover: hover)').matches) composer.focus();
 }
 
 /** @param {Conversation} target @param {string} title */
@@ -243,7 +243,7 @@ pick.addEventListener('change', async () => {
   await importFiles([...(pick.files ?? [])]);
   pick.value = '';
 });
-addEventListener('hashchange', () => open(location.hash.slice(1) || null));
+addEventListener('hashchange', ({ newURL }) => open(new URL(newURL).hash.slice(1) || null)); // the address may be another by now
 
 server.onkey = async () => {
   const key = await askKey(sessionStorage.getItem('key') !== null);
