@@ -262,9 +262,10 @@ export class Chat {
 
   /** @param {string} id */
   async #rereadMessage(id) {
-    if (this.#answers.has(id)) return;
     const message = await this.store.message(id);
-    if (message?.conversation !== this.conversation.id) return;
+    const answering = this.#answers.get(id);
+    if (answering && message?.state === 'cut') await answering.save(); // another tab had to wait too long for a word
+    if (answering || message?.conversation !== this.conversation.id) return;
     this.thread.put(message);
     this.listener.changed(message);
   }
