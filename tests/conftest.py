@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from helpers.hub_server import FakeHub
+
+settings.register_profile("untimed", deadline=None)  # of busy cores
+settings.load_profile("untimed")
 
 os.environ["XDG_CONFIG_HOME"] = str(Path(__file__).parent / "no-configuration")  # not that of who runs the tests
 

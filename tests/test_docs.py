@@ -202,7 +202,6 @@ def test_the_index_has_every_page() -> None:
 
 @each_page
 def test_every_command_that_is_shown_is_one_of_the_program(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(ROOT / "tests" / "no-configuration"))
     for block in blocks(page, "bash"):
         for line in commands_of(block):
             assert refused(line, monkeypatch) is None, line

@@ -51,10 +51,10 @@ def breaks(line: str, width: int) -> list[int]:
             chance, used_at_chance = start, used
         if used and used + cells > width and not cluster.isspace():
             last = offsets[-1] if offsets else 0
-            at, gone = (chance, used_at_chance) if chance > last else (start, used)
-            if line[last:at].strip():  # never a line of the indentation alone
-                offsets.append(at)
-                used -= gone
+            is_inside = bool(line[last:chance].strip())  # not after the indentation, which the word stays behind
+            at, gone = (chance, used_at_chance) if is_inside else (start, used)
+            offsets.append(at)
+            used -= gone
         used += cells
         before = cluster
     return offsets

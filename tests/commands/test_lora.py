@@ -87,7 +87,7 @@ def test_mlx_lm_reads_what_is_trained_alike(model_type: str, kind: str, data: Pa
     folder = tiny_folder(tmp_path / "model", model_type, **FOR_MLX_LM[model_type])
     experts = ["--experts", "--router"] if kind == "lora" else []
     adapter = tmp_path / "adapter"
-    options = ("--fine-tune-type", kind, *experts, "--num-layers", 3)
+    options = ("--fine-tune-type", kind, *experts, "--num-layers", 3, "--learning-rate", "2e-3")
     result = lora(folder, "--train", "--data", data, "--adapter-path", adapter, *FAST, *options)
     assert result.code == 0, result.err
     ids = tokens(2, 12)

@@ -1,7 +1,12 @@
 """A conversation in the browser: asked, stopped, edited, asked again, gone on with, set up, found again."""
 
+import re
+from pathlib import Path
+
 from afmoe_mlx.server.errors import RequestError
 from helpers.live_service import LiveService
+from helpers.scripted import scripted_folder
+from helpers.serving import serve
 from helpers.tab import Tab, expect
 
 
@@ -32,7 +37,7 @@ def test_a_stopped_answer_is_kept_and_gone_on_with(tab: Tab, model: LiveService)
     assert rest.question.messages[-1] == {"role": "assistant", "content": "Once upon "}
     rest.say("a time.")
     rest.end()
-    expect(tab.figures).to_contain_text("tokens")
+    expect(tab.figures).to_contain_text("token")
     expect(tab.answers).to_have_text(["Once upon a time."])
 
 
@@ -120,7 +125,7 @@ def test_conversations_are_found_renamed_deleted_and_brought_back(tab: Tab, mode
     for question in ("About the sea", "About the wood"):
         tab.button("New conversation").click()
         tab.ask(question)
-        expect(tab.figures).to_contain_text("tokens")
+        expect(tab.figures).to_contain_text("token")
     expect(tab.conversations).to_have_text(["About the wood", "About the sea"])
     tab.page.get_by_label("Search conversations").fill("WHALES")
     expect(tab.conversations).to_have_text(["About the sea"])
@@ -148,3 +153,35 @@ def test_code_is_coloured_and_copied_as_it_is(tab: Tab, model: LiveService) -> N
     tab.page.get_by_role("button", name="Copy code").click()
     expect(tab.page.locator("button.done")).to_be_visible()
     assert tab.page.evaluate("navigator.clipboard.readText()") == "print('hi')"
+
+
+def test_the_command_serves_the_page_and_a_second_turn_reuses_the_first(tab: Tab, tmp_path: Path) -> None:
+    folder = scripted_folder(tmp_path / "scripted", ["It is **blue**, all of it.", "<think>\nHm.\n</think>\n\nDark."])
+    with serve(str(folder)) as server:
+        other = tab.another(server.url)
+        other.ask("The sky above the world? " * 10)
+        expect(other.answer.locator("strong")).to_have_text("blue")
+        other.ask("At night?")
+        expect(other.answers).to_have_text(["It is blue, all of it.", "Dark."])
+        expect(other.figures).to_have_text(re.compile("[1-9][0-9]* of [0-9]+ reused"))
+        other.close()
+
+
+def test_an_edited_answer_is_another_version_and_is_gone_on_with(tab: Tab, model: LiveService) -> None:
+    model.texts = ["It is blue."]
+    tab.ask("Sky?")
+    expect(tab.figures).to_contain_text("token")
+    tab.button("Edit answer").click()
+    area = tab.page.get_by_label("Edited message")
+    area.fill("It is gr")
+    area.press("Control+Enter")
+    expect(tab.answers).to_have_text(["It is gr"])
+    model.answer()
+    tab.button("Continue").click()
+    rest = model.answer()
+    assert rest.question.messages[-1]["content"] == "It is gr"
+    rest.say("een.")
+    rest.end()
+    expect(tab.answers).to_have_text(["It is green."])
+    tab.page.get_by_role("button", name="Earlier version").first.click()
+    expect(tab.answers).to_have_text(["It is blue."])

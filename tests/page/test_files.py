@@ -32,7 +32,7 @@ def test_an_exported_conversation_is_imported_as_the_same(tab: Tab, model: LiveS
     answer.say("Let me <see>:")
     answer.call("clock", '{"zone": "UTC"}')
     answer.end()
-    expect(tab.figures).to_contain_text("tokens")
+    expect(tab.figures).to_contain_text("token")
     exported = tab.exported("JSON")
     tab.import_conversation(tmp_path, **json.loads(exported))
     expect(tab.conversations).to_have_count(2)
@@ -52,7 +52,7 @@ def test_the_terminal_chats_export_is_imported_and_gone_on_with(tab: Tab, model:
     model.texts = ["Dark."]
     tab.import_conversation(tmp_path, **json.loads(as_json(messages, model="tiny", settings={"temperature": 0.25})))
     expect(tab.answers).to_have_text(["Blue."])
-    expect(tab.page.locator("details.reasoning summary")).to_have_text("Reasoning, 1 words")
+    expect(tab.page.locator("details.reasoning summary")).to_have_text("Reasoning, 1 word")
     tab.ask("At night?")
     expect(tab.answers).to_have_text(["Blue.", "Dark."])
     question = model.answer().question

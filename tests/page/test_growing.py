@@ -75,3 +75,27 @@ def test_the_context_is_told_of_and_warned_of_before_it_is_full(tab: Tab, model:
         expect(warning).to_be_visible(visible=is_warned)
     other.message.fill("x" * 4000)
     expect(other.page.get_by_text("more than the context has room for")).to_be_visible()
+
+
+def test_the_newest_is_followed_until_the_user_goes_up(tab: Tab, model: LiveService) -> None:
+    tab.ask("Long?")
+    first = model.answer()
+    first.say("line\n\n" * 60)
+    expect(tab.answer.locator("p")).to_have_count(60)
+    tab.settle()
+    at_end = "(one) => one.scrollHeight - one.scrollTop - one.clientHeight < 5"
+    scroller = tab.page.locator("#scroller")
+    assert scroller.evaluate(at_end)
+    scroller.evaluate("(one) => { one.scrollTop = 100; }")
+    expect(tab.button("To the newest")).to_be_visible()
+    first.say("line\n\n" * 5)
+    expect(tab.answer.locator("p")).to_have_count(65)
+    tab.settle()
+    assert scroller.evaluate("(one) => one.scrollTop") == 100
+    tab.button("To the newest").click()
+    assert scroller.evaluate(at_end)
+    first.say("line\n\n" * 5)
+    expect(tab.answer.locator("p")).to_have_count(70)
+    tab.settle()
+    assert scroller.evaluate(at_end)
+    first.end()

@@ -67,7 +67,7 @@ def test_what_is_written_does_nothing_wherever_it_stands(tab: Tab, model: LiveSe
     answer.say(*[text[i : i + 50] for i in range(0, len(text), 50)])
     answer.call(HOSTILE[0], json.dumps({"a": HOSTILE}))
     answer.end()
-    expect(tab.figures).to_contain_text("tokens")
+    expect(tab.figures).to_contain_text("token")
     tab.page.locator("details.reasoning summary").click()
     expect(tab.page.locator("details.reasoning .content")).to_contain_text("over everything")
     assert tab.page.locator("#messages").evaluate(FOUND) == []

@@ -7,10 +7,8 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from typer.testing import CliRunner
 
 from afmoe_mlx import convert, load_model
-from afmoe_mlx.cli import app
 from afmoe_mlx.conversion import encoder, pipeline
 from afmoe_mlx.conversion.writer import Writer
 from afmoe_mlx.errors import AdapterError, AfmoeError, ConversionError
@@ -18,6 +16,7 @@ from afmoe_mlx.training import merge
 from afmoe_mlx.training.apply import adapting
 from helpers.adapters import arrays, save, targets, theirs
 from helpers.checkpoints import golden, packed, stacked, write
+from helpers.command_line import invoke
 from helpers.converted import WIDE, config_of, contents, stored
 from helpers.experts import wide_folder
 from helpers.tiny import ARCHITECTURES, tiny_folder, tokens
@@ -60,7 +59,7 @@ def plain(weights: dict[str, mx.array], path: str, config: dict[str, Any]) -> mx
 
 
 def fuse(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["fuse", *map(str, arguments)])
+    return invoke(["fuse", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
@@ -161,7 +160,7 @@ def test_a_dry_run_tells_what_is_quantized_anew(afmoe: Path, tmp_path: Path) -> 
     adapter = adapter_of(tmp_path / "adapter", afmoe, only="o_proj")
     command = ["convert", "--hf-path", str(quantized), "--dry-run", "--json"]
     with_one = [*command, "--adapter-path", str(adapter)]
-    plain, merged = (json.loads(CliRunner().invoke(app, args).stdout) for args in (command, with_one))
+    plain, merged = (json.loads(invoke(args).stdout) for args in (command, with_one))
     assert plain == merged
 
 

@@ -7,14 +7,13 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
-from typer.testing import CliRunner
 
 from afmoe_mlx import device, load, load_model
-from afmoe_mlx.cli import app
 from afmoe_mlx.errors import FitError
 from afmoe_mlx.training.apply import adapting
 from afmoe_mlx.training.size import counting
 from helpers.adapters import arrays, save, targets
+from helpers.command_line import invoke
 from helpers.tiny import ARCHITECTURES, tiny_folder
 
 
@@ -43,7 +42,7 @@ def test_a_model_is_refused_that_fits_without_its_adapter_alone(
     adapter = adapter_of(tmp_path / "adapter", source, "afmoe")
 
     def info(*options: str) -> dict[str, Any]:
-        return json.loads(CliRunner().invoke(app, ["info", str(source), "--json", *options]).stdout)
+        return json.loads(invoke(["info", str(source), "--json", *options]).stdout)
 
     plain, adapted = info(), info("--adapter-path", str(adapter))
     assert adapted["adapter_bytes"] == adapted["needed_bytes"] - plain["needed_bytes"] > 0

@@ -178,7 +178,8 @@ def test_a_loss_in_pieces_is_the_loss(model_type: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(losses, "PIECE", 5 * model.config.vocab_size)
     parts, found_in_parts = gradient()
     assert abs(whole.item() - parts.item()) < 1e-4
-    assert differences(dict(tree_flatten(found)), dict(tree_flatten(found_in_parts))) < 1e-5
+    largest = max(mx.abs(array).max().item() for array in dict(tree_flatten(found)).values())
+    assert differences(dict(tree_flatten(found)), dict(tree_flatten(found_in_parts))) < 2e-6 * largest
 
 
 def test_pieces_hold_one_pieces_logits(monkeypatch: pytest.MonkeyPatch) -> None:

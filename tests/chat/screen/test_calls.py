@@ -2,7 +2,7 @@
 
 import json
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
@@ -33,6 +33,8 @@ def test_all_of_a_call_is_shown(name: str, value: str, width: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(texts=st.lists(texts, max_size=12), width=widths)
+@example(texts=[" 000000"], width=8)  # a word that only its indentation moves over the edge
+@example(texts=[" " * 20 + "x"], width=8)
 def test_a_result_is_folded_to_its_first_rows_and_whole_when_it_is_asked_for(texts: list[str], width: int) -> None:
     text = "\n".join(texts)
     whole, folded = (result_lines(text, width, rows=rows) for rows in (None, RESULT_ROWS))

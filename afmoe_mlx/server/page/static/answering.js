@@ -1,6 +1,7 @@
 /** An answer while it is written: asked for, saved as it comes, gone on with when the server was away. */
 
 import { ServerError } from './api.js';
+import { many } from './dom.js';
 import { hasBegun, requestFor } from './thread.js';
 
 /** @typedef {import('./types.js').Figures} Figures */
@@ -134,7 +135,7 @@ export class Answering {
   #ending() {
     const { state, figures, trouble } = this.message;
     if (state === 'failed') return `No answer: ${trouble}`;
-    const tokens = figures ? `, ${figures.tokens} tokens` : '';
+    const tokens = figures ? `, ${many(figures.tokens, 'token')}` : '';
     return `${state === 'done' ? 'Answer complete' : state === 'full' ? 'Answer at its limit' : 'Stopped'}${tokens}`;
   }
 }

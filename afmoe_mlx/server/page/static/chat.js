@@ -32,7 +32,8 @@ export function newConversation(settings = {}) {
 export class Chat {
   /** @type {Map<string, Answering>} By the ids of their messages. */ #answers = new Map();
   /** What this tab was writing when it was left, by its id. @type {Map<string, Message>} */ #left = new Map();
-  #opening = 0;
+  #loads = 0;
+  /** @type {Promise<unknown>} What is asked next waits for it. */ #opening = Promise.resolve();
   thread = new Thread();
   conversation = newConversation();
 
@@ -63,17 +64,24 @@ export class Chat {
 
   /** Open a conversation; one that is not there: a new one. @param {string | null} id */
   async open(id) {
-    this.#opening += 1;
-    const turn = this.#opening;
+    const opening = this.#load(id);
+    this.#opening = opening;
+    await this.#mend(await opening);
+  }
+
+  /** Its messages; none if another is to be opened meanwhile. @param {string | null} id @returns {Promise<Message[]>} */
+  async #load(id) {
+    this.#loads += 1;
+    const turn = this.#loads;
     const found = id === null ? undefined : await this.store.conversation(id);
     const defaults = await this.store.setting('defaults');
     const messages = found ? await this.store.messages(found.id) : [];
-    if (turn !== this.#opening) return; // another is to be opened meanwhile
+    if (turn !== this.#loads) return [];
     this.conversation = found ?? newConversation(defaults);
     const written = messages.map((message) => this.#answers.get(message.id)?.message ?? this.#newer(message));
     this.thread = new Thread(written);
     this.listener.opened();
-    await this.#mend(written);
+    return written;
   }
 
   /** A kept message, or what was on the page of it when this tab was left. @param {Message} message */
@@ -110,6 +118,7 @@ export class Chat {
 
   /** @param {string} content @param {TextFile[]} [files] */
   async send(content, files = []) {
+    await this.#opening;
     const message = this.#newMessage('user', content, this.conversation.leaf);
     if (files.length) message.files = files;
     if (!this.conversation.title) this.conversation.title = titleOf(content || files[0].name);
@@ -253,9 +262,10 @@ export class Chat {
 
   /** @param {string} id */
   async #rereadMessage(id) {
-    if (this.#answers.has(id)) return;
     const message = await this.store.message(id);
-    if (message?.conversation !== this.conversation.id) return;
+    const answering = this.#answers.get(id);
+    if (answering && message?.state === 'cut') await answering.save(); // another tab had to wait too long for a word
+    if (answering || message?.conversation !== this.conversation.id) return;
     this.thread.put(message);
     this.listener.changed(message);
   }

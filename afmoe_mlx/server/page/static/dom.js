@@ -135,3 +135,6 @@ const NUMBERS = new Intl.NumberFormat('en');
 
 /** @param {number} number */
 export const counted = (number) => NUMBERS.format(number);
+
+/** So many of what a word names. @param {number} number @param {string} word */
+export const many = (number, word) => `${counted(number)} ${word}${number === 1 ? '' : 's'}`;

@@ -15,6 +15,7 @@ import { asMarkdown, asObject, download, fileName, fromText } from './transfer.j
 /** @typedef {import('./types.js').Conversation} Conversation */
 /** @typedef {import('./types.js').Model} Model */
 
+const NARROW = matchMedia('(max-width: 48rem)'); // as in style.css
 /** @type {Model | null} */ let model = null;
 let isMeeting = false;
 const server = new Server();
@@ -109,14 +110,14 @@ function say(words) {
 
 /** @param {string | null} id */
 async function open(id) {
-  document.body.classList.remove('side');
+  showSide(false);
   const isNew = id === null && chat.conversation.leaf === null;
-  if (isNew) composer.focus();
+  // before what takes its time, in which the user may have gone on to somewhere else
+  if (isNew || matchMedia('(hover: hover)').matches) composer.focus();
   if (isNew || id === chat.conversation.id) return;
   conversation.follow();
   await chat.open(id);
   conversation.follow();
-  if (matchMedia('(hover: hover)').matches) composer.focus();
 }
 
 /** @param {Conversation} target @param {string} title */
@@ -185,10 +186,14 @@ function showSettings() {
   });
 }
 
-/** @param {boolean} [isOpen] */
+/** Show the list of conversations, or hide it, where there is no room for both. @param {boolean} [isOpen] */
 function showSide(isOpen) {
-  const shows = document.body.classList.toggle('side', isOpen);
-  byId('show-side', HTMLButtonElement).setAttribute('aria-expanded', String(shows));
+  const [before, button] = [document.body.classList.contains('side'), byId('show-side', HTMLButtonElement)];
+  const shows = document.body.classList.toggle('side', isOpen && NARROW.matches);
+  button.setAttribute('aria-expanded', String(shows));
+  byId('pane', HTMLElement).inert = shows;
+  if (shows) byId('new', HTMLButtonElement).focus();
+  else if (before) button.focus();
 }
 
 /** @type {Record<string, () => void>} */
@@ -232,6 +237,7 @@ const pick = byId('pick-import', HTMLInputElement);
 const more = byId('more', HTMLButtonElement);
 onClick('new', () => open(null));
 onClick('show-side', () => showSide());
+NARROW.addEventListener('change', () => showSide(false));
 onClick('shade', () => showSide(false));
 onClick('show-settings', showSettings);
 onClick('more', () => list.menu(chat.conversation, more));
@@ -243,7 +249,7 @@ pick.addEventListener('change', async () => {
   await importFiles([...(pick.files ?? [])]);
   pick.value = '';
 });
-addEventListener('hashchange', () => open(location.hash.slice(1) || null));
+addEventListener('hashchange', ({ newURL }) => open(new URL(newURL).hash.slice(1) || null)); // the address may be another by now
 
 server.onkey = async () => {
   const key = await askKey(sessionStorage.getItem('key') !== null);

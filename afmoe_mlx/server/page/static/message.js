@@ -1,6 +1,6 @@
 /** One message on the page, from its first piece on. */
 
-import { copy, counted, grow, icon, iconButton, make, set, write } from './dom.js';
+import { copy, counted, grow, icon, iconButton, make, many, set, write } from './dom.js';
 import { MarkdownView } from './markdown.js';
 import { hasBegun } from './thread.js';
 
@@ -17,6 +17,7 @@ import { hasBegun } from './thread.js';
  * @property {(message: Message, step: number) => void} turn To another version.
  */
 
+const SHORTEST = 0.01; // seconds of an answer of which tokens a second can be told
 const NAMES = { user: 'You', assistant: 'Answer', tool: 'Result of a tool' };
 const STATES = {
   writing: '',
@@ -227,7 +228,7 @@ function indented(text) {
 /** @param {string} reasoning @param {Figures | undefined} figures @param {boolean} isUnderWay */
 function lengthOf(reasoning, figures, isUnderWay) {
   const words = reasoning.split(/\s+/).filter(Boolean).length;
-  const length = figures?.reasoning ? `${counted(figures.reasoning)} tokens` : `${counted(words)} words`;
+  const length = figures?.reasoning ? many(figures.reasoning, 'token') : many(words, 'word');
   return isUnderWay ? `Reasoning … ${length}` : `Reasoning, ${length}`;
 }
 
@@ -235,8 +236,8 @@ function lengthOf(reasoning, figures, isUnderWay) {
 function figuresOf(figures) {
   if (!figures) return '';
   const { tokens, first, seconds, prompt, cached, about } = figures;
-  const found = [`${about ? '≈ ' : ''}${counted(tokens)} tokens`];
-  if (seconds > 0 && tokens > 1) found.push(`${((tokens - 1) / seconds).toFixed(1)} tokens/s`);
+  const found = [`${about ? '≈ ' : ''}${many(tokens, 'token')}`];
+  if (seconds > SHORTEST && tokens > 1) found.push(`${((tokens - 1) / seconds).toFixed(1)} tokens/s`);
   found.push(`first after ${first < 10 ? first.toFixed(2) : first.toFixed(0)} s`);
   if (prompt) found.push(`${counted(cached)} of ${counted(prompt)} reused`);
   return found.join(' · ');
