@@ -80,12 +80,11 @@ class _Data:
         self.valid = self._examples("valid") if request.train else []
         self.test = self._examples("test") if request.test else []
         if request.train and not self.train:
-            raise InputError(f"{request.data}: no examples in train.jsonl: expected some to learn")
+            raise InputError(f"{request.data}: no examples to learn: expected some in train.jsonl")
         if request.test and not self.test:
-            raise InputError(f"{request.data}: no examples in test.jsonl: leave out --test")
+            raise InputError(f"{request.data}: no examples to test: expected some in test.jsonl, or leave out --test")
         if request.train and not self.valid and group.rank == 0:
-            found = f"{request.data}: no examples in valid.jsonl"
-            note(f"{found}: nothing will tell whether more is learned than those in train.jsonl.")
+            note(f"{request.data}: none in valid.jsonl, to tell whether more is learned than the examples themselves.")
 
     @property
     def all(self) -> list[Example]:
@@ -102,8 +101,8 @@ class _Data:
         with progress_bar(f"reading {split}", at_least=1000) as show:
             examples = make_examples(rows, self._tokenizer, mask_prompt=self._mask_prompt, on_progress=show)
         if examples and (cut := self.batches(examples).cut) and self._group.rank == 0:
-            what = f"{cut} of {len(examples)} examples in {split}.jsonl"
-            note(f"{what} are cut: they have more than {self._options.max_seq_length} tokens, see --max-seq-length.")
+            what = f"{cut} of {len(examples)} {split} examples have more"
+            note(f"{what} than {self._options.max_seq_length} tokens and are cut there, see --max-seq-length.")
         return examples
 
 
@@ -220,8 +219,9 @@ def _train(
                 kept = event.step if isinstance(event, Wrote) else kept
     except KeyboardInterrupt:
         if group.rank == 0:
-            is_kept = f"What {kept} batches gave is kept: the same command with --resume goes on there."
-            note(f"Interrupted. {is_kept if kept else 'Nothing was saved yet, see --save-every.'}")
+            again = "--resume in place of --overwrite" if request.overwrite else "--resume"
+            said = f"What {kept} batches gave is kept: the same command with {again} goes on there."
+            note(f"Interrupted. {said if kept else 'Nothing was saved yet, see --save-every.'}")
         raise
     if group.rank == 0:
         note(

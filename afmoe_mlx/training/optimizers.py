@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -44,10 +45,9 @@ def make_optimizer(
     rate = learning_rate if schedule is None else _scheduled(schedule)
     weight = {"weight": mx.zeros((1, 1))}
     try:
-        CLASSES[name](learning_rate=rate, **(options or {})).apply_gradients(
-            weight, weight
-        )  # some fail when they are used
-        return CLASSES[name](learning_rate=rate, **(options or {}))
+        make = partial(CLASSES[name], learning_rate=rate, **(options or {}))
+        make().apply_gradients(weight, weight)  # some options fail when they are used
+        return make()
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer_config.{name}: {error}") from None
 
@@ -61,12 +61,10 @@ def _scheduled(schedule: Mapping[str, Any]) -> Callable[[mx.array], mx.array]:
         raise InputError(f"lr_schedule is {shown(name)} of {shown(arguments)}: expected {expected}")
     try:
         made = getattr(mlx.optimizers, name)(*arguments)
-        if not (steps := schedule.get("warmup", 0)):
-            made(mx.array(0))
-            return made
-        rising = mlx.optimizers.linear_schedule(schedule.get("warmup_init", 0.0), arguments[0], steps)
-        joined = mlx.optimizers.join_schedules([rising, made], [steps + 1])
-        joined(mx.array(0))
-        return joined
+        if steps := schedule.get("warmup", 0):
+            rising = mlx.optimizers.linear_schedule(schedule.get("warmup_init", 0.0), arguments[0], steps)
+            made = mlx.optimizers.join_schedules([rising, made], [steps + 1])
+        made(mx.array(0))  # some arguments fail when they are used
+        return made
     except (TypeError, ValueError) as error:
         raise InputError(f"lr_schedule: {error}") from None

@@ -237,7 +237,7 @@ def test_an_interrupted_training_says_how_to_go_on(
 def test_examples_that_are_cut_are_told(model: Path, data: Path, tmp_path: Path) -> None:
     result = lora(model, "--dry-run", "--data", data, "--max-seq-length", 50)
     assert result.code == 0
-    assert "1 of 4 examples in train.jsonl are cut: they have more than 50 tokens, see --max-seq-length." in result.err
+    assert "1 of 4 train examples have more than 50 tokens and are cut there, see --max-seq-length." in result.err
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(
