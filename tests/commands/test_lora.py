@@ -150,7 +150,7 @@ def test_a_dry_run_lists_every_map_and_loads_and_writes_nothing(
         (["--target", "q_proj", "--experts"], "the maps to train are named one by one: name those of experts or"),
         (["--learning-rate", "nan"], "learning_rate is nan: expected more than 0"),
         (["--seed", "-1"], "seed is -1: expected 0 or more"),
-        (["--optimizer-config", '{"betas": ["x", 0.9]}'], "optimizer_config.adam: "),
+        (["--optimizer", "adamw", "--optimizer-config", '{"weight_decay": "x"}'], "optimizer_config.adamw: "),
         (["--lr-schedule", '{"name": "cosine_decay", "arguments": ["x", 3]}'], "lr_schedule: "),
         (["--data", __file__], f"{__file__}: is a file: expected the folder, with train.jsonl in it"),
         (["--adapter-path", __file__], f"{__file__}: is a file: expected a folder for the adapter"),
