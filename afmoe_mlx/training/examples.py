@@ -77,10 +77,16 @@ def _check(origin: str, row: Mapping[str, Any], form: tuple[str, ...]) -> None:
         if key != "messages":
             if not isinstance(value, str):
                 raise InputError(f"{origin}: {key} is no text")
-        elif not value or not isinstance(value, list) or not all(isinstance(message, Mapping) for message in value):
+        elif not value or not isinstance(value, list) or not all(map(_is_message, value)):
             raise InputError(f"{origin}: messages: expected a list of objects with role and content")
     if not isinstance(row.get("tools"), list | None):
         raise InputError(f"{origin}: tools: expected a list of JSON schemas")
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
+        return False
+    return "content" in value or "tool_calls" in value
 
 
 def _example(
@@ -112,6 +118,8 @@ def _chat(
     messages: Sequence[Mapping[str, Any]], tools: Any, tokenizer: Tokenizer, *, mask_prompt: bool
 ) -> tuple[list[int], int]:
     """A chat's tokens, and how many of them are the prompt."""
+    if any(message.get("weight") == 0 for message in messages[-1 if mask_prompt else 0 :]):
+        raise InputError("a message has weight 0: --mask-prompt learns the last answer alone; or leave the weight out")
     plain = for_template(messages, tokenizer)
     tokens = tokenizer.apply_chat_template(plain, tools=tools)
     if not mask_prompt:

@@ -81,6 +81,14 @@ def test_messages_are_read_as_they_are_when_a_model_is_asked(tokenizer: Tokenize
     assert "None" not in read
 
 
+def test_an_answer_of_weight_0_is_not_learned(tokenizer: Tokenizer) -> None:
+    first, last = ({"role": "assistant", "content": "no", "weight": weight} for weight in (0, 1))
+    row = {"messages": [*CHAT["messages"][:1], first, *CHAT["messages"][:1], last]}
+    assert parts(tokenizer, *make_examples([("x", row)], tokenizer, mask_prompt=True))[1] == "no<|im_end|>\n"
+    with pytest.raises(InputError, match="x: a message has weight 0: --mask-prompt learns the last answer alone"):
+        make_examples([("x", row)], tokenizer)
+
+
 def test_all_of_an_answer_is_learned_where_the_template_begins_it_otherwise(tokenizer: Tokenizer) -> None:
     thinking = tokenizer.with_chat_template(TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"))
     (example,) = make_examples([("x", CHAT)], thinking, mask_prompt=True)
@@ -130,6 +138,14 @@ def test_a_text_is_learned_whole_and_ended(tokenizer: Tokenizer) -> None:
         ('{"text": "x"}', "train.jsonl:2: an object with text: expected messages, as in the first"),
         ('{"messages": "x"}', "train.jsonl:2: messages: expected a list of objects with role and content"),
         ('{"messages": []}', "train.jsonl:2: messages: expected a list of objects with role and content"),
+        (
+            '{"messages": [{"from": "human", "value": "x"}]}',
+            "train.jsonl:2: messages: expected a list of objects with ",
+        ),
+        (
+            '{"messages": [{"role": "user"}]}',
+            "train.jsonl:2: messages: expected a list of objects with role and content",
+        ),
         ('{"messages": [3]}', "train.jsonl:2: messages: expected a list of objects with role and content"),
         ('{"messages": [{"role": "user"}], "tools": 3}', "train.jsonl:2: "),
         ("[" * 100_000, "train.jsonl:2: no JSON: "),
