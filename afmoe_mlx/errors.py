@@ -56,7 +56,7 @@ class AdapterError(AfmoeError):
 
 
 class TrainingError(AfmoeError):
-    """A training has come to what is no number, and cannot go on."""
+    """A training cannot go on: it has come to what is no number, or its processes do not meet."""
 
 
 class SessionError(AfmoeError):

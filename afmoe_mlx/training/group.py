@@ -4,12 +4,17 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
+from ..errors import TrainingError
+
 
 class Group:
-    """This process and the others, of which each has its share of a batch."""
+    """This process and the others, of which each has its share of a batch; TrainingError where they do not meet."""
 
     def __init__(self) -> None:
-        self._world = mx.distributed.init()
+        try:
+            self._world = mx.distributed.init()
+        except RuntimeError as error:
+            raise TrainingError(f"mlx.launch: the processes do not meet: {' '.join(str(error).split())}") from None
 
     @property
     def rank(self) -> int:

@@ -75,6 +75,14 @@ def test_killed_and_resumed_it_comes_to_the_same_weights(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+def test_processes_that_do_not_meet_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLX_RANK", "0")
+    monkeypatch.setenv("MLX_HOSTFILE", str(tmp_path / "none.json"))
+    with pytest.raises(TrainingError, match="the processes do not meet: ") as raised:
+        Group()
+    assert "\n" not in str(raised.value)
+
+
 def test_a_training_that_is_made_longer_comes_to_the_weights_of_a_long_one(tmp_path: Path) -> None:
     options = replace(OPTIONS, seed=3, iters=4)
     whole, parts = small(), small()
