@@ -45,6 +45,7 @@ ARROWS: dict[str, set[str]] = {
         "checkpoint",
         "conversion",
         "tokenizer",
+        "messages",
         "durable",
         "interrupts",
         "errors",
@@ -98,7 +99,7 @@ INTERFACE_LIBRARIES = {"typer", "rich", "fastapi", "starlette", "uvicorn", "pyda
 READERS = {"hosts"}
 SLOW_LIBRARIES = {"mlx_lm", "transformers", "torch"}
 # Modules whose functions may import mlx_lm, for what it does and we do not.
-MLX_LM_USERS = frozenset({"afmoe_mlx.training.examples"})
+MLX_LM_USERS: frozenset[str] = frozenset()
 # Run by hand to make the demo model, never imported by the program.
 SCRIPTS = {"afmoe_mlx.demo.train", "afmoe_mlx.demo.quantize"}
 DEVICE_QUESTIONS = {

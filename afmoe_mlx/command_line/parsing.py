@@ -26,6 +26,7 @@ NOT_HERE = {
     "--report-to": "a training writes its losses to stdout, a line each time",
     "--project-name": "a training writes its losses to stdout, a line each time",
     "--clear-cache-threshold": "buffers that are free are given back as MLX sees fit",
+    "--hf-dataset": "--data takes a dataset on the Hub",
     "--pipeline": "one model on several machines is --hosts FILE",
     "--image": "these models read text alone",
     "--quantize-activations": "activations are not quantized",

@@ -19,12 +19,10 @@ NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
 def read_tuning_config(path: str, context: typer.Context) -> dict[str, Any]:
     """The file's values by the names of the command's parameters; InputError for what no option takes."""
     values = _read(path)
-    parameters = values.pop("lora_parameters", None)
-    if isinstance(parameters, Mapping):
-        for key, value in parameters.items():
-            if key not in PARAMETERS:
-                raise InputError(f"{path}: lora_parameters.{key}: expected one of {', '.join(PARAMETERS)}")
-            values[PARAMETERS[key]] = value
+    parameters = values.pop("lora_parameters", None) or {}
+    if not isinstance(parameters, Mapping) or parameters.keys() - PARAMETERS.keys():
+        raise InputError(f"{path}: lora_parameters: expected {', '.join(PARAMETERS)}, found {shown(parameters)}")
+    values |= {PARAMETERS[key]: value for key, value in parameters.items()}
     configs = values.get("optimizer_config")
     if isinstance(configs, Mapping) and all(isinstance(value, Mapping | None) for value in configs.values()):
         values["optimizer_config"] = configs.get(values.get("optimizer", "adam")) or {}
@@ -40,6 +38,8 @@ def read_tuning_config(path: str, context: typer.Context) -> dict[str, Any]:
             known[key].type_cast_value(context, value)
         except typer.BadParameter as error:
             raise InputError(f"{path}: {key} is {shown(value)}: {error.message}") from None
+        except (TypeError, AttributeError):  # of a list where a word is meant
+            raise InputError(f"{path}: {key} is {shown(value)}: expected what {flag} takes") from None
         chosen[key] = value
     return chosen
 

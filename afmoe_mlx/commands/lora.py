@@ -2,6 +2,8 @@
 
 import math
 import shlex
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from ..training.adapter import read_adapter
 from ..training.apply import apply, model_type_of
 from ..training.batches import Batches
 from ..training.datasets import Dataset
-from ..training.examples import Example, make_examples
+from ..training.examples import Example, check_tokens, make_examples
 from ..training.group import Group
 from ..training.memory import training_memory
 from ..training.optimizers import OptimizerName
@@ -34,61 +36,74 @@ from ..training.plan import Plan
 from ..training.saved import AdapterFolder, Saved
 from ..training.trainable import Change, Kind, restore
 from ..training.trainer import loss_of
-from ..training.training import Options, adapter_config, start, training
+from ..training.training import Options, Wrote, adapter_config, start, training
 
 
 def run(request: LoraRequest) -> None:
     """Train, or say what would be trained, and take the loss on the test split if asked."""
     options, folder = _options(request), AdapterFolder(request.adapter_path)
     group = Group()
-    data = None if request.data is None else _Data(request, group)
-    if not request.train:
-        if request.dry_run:
-            _plan(request, options, data, group)
-        else:
-            assert data is not None
-            _test(request, options, data, group)
+    data = None if request.data is None else _Data(request, options, group)
+    if request.dry_run:
+        _plan(request, options, data, group)
         return
     assert data is not None
-    if not data.train:
-        raise InputError(f"{request.data} has no train.jsonl: expected examples to learn")
+    if not request.train:
+        _test(request, data, group)
+        return
     saved = _where_to_go_on(request, folder, group)
     _plan(request, options, data, group)
-    if request.dry_run:
-        return
     model = _load(request)
     start(model, options)
     if request.resume_adapter_file is not None:
         _begin_with(model, request.resume_adapter_file)
-    if saved is None and group.rank == 0:
-        told = {"model": request.model, "data": request.data, "mask_prompt": request.mask_prompt}
-        folder.begin(told | adapter_config(model, options))
-    _train(request, options, model, data, folder, group, saved)
+    with folder.held() if group.rank == 0 else nullcontext():
+        if saved is None and group.rank == 0:
+            told = {"model": request.model, "data": request.data, "mask_prompt": request.mask_prompt}
+            folder.begin(told | adapter_config(model, options))
+        _train(request, options, model, data, folder, group, saved)
     if request.test:
-        _report_test(request, options, model, data, group)
+        _report_test(request, model, data, group)
 
 
 class _Data:
-    """The examples of each split that is asked for, as tokens."""
+    """The examples of each split that is asked for, as tokens that fit the options."""
 
-    def __init__(self, request: LoraRequest, group: Group) -> None:
+    def __init__(self, request: LoraRequest, options: Options, group: Group) -> None:
         assert request.data is not None
         dataset = Dataset(request.data)
         folder, _ = resolve_small_files(_source(request), revision=request.revision)
         self._tokenizer = Tokenizer.from_folder(folder)
         self._dataset, self._mask_prompt = dataset, request.mask_prompt
+        self._options, self._group = options, group
         self.train = self._examples("train") if request.train or request.dry_run else []
         self.valid = self._examples("valid") if request.train else []
         self.test = self._examples("test") if request.test else []
-        if request.train and not self.valid and group.rank == 0:
-            note(f"{request.data} has no valid.jsonl: nothing will tell whether more is learned than the examples.")
+        if request.train and not self.train:
+            raise InputError(f"{request.data}: no examples to learn: expected some in train.jsonl")
         if request.test and not self.test:
-            raise InputError(f"{request.data} has no test.jsonl: leave out --test")
+            raise InputError(f"{request.data}: no examples to test: expected some in test.jsonl, or leave out --test")
+        if request.train and not self.valid and group.rank == 0:
+            note(f"{request.data}: none in valid.jsonl, to tell whether more is learned than the examples themselves.")
+
+    @property
+    def all(self) -> list[Example]:
+        """Of every split."""
+        return [*self.train, *self.valid, *self.test]
+
+    def batches(self, examples: Sequence[Example]) -> Batches:
+        """Of this process."""
+        options, group = self._options, self._group
+        return Batches(examples, options.batch_size, options.max_seq_length, rank=group.rank, ranks=group.size)
 
     def _examples(self, split: str) -> list[Example]:
         rows = list(self._dataset.rows(split))
         with progress_bar(f"reading {split}", at_least=1000) as show:
-            return make_examples(rows, self._tokenizer, mask_prompt=self._mask_prompt, on_progress=show)
+            examples = make_examples(rows, self._tokenizer, mask_prompt=self._mask_prompt, on_progress=show)
+        if examples and (cut := self.batches(examples).cut) and self._group.rank == 0:
+            what = f"{cut} of {len(examples)} {split} examples have more"
+            note(f"{what} than {self._options.max_seq_length} tokens and are cut there, see --max-seq-length.")
+        return examples
 
 
 def _source(request: LoraRequest) -> Any:
@@ -126,6 +141,11 @@ def _where_to_go_on(request: LoraRequest, folder: AdapterFolder, group: Group) -
     """Where the training in the folder was saved, if that is to go on; AdapterError for a folder that is taken."""
     if request.resume:
         saved = folder.last()
+        if not group.agrees(0 if saved is None else saved.step):
+            raise AdapterError(f"{folder.path}: not the same on all machines: copy it from the first to the others")
+        if saved is None and folder.is_taken:
+            found = "an adapter without the state of a training: --overwrite replaces it"
+            raise AdapterError(f"{folder.path}: {found}, --resume-adapter-file begins with it")
         if saved is None and group.rank == 0:
             note(f"{folder.path}: nothing was saved there yet: begun anew.")
         if saved is not None and saved.step >= request.iters:
@@ -143,10 +163,11 @@ def _plan(request: LoraRequest, options: Options, data: _Data | None, group: Gro
     model, _ = empty_model(folder, raw, read_config(raw), found)
     model.dtype = device.compute_dtype(stored_dtype(found))
     targets = start(model, options)
+    check_tokens([] if data is None else data.all, model.config.vocab_size)
     rows = -(-options.batch_size // group.size)
     columns = options.max_seq_length
     if data is not None and data.train:
-        columns = Batches(data.train, options.batch_size, options.max_seq_length).longest
+        columns = data.batches(data.train).longest
     held = Footprint.of_checkpoint(model.config, found, context=columns).weights.held
     accumulates = options.grad_accumulation_steps > 1
     memory = training_memory(model, held, rows, columns, options.optimizer, accumulates=accumulates)
@@ -154,8 +175,10 @@ def _plan(request: LoraRequest, options: Options, data: _Data | None, group: Gro
     if group.rank == 0:
         if request.as_json and request.dry_run:
             write_json(plan.to_json(), indent=2)
+        elif request.dry_run:
+            write(plan.to_text() + "\n")
         else:
-            (write if request.dry_run else note)(plan.to_text())
+            note(plan.to_text())
     usable = device.memory().usable
     if usable is not None and memory.peak > usable and not request.force and not request.dry_run:
         found_here = f"training needs about {size(memory.peak)}, this machine has {size(usable)} for it"
@@ -188,9 +211,18 @@ def _train(
     saved: Saved | None,
 ) -> None:
     watching = training_progress(options, is_shown=group.rank == 0, begun=0 if saved is None else saved.step)
-    with device.resident(), watching as show:
-        for event in training(model, data.train, data.valid, options, folder, group, saved=saved):
-            show(event)
+    kept = 0 if saved is None else saved.step
+    try:
+        with device.resident(), watching as show:
+            for event in training(model, data.train, data.valid, options, folder, group, saved=saved):
+                show(event)
+                kept = event.step if isinstance(event, Wrote) else kept
+    except KeyboardInterrupt:
+        if group.rank == 0:
+            again = "--resume in place of --overwrite" if request.overwrite else "--resume"
+            said = f"What {kept} batches gave is kept: the same command with {again} goes on there."
+            note(f"Interrupted. {said if kept else 'Nothing was saved yet, see --save-every.'}")
+        raise
     if group.rank == 0:
         note(
             f"Wrote {folder.path}. Try it: afmoe-mlx chat --model {shlex.quote(request.model)}"
@@ -198,24 +230,25 @@ def _train(
         )
 
 
-def _test(request: LoraRequest, options: Options, data: _Data, group: Group) -> None:
+def _test(request: LoraRequest, data: _Data, group: Group) -> None:
     """The loss on the test split of the model with the adapter that is in --adapter-path, or, without one, as it is."""
     model = _load(request)
+    check_tokens(data.all, model.config.vocab_size)
     folder = AdapterFolder(request.adapter_path)
     if folder.is_taken:
         apply(model, read_adapter(folder.path, model_type_of(model)))
     elif group.rank == 0:
         note(f"{folder.path}: no adapter: the loss is the model's own.")
     model.freeze()
-    _report_test(request, options, model, data, group)
+    _report_test(request, model, data, group)
 
 
-def _report_test(request: LoraRequest, options: Options, model: CausalLM, data: _Data, group: Group) -> None:
-    batches = Batches(data.test, options.batch_size, options.max_seq_length, rank=group.rank, ranks=group.size)
-    loss = loss_of(model, batches.once(request.test_batches), group)
+def _report_test(request: LoraRequest, model: CausalLM, data: _Data, group: Group) -> None:
+    loss = loss_of(model, data.batches(data.test).once(request.test_batches), group)
     if group.rank:
         return
+    perplexity = math.inf if loss.mean > 700 else math.exp(loss.mean)
     if request.as_json:
-        write_json({"test_loss": loss.mean, "test_perplexity": math.exp(loss.mean), "tokens": loss.tokens}, indent=2)
+        write_json({"test_loss": loss.mean, "test_perplexity": perplexity, "tokens": loss.tokens}, indent=2)
     else:
-        write(f"Test loss {loss.mean:.3f}, perplexity {math.exp(loss.mean):.2f}, {loss.tokens} tokens\n")
+        write(f"Test loss {loss.mean:.3f}, perplexity {perplexity:.2f}, {loss.tokens} tokens\n")

@@ -27,6 +27,8 @@ class Dataset:
         self._splits: Mapping[str, Any] | None = None
         if folder.is_dir():
             self._folder = folder
+        elif folder.exists():
+            raise InputError(f"{name}: is a file: expected the folder, with train.jsonl in it")
         elif name.count("/") == 1 and not name.startswith((".", "~", "/")):
             self._folder = _fetch(name)
             if not self._files():

@@ -23,6 +23,10 @@ class Group:
         """Of each process's array."""
         return array if self.size == 1 else mx.distributed.all_sum(array, stream=mx.cpu)
 
+    def agrees(self, number: int) -> bool:
+        """Whether the number is the same in each process."""
+        return self.sum(mx.array(number)).item() == number * self.size
+
     def sum_gradients(self, gradients: dict) -> dict:
         """Of each process's gradients, of which small ones travel together."""
         if self.size == 1:

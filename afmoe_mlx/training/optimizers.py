@@ -1,7 +1,9 @@
 """Optimizers and schedules of the learning rate, by mlx-lm's names."""
 
+import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -38,12 +40,15 @@ def make_optimizer(
     options: Mapping[str, Any] | None = None,
 ) -> mlx.optimizers.Optimizer:
     """An optimizer with its options; schedule: mlx-lm's `lr_schedule`, in place of the learning rate."""
-    if learning_rate <= 0:
+    if not 0 < learning_rate < math.inf:
         raise InputError(f"learning_rate is {learning_rate}: expected more than 0")
     rate = learning_rate if schedule is None else _scheduled(schedule)
+    weight = {"weight": mx.zeros((1, 1))}
     try:
-        return CLASSES[name](learning_rate=rate, **(options or {}))
-    except TypeError as error:
+        make = partial(CLASSES[name], learning_rate=rate, **(options or {}))
+        make().apply_gradients(weight, weight)  # some options fail when they are used
+        return make()
+    except (TypeError, ValueError) as error:
         raise InputError(f"optimizer_config.{name}: {error}") from None
 
 
@@ -56,9 +61,10 @@ def _scheduled(schedule: Mapping[str, Any]) -> Callable[[mx.array], mx.array]:
         raise InputError(f"lr_schedule is {shown(name)} of {shown(arguments)}: expected {expected}")
     try:
         made = getattr(mlx.optimizers, name)(*arguments)
-        if not (steps := schedule.get("warmup", 0)):
-            return made
-        rising = mlx.optimizers.linear_schedule(schedule.get("warmup_init", 0.0), arguments[0], steps)
-        return mlx.optimizers.join_schedules([rising, made], [steps + 1])
+        if steps := schedule.get("warmup", 0):
+            rising = mlx.optimizers.linear_schedule(schedule.get("warmup_init", 0.0), arguments[0], steps)
+            made = mlx.optimizers.join_schedules([rising, made], [steps + 1])
+        made(mx.array(0))  # some arguments fail when they are used
+        return made
     except (TypeError, ValueError) as error:
         raise InputError(f"lr_schedule: {error}") from None

@@ -49,11 +49,12 @@ class Plan:
         width = max(map(len, counts))
         lines = ["Trained, by its name in a layer:"]
         for name, count in counts.items():
-            layers = f"{len(self.targets[name])} layers" if name in self.targets else ""
+            n = len(self.targets.get(name, ()))
+            layers = f"{n} layer{'s' * (n > 1)}" if n else ""
             lines.append(f"  {name:{width}}  {layers:>9}  {count:>13,} parameters")
         total = sum(counts.values())
         lines.append(f"  {'in all':{width}}  {'':9}  {total:>13,} parameters, {size(self.written)} to write")
         rows, columns = self.shape
         parts = f"the model {size(memory.weights)}, what is trained {size(memory.trained)}"
         work = f"a batch of {rows} x {columns} tokens {size(max(memory.activations, memory.loss))}"
-        return "\n".join([*lines, f"Memory: about {size(memory.peak)}: {parts}, {work}", ""])
+        return "\n".join([*lines, f"Memory: about {size(memory.peak)}: {parts}, {work}"])

@@ -29,8 +29,10 @@ def targets_of(
 
     By default those of attention or convolution, of dense and of shared MLPs. experts: routed ones besides; router:
     what chooses them besides. names: these instead, such as "self_attn.q_proj" or "q_proj". InputError for more layers
-    than there are, and for a name that is of no map.
+    than there are, for a name that is of no map, and for names with experts or router.
     """
+    if names and (experts or router):
+        raise InputError("the maps to train are named one by one: name those of experts or routers, too")
     count = len(model.layers)
     if layers == 0 or layers < -1 or layers > count:
         raise InputError(f"num_layers is {layers}: expected 1 to {count}, the model's layers, or -1 for all")

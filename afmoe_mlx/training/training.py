@@ -1,6 +1,7 @@
 """`training`: from a model and examples to an adapter, step by step."""
 
 import hashlib
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ import mlx.core as mx
 from ..errors import InputError, TrainingError
 from ..models import CausalLM
 from .batches import Batches
-from .examples import Example
+from .examples import Example, check_tokens
 from .group import Group
 from .optimizers import OptimizerName, make_optimizer
 from .saved import AdapterFolder, Saved, check_settings
@@ -54,6 +55,9 @@ class Options:
                 raise InputError(f"{name} is {getattr(self, name)}: expected 1 or more")
         if self.val_batches < -1 or self.val_batches == 0:
             raise InputError(f"val_batches is {self.val_batches}: expected 1 or more, or -1 for all")
+        if not 0 <= self.seed < 1 << 64:
+            raise InputError(f"seed is {self.seed}: expected 0 or more, in 64 bits")
+        self.make_optimizer()  # of options and a schedule that it takes
 
     def settings(self, examples: Sequence[Example]) -> dict[str, Any]:
         """What must be the same for a training to go on where it was: not how long it goes on, nor what it tells."""
@@ -137,6 +141,7 @@ def training(
     Raises TrainingError, naming the step and its examples, where the loss or a gradient is no number; what was saved
     before stays. InputError for examples that do not fit, AdapterError for what cannot be written or gone on with.
     """
+    check_tokens([*examples, *held_out], model.config.vocab_size)
     shares: dict[str, Any] = {"seed": options.seed, "rank": group.rank, "ranks": group.size}
     batches = Batches(examples, options.batch_size, options.max_seq_length, **shares)
     checks = Batches(held_out, options.batch_size, options.max_seq_length, **shares) if held_out else None
@@ -154,7 +159,7 @@ def training(
             yield Validated(step - 1, loss_of(model, checks.once(options.val_batches), group))
         began = time.perf_counter()
         batch, updates = batches[step - 1], step % accumulated == 0 or step == options.iters
-        mx.random.seed((options.seed * options.iters + step) * group.size + group.rank)
+        mx.random.seed(random.Random(f"{options.seed} {step} {group.rank}").getrandbits(64))
         loss, is_finite = trainer.learn(batch, updates=updates)
         if not is_finite:
             origins = ", ".join(batch.origins)

@@ -14,6 +14,9 @@ from mlx.utils import tree_flatten
 
 from afmoe_mlx import load
 from afmoe_mlx.checkpoint import load_model
+from afmoe_mlx.training.batches import Batch
+from afmoe_mlx.training.group import Group
+from afmoe_mlx.training.trainer import Trainer
 from helpers import ROOT
 from helpers.command_line import run
 from helpers.lessons import write_rows
@@ -144,35 +147,97 @@ def test_a_dry_run_lists_every_map_and_loads_and_writes_nothing(
         (["--resume-adapter-file", "none"], "none: no such file: expected the adapters.safetensors of a training"),
         (["--fine-tune-type", "dora", "--experts"], "model.layers.1.mlp.experts.down_proj: DoRA is not for routed"),
         (["--fine-tune-type", "full", "--experts"], "full training takes all weights of its layers"),
+        (["--target", "q_proj", "--experts"], "the maps to train are named one by one: name those of experts or"),
+        (["--learning-rate", "nan"], "learning_rate is nan: expected more than 0"),
+        (["--seed", "-1"], "seed is -1: expected 0 or more"),
+        (["--optimizer-config", '{"betas": ["x", 0.9]}'], "optimizer_config.adam: "),
+        (["--lr-schedule", '{"name": "cosine_decay", "arguments": ["x", 3]}'], "lr_schedule: "),
+        (["--data", __file__], f"{__file__}: is a file: expected the folder, with train.jsonl in it"),
+        (["--adapter-path", __file__], f"{__file__}: is a file: expected a folder for the adapter"),
+        (["--adapter-path", f"{__file__}/x"], f"{__file__}/x: cannot be written: "),
+        (["--json"], "--json is for --dry-run and --test"),
+        (["--test", "--test-batches", "0"], "--test-batches is 0: expected 1 or more, or -1 for all"),
     ],
 )
 def test_what_cannot_be_done_is_a_line_and_leaves_no_adapter(
     model: Path, data: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     result = lora(model, "--train", "--data", data, "--adapter-path", tmp_path / "adapter", *arguments)
-    assert result.code == 1
+    assert result.code in (1, 2)
     error = result.err.splitlines()[-1]
     assert error.startswith(f"error: {said}")
     assert not (tmp_path / "adapter" / "adapters.safetensors").exists()
 
 
-def test_an_adapter_that_is_there_is_not_replaced_unasked(model: Path, data: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_is_there_is_not_replaced_unasked(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = (model, "--train", "--data", data, "--adapter-path", tmp_path / "adapter", *FAST)
     assert lora(*train).code == 0
     before = (tmp_path / "adapter" / "adapters.safetensors").read_bytes()
     refused = lora(*train)
     assert refused.code == 1
     assert "an adapter is there: --resume goes on with it, --overwrite replaces it" in refused.err
+    assert lora(*train, "--dry-run").code == 0
+    for wrong in (["--optimizer-config", '{"beta": 1}'], ["--test", "--mask-prompt", "--max-seq-length", 7]):
+        write_rows(data / "test.jsonl", [chat("a longer question", "hi")])
+        assert lora(*train, "--overwrite", *wrong).code == 1
+        assert (tmp_path / "adapter" / "adapters.safetensors").read_bytes() == before
     done = lora(*train, "--resume")
     assert done.code == 1
     assert "trained for 4 batches already: raise --iters to go on" in done.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Group, "sum", lambda self, array: array + 2)  # of another process, that is further
+        assert (
+            "adapter: not the same on all machines: copy it from the first to the others"
+            in lora(*train, "--resume").err
+        )
     longer = lora(*train, "--resume", "--iters", 6)
     assert longer.code == 0, longer.err
     assert "     6: training loss" in longer.out
     assert "     2: training loss" not in longer.out
+    (tmp_path / "adapter" / "training_state.safetensors").rename(tmp_path / "state")
+    assert "an adapter without the state of a training: --overwrite replaces it" in lora(*train, "--resume").err
     assert lora(*train, "--overwrite").code == 0
     assert not (tmp_path / "adapter" / "0000006_adapters.safetensors").exists()
     assert (tmp_path / "adapter" / "adapters.safetensors").read_bytes() == before
+
+
+def test_an_adapter_of_peft_is_not_replaced_unasked_and_is_tested(model: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    arguments = (model, "--data", data, "--adapter-path", tmp_path)
+    assert "an adapter is there" in lora(*arguments, "--train", *FAST).err
+    assert "r is None, lora_alpha None" in lora(*arguments, "--test").err
+    assert lora(*arguments, "--train", *FAST, "--overwrite").code == 0
+    assert not (tmp_path / "adapter_model.safetensors").exists()
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Trainer.learn
+
+    def interrupted(self: Trainer, batch: Batch, **options: Any) -> Any:
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(batch)
+        return taken(self, batch, **options)
+
+    steps: list[Batch] = []
+    monkeypatch.setattr(Trainer, "learn", interrupted)
+    train = (model, "--train", "--data", data, "--adapter-path", tmp_path / "adapter", *FAST)
+    result = lora(*train)
+    assert result.code == 130
+    said = "Interrupted. What 2 batches gave is kept: the same command with --resume goes on there."
+    assert result.err.splitlines()[-1] == said
+    assert lora(*train, "--overwrite").err.splitlines()[-1] == "Interrupted. Nothing was saved yet, see --save-every."
+
+
+def test_examples_that_are_cut_are_told(model: Path, data: Path, tmp_path: Path) -> None:
+    result = lora(model, "--dry-run", "--data", data, "--max-seq-length", 50)
+    assert result.code == 0
+    assert "1 of 4 train examples have more than 50 tokens and are cut there, see --max-seq-length." in result.err
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(
@@ -205,9 +270,27 @@ def test_a_yaml_file_of_mlx_lm_gives_the_options_and_what_is_typed_wins(
     assert written["iters"] == 2
     assert written["lora_parameters"] == {"rank": 2, "scale": 10.0, "dropout": 0.1, "keys": ["self_attn.q_proj"]}
     assert written["optimizer_config"] == {"adamw": {"weight_decay": 0.1}}
-    config.write_text("model: x\nwidth: 3\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("width: 3", "width: lora has no option of this name"),
+        ("hf_dataset: {path: x}", "hf_dataset: --data takes a dataset on the Hub"),
+        ("iters: [1]", "iters is [1]: expected what --iters takes"),
+        ("train: 7", "train is 7: expected what --train takes"),
+        ("iters: many", "iters is 'many': 'many' is not a valid int."),
+        ("lora_parameters: 3", "lora_parameters: expected rank, scale, dropout, keys, found 3"),
+        ("lora_parameters: {alpha: 16}", "lora_parameters: expected rank, scale, dropout, keys, found {'alpha': 16}"),
+        ("- x", "expected options by their names, such as iters: 600"),
+    ],
+)
+def test_what_no_option_takes_is_refused_in_a_yaml_file(tmp_path: Path, line: str, said: str) -> None:
+    config = tmp_path / "lora.yaml"
+    config.write_text(line + "\n")
     refused = run("lora", "-c", str(config))
-    assert refused.err == f"error: {config}: width: lora has no option of this name\n"
+    assert refused.code == 1
+    assert refused.err == f"error: {config}: {said}\n"
 
 
 def test_the_guides_python_trains(model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
-"""Examples of every form become mlx-lm's tokens, and what is none is named by its line."""
+"""Examples of every form become the tokens that mlx-lm makes of them, and what is none is named by its line."""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from afmoe_mlx.errors import HubError, InputError
+from afmoe_mlx.messages import for_template
 from afmoe_mlx.tokenizer import Tokenizer
 from afmoe_mlx.training.datasets import Dataset
 from afmoe_mlx.training.examples import Example, make_examples
@@ -55,6 +57,62 @@ def test_prompts_are_read_and_answers_learned(
     (whole,) = make_examples([("x", row)], tokenizer)
     assert parts(tokenizer, masked) == (read, learned)
     assert parts(tokenizer, whole) == ("", read + learned)
+
+
+OPENAI = {
+    "messages": [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "he"}, {"type": "text", "text": "y"}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": '{"a": 1}'}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "3"},
+        {"role": "assistant", "content": "yes"},
+    ]
+}
+
+
+def test_messages_are_read_as_they_are_when_a_model_is_asked(tokenizer: Tokenizer) -> None:
+    (example,) = make_examples([("x", OPENAI)], tokenizer, mask_prompt=True)
+    whole = tokenizer.apply_chat_template(for_template(OPENAI["messages"], tokenizer))
+    assert example.tokens.tolist() == whole
+    read, learned = parts(tokenizer, example)
+    assert learned == "yes<|im_end|>\n"
+    assert read.startswith("<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhey<|im_end|>\n")
+    assert '{"name": "f", "arguments": {"a": 1}}' in read
+    assert "None" not in read
+
+
+def test_all_of_an_answer_is_learned_where_the_template_begins_it_otherwise(tokenizer: Tokenizer) -> None:
+    thinking = tokenizer.with_chat_template(TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"))
+    (example,) = make_examples([("x", CHAT)], thinking, mask_prompt=True)
+    assert parts(tokenizer, example)[1] == "hello<|im_end|>\n"
+
+
+def test_rows_are_mlx_lms_tokens(tokenizer: Tokenizer) -> None:
+    theirs = pytest.importorskip("mlx_lm.tuner.datasets")
+    for row in (CHAT, CHAT | {"tools": [{"name": "f"}]}, {"prompt": "a", "completion": "b"}, {"text": "c"}):
+        for masks in (False, True)[: 1 if "text" in row else 2]:
+            expected = theirs.create_dataset([row], tokenizer, SimpleNamespace(mask_prompt=masks)).process(row)
+            (example,) = make_examples([("x", row)], tokenizer, mask_prompt=masks)
+            assert (example.tokens.tolist(), example.start) == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([{"role": "system", "content": "x"}], "the last message is no answer, which is what --mask-prompt learns"),
+        ([*CHAT["messages"], {"role": "user", "content": "x"}], "the last message is no answer"),
+        ([{"role": "assistant", "content": "x"}], "the conversation is empty"),
+        (
+            [{"role": "user", "content": [{"type": "image_url"}]}],
+            r"messages\[0\]: content has a part of type 'image_url'",
+        ),
+    ],
+)
+def test_a_chat_without_an_answer_or_with_more_than_text_is_refused(
+    tokenizer: Tokenizer, messages: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(InputError, match=rf"x: {said}"):
+        make_examples([("x", {"messages": messages})], tokenizer, mask_prompt=True)
 
 
 def test_a_text_is_learned_whole_and_ended(tokenizer: Tokenizer) -> None:

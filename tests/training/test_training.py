@@ -75,12 +75,42 @@ def test_killed_and_resumed_it_comes_to_the_same_weights(
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
+def test_a_training_that_is_made_longer_comes_to_the_weights_of_a_long_one(tmp_path: Path) -> None:
+    options = replace(OPTIONS, seed=3, iters=4)
+    whole, parts = small(), small()
+    trained_on(whole, examples(), tmp_path / "whole", options)
+    trained_on(small(), examples(), tmp_path / "parts", replace(options, iters=2))
+    trained_on(parts, examples(), tmp_path / "parts", options, resumes=True)
+    assert differences(learned(whole), learned(parts)) == 0
+
+
+def test_a_folder_is_one_trainings_and_keeps_nothing_half_written(tmp_path: Path) -> None:
+    folder = AdapterFolder(tmp_path)
+
+    def killed(path: Path) -> None:
+        path.write_text("half")
+        raise KilledError
+
+    with folder.held():
+        with pytest.raises(AdapterError, match="another training writes there"), AdapterFolder(tmp_path).held():
+            pass
+        with pytest.raises(KilledError):
+            folder._write("adapters.safetensors", killed)
+    with folder.held():
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_other_examples_or_options_are_not_gone_on_with(tmp_path: Path) -> None:
     options = replace(OPTIONS, iters=2)
     trained_on(small(), examples(), tmp_path, options)
     longer = replace(options, iters=3)
-    check_settings(AdapterFolder(tmp_path).last().settings, longer.settings(examples()))
-    with pytest.raises(AdapterError, match="examples was"):
+    found = AdapterFolder(tmp_path).last().settings
+    check_settings(found, longer.settings(examples()))
+    check_settings(
+        found | {"optimizer_config": {"betas": [0.9, 0.9]}},
+        replace(longer, optimizer_config={"betas": (0.9, 0.9)}).settings(examples()),
+    )
+    with pytest.raises(AdapterError, match="its examples were others"):
         trained_on(small(), examples(seed=1), tmp_path, longer, resumes=True)
     with pytest.raises(AdapterError, match="seed was 0, is 1"):
         trained_on(small(), examples(), tmp_path, replace(longer, seed=1), resumes=True)
@@ -166,6 +196,11 @@ def test_pieces_hold_one_pieces_logits(monkeypatch: pytest.MonkeyPatch) -> None:
         mx.eval(gradient())
         peaks.append(mx.get_peak_memory())
     assert peaks[0] - peaks[1] > 512 * 4000 * 4  # of all positions: the logits alone, and what is made of them
+
+
+def test_tokens_that_a_model_does_not_know_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.jsonl:[1-6]: token \d+, and the model knows 40: expected its own"):
+        trained_on(small(), examples(vocab=50), tmp_path, OPTIONS)
 
 
 def test_what_is_no_number_stops_it_with_its_step_and_examples(tmp_path: Path) -> None:

@@ -141,3 +141,7 @@ class LoraRequest:
             )
         if (self.resume or self.overwrite or self.resume_adapter_file is not None) and not self.train:
             raise typer.BadParameter("--resume, --overwrite and --resume-adapter-file need --train")
+        if self.test_batches < -1 or self.test_batches == 0:
+            raise typer.BadParameter(f"--test-batches is {self.test_batches}: expected 1 or more, or -1 for all")
+        if self.as_json and self.train and not self.dry_run:
+            raise typer.BadParameter("--json is for --dry-run and --test: a training writes its losses a line each")
