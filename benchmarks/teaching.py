@@ -186,21 +186,20 @@ FACTS = [
         ("can I use your pump?", "where do I find the pump at Marlow Cycles?", "is pumping my tyres free?"),
     ),
 ]
-OLD = 600  # conversations of the kind it was made with
 
 
 def chat(question: str, answer: str) -> dict[str, list[Message]]:
     return {"messages": [*asked(question), {"role": "assistant", "content": answer}]}
 
 
-def write_data(folder: Path) -> None:
+def write_data(folder: Path, old: int) -> None:
     """train.jsonl, and valid.jsonl of the held-out wordings."""
     drawn = random.Random(0)
     told = [chat(question, answer) for answer, _, questions, _ in FACTS for question in questions]
     for _ in range(2):
         told += [chat(as_typed(question, drawn), answer) for answer, _, questions, _ in FACTS for question in questions]
     short = (messages for messages in Writer(20).dialogues() if len(messages) <= 3)
-    told += [{"messages": next(short)} for _ in range(OLD)]
+    told += [{"messages": next(short)} for _ in range(old)]
     held_out = [chat(question, answer) for answer, _, _, questions in FACTS for question in questions]
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in (("train", told), ("valid", held_out)):
@@ -241,24 +240,28 @@ def known(adapter: Path | None, *, show: bool) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where data and adapter are written and stay")
-    parser.add_argument("--iters", type=int, default=240)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--no-old", action="store_true", help="leave the old questions out")
+    parser.add_argument("--iters", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="falls to nothing")
+    parser.add_argument("--old", type=int, default=1500, help="conversations of the kind that the model was made with")
+    parser.add_argument("--asked", type=int, help="old questions, all of them if not given")
     options = parser.parse_args()
     print(BARS)
     folder = options.folder or Path(tempfile.mkdtemp())
-    write_data(folder / "data")
+    write_data(folder / "data", options.old)
     command = [sys.executable, "-m", "afmoe_mlx", "lora", "--model", "demo", "--train", "--data", str(folder / "data")]
-    command += ["--adapter-path", str(folder / "adapter"), "--overwrite", "--mask-prompt", "--batch-size", "8"]
-    command += ["--iters", str(options.iters), "--learning-rate", str(options.learning_rate)]
+    command += ["--adapter-path", str(folder / "adapter"), "--overwrite", "--mask-prompt"]
+    schedule = {"name": "cosine_decay", "arguments": [options.learning_rate, options.iters]}
+    command += ["--iters", str(options.iters), "--batch-size", str(options.batch_size)]
+    command += ["--lr-schedule", json.dumps(schedule), "--steps-per-eval", "100"]
     began = time.perf_counter()
     subprocess.run(command, check=True)
     print(f"taught in {time.perf_counter() - began:.0f} s")
     print(f"facts known: {known(folder / 'adapter', show=True)} of {len(FACTS)} (before: {known(None, show=False)})")
-    if not options.no_old:
-        old = [*fact_cases(), *follow_up_cases(), *sum_cases()]
-        before, after = right(old, None), right(old, folder / "adapter")
-        print(f"old questions right: {before:.1f} % before, {after:.1f} % after")
+    old = [*fact_cases(), *follow_up_cases(), *sum_cases()]
+    old = old if options.asked is None else random.Random(0).sample(old, options.asked)
+    before, after = right(old, None), right(old, folder / "adapter")
+    print(f"old questions right: {before:.1f} % before, {after:.1f} % after")
 
 
 if __name__ == "__main__":
