@@ -219,15 +219,22 @@ def _train(
                 kept = event.step if isinstance(event, Wrote) else kept
     except KeyboardInterrupt:
         if group.rank == 0:
-            again = "--resume in place of --overwrite" if request.overwrite else "--resume"
-            said = f"What {kept} batches gave is kept: the same command with {again} goes on there."
-            note(f"Interrupted. {said if kept else 'Nothing was saved yet, see --save-every.'}")
+            note(f"Interrupted. {_to_go_on(request, kept)}")
         raise
     if group.rank == 0:
         note(
             f"Wrote {folder.path}. Try it: afmoe-mlx chat --model {shlex.quote(request.model)}"
             f" --adapter-path {shlex.quote(str(folder.path))}"
         )
+
+
+def _to_go_on(request: LoraRequest, kept: int) -> str:
+    if not kept:
+        return "Nothing was saved yet, see --save-every."
+    given = {"--overwrite": request.overwrite, "--resume-adapter-file": request.resume_adapter_file is not None}
+    others = " and ".join(name for name, is_given in given.items() if is_given)
+    again = f"--resume in place of {others}" if others else "--resume"
+    return f"What {kept} batches gave is kept: the same command with {again} goes on there."
 
 
 def _test(request: LoraRequest, data: _Data, group: Group) -> None:

@@ -232,6 +232,8 @@ def test_an_interrupted_training_says_how_to_go_on(
     said = "Interrupted. What 2 batches gave is kept: the same command with --resume goes on there."
     assert result.err.splitlines()[-1] == said
     assert lora(*train, "--overwrite").err.splitlines()[-1] == "Interrupted. Nothing was saved yet, see --save-every."
+    steps.clear()
+    assert "the same command with --resume in place of --overwrite goes on there." in lora(*train, "--overwrite").err
 
 
 def test_examples_that_are_cut_are_told(model: Path, data: Path, tmp_path: Path) -> None:
