@@ -172,9 +172,7 @@ def test_an_answer_that_failed_or_was_at_its_limit_goes_on(tab: Tab, model: Live
     expect(tab.page.locator(".trouble")).to_be_hidden()
 
 
-def test_a_conversation_deleted_in_mid_answer_comes_back_with_what_there_was(
-    tab: Tab, model: LiveService
-) -> None:
+def test_a_conversation_deleted_in_mid_answer_comes_back_with_what_there_was(tab: Tab, model: LiveService) -> None:
     tab.ask("First?")
     first = model.answer()
     first.say("One ")
