@@ -48,7 +48,7 @@ def talk(tab: Tab) -> None:
     tab.page.get_by_label("Use these for new conversations").check()
     tab.button("Save").click()
     for questions in CONVERSATIONS:
-        tab.button("New conversation").click()
+        tab.begin()
         for count, question in enumerate(questions, 1):
             tab.ask(question)
             expect(tab.page.locator(".figures", has_text="reused")).to_have_count(count)

@@ -132,6 +132,11 @@ class Tab:
         self.message.fill(text)
         self.message.press("Enter")
 
+    def begin(self) -> None:
+        """A new conversation."""
+        self.button("New conversation").click()
+        expect(self.page.locator("#empty")).to_be_visible()
+
     def hover(self, message: "Locator") -> None:
         """Have what can be done with a message shown."""
         message.scroll_into_view_if_needed()

@@ -101,7 +101,7 @@ def test_settings_are_sent_and_belong_to_their_conversation(tab: Tab, model: Liv
     tab.ask("Hello?")
     expect(tab.answer).to_have_text("{}")
     tab.page.reload()
-    tab.button("New conversation").click()
+    tab.begin()
     tab.ask("Hello!")
     expect(tab.answer).to_have_text("Hello.")
     first, second = model.answer().question, model.answer().question
@@ -123,13 +123,14 @@ def test_what_the_server_refuses_is_said_and_may_be_asked_again(tab: Tab, model:
 def test_conversations_are_found_renamed_deleted_and_brought_back(tab: Tab, model: LiveService) -> None:
     model.texts = ["Blue whales.", "Red foxes."]
     for question in ("About the sea", "About the wood"):
-        tab.button("New conversation").click()
+        tab.begin()
         tab.ask(question)
         expect(tab.figures).to_contain_text("token")
     expect(tab.conversations).to_have_text(["About the wood", "About the sea"])
     tab.page.get_by_label("Search conversations").fill("WHALES")
     expect(tab.conversations).to_have_text(["About the sea"])
     tab.page.get_by_label("Search conversations").fill("")
+    expect(tab.conversations).to_have_count(2)
     tab.conversations.last.click()
     expect(tab.answer).to_have_text("Blue whales.")
     tab.conversations.last.press("F2")

@@ -113,7 +113,7 @@ def test_answers_of_two_conversations_are_written_at_once(tab: Tab, model: LiveS
     first = model.answer()
     first.say("One ")
     expect(tab.answer).to_have_text("One")
-    tab.button("New conversation").click()
+    tab.begin()
     tab.ask("Second?")
     second = model.answer()
     second.say("Two ")

@@ -91,6 +91,7 @@ def test_everything_is_done_by_keyboard(tab: Tab, model: LiveService) -> None:
     rest.end()
     expect(tab.answer).to_have_text("A beginning.")
     press("Alt+n")
+    expect(tab.page.locator("#empty")).to_be_visible()
     press("Alt+k")
     press("ArrowDown")
     press("Enter")

@@ -33,6 +33,7 @@ export class Chat {
   /** @type {Map<string, Answering>} By the ids of their messages. */ #answers = new Map();
   /** What this tab was writing when it was left, by its id. @type {Map<string, Message>} */ #left = new Map();
   #loads = 0;
+  #isLoaded = false;
   /** @type {Promise<unknown>} What is asked next waits for it. */ #opening = Promise.resolve();
   thread = new Thread();
   conversation = newConversation();
@@ -62,6 +63,11 @@ export class Chat {
     return this.path.some(({ state }) => state === 'writing');
   }
 
+  /** Whether a conversation is open, and none about to be. @param {string | null} id null: any that has nothing in it. */
+  shows(id) {
+    return this.#isLoaded && (id === null ? this.conversation.leaf === null : this.conversation.id === id);
+  }
+
   /** Open a conversation; one that is not there: a new one. @param {string | null} id */
   async open(id) {
     const opening = this.#load(id);
@@ -72,11 +78,13 @@ export class Chat {
   /** Its messages; none if another is to be opened meanwhile. @param {string | null} id @returns {Promise<Message[]>} */
   async #load(id) {
     this.#loads += 1;
+    this.#isLoaded = false;
     const turn = this.#loads;
     const found = id === null ? undefined : await this.store.conversation(id);
     const defaults = await this.store.setting('defaults');
     const messages = found ? await this.store.messages(found.id) : [];
     if (turn !== this.#loads) return [];
+    this.#isLoaded = true;
     this.conversation = found ?? newConversation(defaults);
     const written = messages.map((message) => this.#answers.get(message.id)?.message ?? this.#newer(message));
     this.thread = new Thread(written);

@@ -28,7 +28,9 @@ const KEYS = [
 export function askKey(isWrong) {
   const user = make('input', { type: 'text', autocomplete: 'username', hidden: true }); // for who keeps passwords
   user.value = 'afmoe-mlx';
-  const input = make('input', { type: 'password', id: 'key', autocomplete: 'current-password', required: true });
+  const pattern = '\\s*[!-~]+\\s*'; // what a header can hold
+  const about = { type: 'password', id: 'key', autocomplete: 'current-password', required: true, pattern };
+  const input = make('input', { ...about, title: 'ASCII letters, digits and signs' });
   const dialog = make('dialog', { class: 'small', 'aria-labelledby': 'key-title' });
   const words = isWrong ? 'The server knows no such key.' : 'This server asks for one.';
   const form = make(

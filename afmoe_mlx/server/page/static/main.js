@@ -111,10 +111,9 @@ function say(words) {
 /** @param {string | null} id */
 async function open(id) {
   showSide(false);
-  const isNew = id === null && chat.conversation.leaf === null;
   // before what takes its time, in which the user may have gone on to somewhere else
-  if (isNew || matchMedia('(hover: hover)').matches) composer.focus();
-  if (isNew || id === chat.conversation.id) return;
+  if (matchMedia('(hover: hover)').matches) composer.focus();
+  if (chat.shows(id)) return;
   conversation.follow();
   await chat.open(id);
   conversation.follow();
