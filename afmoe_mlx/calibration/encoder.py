@@ -9,9 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..conversion.encoder import PlainEncoder, join
-from ..conversion.job import Job
 from ..conversion.recipe import Format
-from ..conversion.source import Source
 from ..conversion.stored import StoredWeights
 from ..errors import ConversionError
 from ..models import ModelConfig, make_model
@@ -76,6 +74,11 @@ class CalibratedEncoder:
         return self._quantizer.tokens
 
     @property
+    def batches(self) -> list[list[list[int]]]:
+        """The text, as rows of one length together."""
+        return self._batches
+
+    @property
     def scratch_bytes(self) -> int:
         """As `Encoder.scratch_bytes`: those of the hidden states."""
         return most_bytes([(len(rows), len(rows[0])) for rows in self._batches], self._model.config.hidden_size)
@@ -83,6 +86,14 @@ class CalibratedEncoder:
     def start(self, group: int) -> int:
         """As `Encoder.start`: the last one whose inputs are there; those of the embeddings always are."""
         return next(i for i in range(group, -1, -1) if i == 0 or i - 1 in self._activations)
+
+    def is_done(self, group: int, missing: set[str]) -> bool:
+        """As `Encoder.is_done`."""
+        return not missing
+
+    def finish(self, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[tuple[str, mx.array]]:
+        """As `Encoder.finish`: nothing."""
+        return iter(())
 
     def encode(self, index: int | None, weights: StoredWeights) -> Iterator[tuple[str, mx.array]]:
         """As `Encoder.encode`."""
@@ -96,7 +107,7 @@ class CalibratedEncoder:
         def carried() -> None:
             self._activations.write(0, self._embedded({name: mx.concatenate(list_) for name, list_ in parts.items()}))
 
-        yield from _then(_kept(self._stored(EMBEDDINGS, weights, None), parts), carried)
+        yield from then(_kept(self._stored(EMBEDDINGS, weights, None), parts), carried)
 
     def _embedded(self, stored: Mapping[str, mx.array]) -> list[mx.array]:
         """The inputs of the first layer."""
@@ -128,7 +139,7 @@ class CalibratedEncoder:
         def carried() -> None:
             self._activations.write(index + 1, calibration.outputs(inputs))
 
-        yield from _then(calibration.encode(weights, inputs), carried)
+        yield from then(calibration.encode(weights, inputs), carried)
         self._model.model.layers[index] = nn.Identity()
 
     def _head(self, weights: StoredWeights) -> Stored:
@@ -164,16 +175,6 @@ class CalibratedEncoder:
                 yield join(path, kind), getattr(quantized, kind)[0]
 
 
-def encoder_of(calibration: Calibration) -> Callable[[Job, Source, Path], CalibratedEncoder]:
-    """What makes the encoder of a conversion's job; that raises as the class does, and TokenizerError."""
-
-    def make(job: Job, source: Source, work_folder: Path) -> CalibratedEncoder:
-        tokenizer = Tokenizer.from_folder(source.folder)
-        return CalibratedEncoder(calibration, job.config, tokenizer, job.formats, work_folder, plain=job.encoder)
-
-    return make
-
-
 def _kept(stored: Stored, parts: dict[str, list[mx.array]]) -> Stored:
     """The same tensors, each kept in `parts` too."""
     for name, array in stored:
@@ -181,7 +182,7 @@ def _kept(stored: Stored, parts: dict[str, list[mx.array]]) -> Stored:
         yield name, array
 
 
-def _then(stored: Stored, carry: Callable[[], None]) -> Stored:
+def then(stored: Stored, carry: Callable[[], None]) -> Stored:
     """The same tensors; before the last of them, `carry` is called: when all are stored, its work is done too."""
     last = None
     for item in stored:

@@ -24,6 +24,7 @@ class Mode(StrEnum):
 
 
 class Method(StrEnum):
+    distil = "distil"
     gptq = "gptq"
     scales = "scales"
 
