@@ -32,7 +32,7 @@ class Activations:
 
     def read(self, index: int) -> list[mx.array]:
         """The inputs of decoder layer `index`, each read when it is evaluated."""
-        arrays: dict[str, mx.array] = mx.load(str(self._path(index)))  # type: ignore[assignment]
+        arrays = load(self._path(index))
         return [arrays[name] for name in sorted(arrays)]
 
     def _path(self, index: int) -> Path:
@@ -42,6 +42,12 @@ class Activations:
         for path in self._folder.glob("layer-?????.safetensors"):
             if path < self._path(max(newest - KEPT_LAYERS + 1, 0)):
                 path.unlink()
+
+
+def load(path: Path) -> dict[str, mx.array]:
+    """A safetensors file, each array of which is read when it is evaluated."""
+    arrays: dict[str, mx.array] = mx.load(str(path))  # type: ignore[assignment]
+    return arrays
 
 
 def write_arrays(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str] | None = None) -> None:

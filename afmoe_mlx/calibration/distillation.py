@@ -1,10 +1,11 @@
-"""`Distillation`: the values of a quantized model that are learned, trained until it predicts what its original does."""
+"""`Distillation`: the values of a quantized model that are learned, trained to predict what its original does."""
 
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 
@@ -17,12 +18,14 @@ EPOCHS, STEP = 4, 1024
 HELD_OUT = 0.1
 # Adam's: how far the first steps go, in units of what is learned, how many lead up to that, and its two decays.
 RATE, WARM_UP, DECAY, SQUARE_DECAY = 1e-3, 10, 0.9, 0.99
+Loaded = tuple[Arrays, dict[str, str]]
+
 # The unit of a norm's weights, as a share of their mean.
 NORM_UNIT = 0.3
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2014), for values of which some are changed at a time; no bias is left of the first steps."""
+    """Adam ([Kingma and Ba, 2014](https://arxiv.org/abs/1412.6980)) of values that are changed some at a time."""
 
     def __init__(self, values: Arrays, units: Mapping[str, mx.array]) -> None:
         """values: float32. units: of what each is changed in, ()."""
@@ -87,11 +90,11 @@ class Distillation:
         learned from and those that will be.
         """
         adam = Adam({name: array.astype(mx.float32) for name, array in initial.items()}, units_of(initial, formats))
-        epoch, best, least = self._restore(adam)
-        if epoch == 0:
+        done_before, best, least = self._restore(adam)
+        if done_before == 0:
             best, least = initial, self._divergence(initial)
         tokens = count(self._lessons)
-        for epoch in range(epoch, EPOCHS):
+        for epoch in range(done_before, EPOCHS):
             done = 0
             for lessons in self._steps(epoch):
                 rate = RATE * min(1.0, (adam.steps + 1) / WARM_UP) * _falling((epoch + done / tokens) / EPOCHS)
@@ -128,7 +131,7 @@ class Distillation:
         """The epochs that are done, the best state and its divergence; nothing if there is no file."""
         if not self._path.exists():
             return 0, {}, math.inf
-        arrays, metadata = mx.load(str(self._path), return_metadata=True)  # type: ignore[misc]
+        arrays, metadata = cast(Loaded, mx.load(str(self._path), return_metadata=True))
         mx.eval(arrays)
         parts: dict[str, Arrays] = {}
         for name, array in arrays.items():

@@ -18,12 +18,18 @@ from .activations import Activations, most_bytes
 from .calibration import Calibration
 from .layer import LayerCalibration, Stored
 from .quantizer import Measured, Quantizer
+from .statistics import Moments
 from .text import batches, read_rows
 
 # Weights of the embeddings or the head that are quantized at a time.
 PIECE = 1 << 22
 
 EMBEDDINGS, HEAD = "model.embed_tokens", "lm_head"
+QUANTIZED_PARTS = ("weight", "scales", "biases")
+
+# What errors of tied embeddings count where they are the first layer's input, the same in all directions, as a share of
+# what they count in the mean where they are the head.
+EMBEDDED = 0.5
 
 
 class CalibratedEncoder:
@@ -153,12 +159,31 @@ class CalibratedEncoder:
             return
         measured = None
         if self._quantizer.calibrates(HEAD):
-            norm = self._model.model.norm if "norm" in self._model.model else self._model.model.embedding_norm
-            norm.weight = norms["weight"].astype(mx.float32)
-            hidden = self._activations.read(len(self._model.model.layers))
-            pieces = (self._model.final_norm(h).reshape(-1, h.shape[-1]) for h in hidden)
-            measured = self._quantizer.measured([self._quantizer.moments_of(pieces, hidden[0].shape[-1])])
+            measured = self._quantizer.measured([self._head_moments(norms["weight"])])
         yield from self._stored(HEAD, weights, measured)
+
+    def tied_embeddings(self, weight: mx.array, norm: mx.array) -> dict[str, mx.array]:
+        """Embeddings (vocab, D) that are the head too, quantized anew once the head's inputs are known: the last layer's
+        outputs after a norm (D,). By the last parts of the stored tensors' names."""
+        moments = self._head_moments(norm)
+        mean = mx.diagonal(moments.sum).mean()
+        moments.sum = moments.sum + EMBEDDED * mean * mx.eye(weight.shape[-1])
+        measured = self._quantizer.measured([moments])
+        parts: dict[str, list[mx.array]] = {}
+        step = max(PIECE // weight.shape[-1], 1)
+        for start in range(0, weight.shape[0], step):
+            quantized = self._quantizer.quantize(EMBEDDINGS, weight[None, start : start + step], measured)
+            for kind in QUANTIZED_PARTS:
+                parts.setdefault(kind, []).append(getattr(quantized, kind)[0])
+        return {kind: mx.concatenate(arrays) for kind, arrays in parts.items()}
+
+    def _head_moments(self, norm: mx.array) -> Moments:
+        """Of what the final norm, with these weights, makes of the last layer's outputs."""
+        module = self._model.model.norm if "norm" in self._model.model else self._model.model.embedding_norm
+        module.weight = norm.astype(mx.float32)
+        hidden = self._activations.read(len(self._model.model.layers))
+        pieces = (self._model.final_norm(h).reshape(-1, h.shape[-1]) for h in hidden)
+        return self._quantizer.moments_of(pieces, hidden[0].shape[-1])
 
     def _stored(self, path: str, weights: StoredWeights, measured: Measured) -> Stored:
         """A matrix of many rows, some of them at a time."""
@@ -171,7 +196,7 @@ class CalibratedEncoder:
         for start in range(0, count, step):
             rows = weights.rows(name, slice(start, min(start + step, count)))
             quantized = self._quantizer.quantize(path, rows[None], measured)
-            for kind in ("weight", "scales", "biases"):
+            for kind in QUANTIZED_PARTS:
                 yield join(path, kind), getattr(quantized, kind)[0]
 
 

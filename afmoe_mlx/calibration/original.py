@@ -9,7 +9,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from ..conversion.stored import Parameter, StoredWeights
 from ..models import ModelConfig, make_model
-from .activations import Activations, most_bytes, write_arrays
+from .activations import Activations, load, most_bytes, write_arrays
 from .layer import run_layer
 
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -56,13 +56,17 @@ class Original:
 
     def normed(self) -> list[mx.array]:
         """The final norm's output (B, L, D) of each batch, read and computed when it is evaluated."""
-        fill(self._model, mx.load(str(self._path("norm"))), "")  # type: ignore[arg-type]
+        fill(self._model, load(self._path("norm")), "")
         return [self._model.final_norm(h) for h in self._states.read(self._model.config.num_hidden_layers)]
 
     def head(self) -> Callable[[mx.array], mx.array]:
         """What `normed` gives (…, D) -> logits (…, vocab) float32; its weights are in memory as they are stored."""
-        weight: mx.array = mx.load(str(self._path("head")))[HEAD]  # type: ignore[index, assignment]
+        weight = self.head_weight()
         return lambda h: h @ weight.T.astype(mx.float32)
+
+    def head_weight(self) -> mx.array:
+        """(vocab, D), as it is stored, read when it is evaluated."""
+        return load(self._path("head"))[HEAD]
 
     def scratch_bytes(self, parameters: Mapping[str, Parameter]) -> int:
         """Bytes of its files at the most; parameters: of the model, as it is stored."""

@@ -165,7 +165,7 @@ class Student:
         total = 0.0
         with self._around.opened(values):
             for h, normed in self._pieces(hidden, lessons):
-                total += divergence(head(normed), self._logits(h)).sum().item()  # type: ignore[operator]
+                total += float(divergence(head(normed), self._logits(h)).sum())
         return total / count(lessons)
 
     def learn(self, values: Arrays, lessons: Sequence[Lesson], head: Head, update: Update) -> None:

@@ -56,8 +56,9 @@ class Encoder(Protocol):
         read from disk when it is asked for, anew every time, and held by nobody else.
 
         Yields exactly the tensors of the plan with the dtypes it has, ".weight", ".scales" and ".biases" of quantized
-        modules, but for those that `finish` gives. A large one may come in several arrays, slices of its first axis in order, with others between. Arrays
-        need not be evaluated: while one is computed and written, the next is asked for.
+        modules, but for those that `finish` gives. A large one may come in several arrays, slices of its first axis in
+        order, with others between. Arrays need not be evaluated: while one is computed and written, the next is asked
+        for.
         """
 
     def finish(self, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[tuple[str, mx.array]]:
