@@ -51,16 +51,16 @@ def dwq(study: Study, bits: int, tokens: int, rate: float, passes: int) -> Evalu
 
     with mock.patch.multiple(mx, quantized_matmul=_product, gather_qmm=_gathered):
         dwq_quantize(model, targets, Adam(rate, bias_correction=True), train, valid, 4, ROW + 1, 0, dtype=mx.float32)
-    kept = (mx.uint32, mx.float32)
-    model.update(
-        tree_map_with_path(
-            lambda name, a: a if a.dtype == kept[0] or "expert_bias" in name else a.astype(mx.bfloat16),
-            model.parameters(),
-        )
-    )
+    model.update(tree_map_with_path(_stored, model.parameters()))
     target = study.folder / "dwq"
     save(target, study.source, model, tokenizer, config)
     return study.measure(target)
+
+
+def _stored(name: str, array: Any) -> Any:
+    import mlx.core as mx
+
+    return array if array.dtype == mx.uint32 or name.endswith("expert_bias") else array.astype(mx.bfloat16)
 
 
 def _product(x: Any, weight: Any, scales: Any, biases: Any, transpose: bool = True, **how: Any) -> Any:
@@ -91,10 +91,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3])
     parser.add_argument("--tokens", type=int, default=49152, help="of the text")
-    parser.add_argument("--rates", type=float, nargs="*", default=[1e-5, 3e-5, 1e-4], help="learning rates of mlx_lm.dwq")
+    parser.add_argument(
+        "--rates", type=float, nargs="*", default=[1e-5, 3e-5, 1e-4], help="learning rates of mlx_lm.dwq"
+    )
     parser.add_argument("--passes", type=int, default=1, help="of mlx_lm.dwq through the text")
     options = parser.parse_args()
-    print(f"| | {' | '.join((*COLUMNS[:-1], 'KL ÷ GPTQ')) } |")
+    print(f"| | {' | '.join((*COLUMNS[:-1], 'KL ÷ GPTQ'))} |")
     print(f"|---|{'---:|' * len(COLUMNS)}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

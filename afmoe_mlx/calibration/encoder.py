@@ -163,8 +163,8 @@ class CalibratedEncoder:
         yield from self._stored(HEAD, weights, measured)
 
     def tied_embeddings(self, weight: mx.array, norm: mx.array) -> dict[str, mx.array]:
-        """Embeddings (vocab, D) that are the head too, quantized anew once the head's inputs are known: the last layer's
-        outputs after a norm (D,). By the last parts of the stored tensors' names."""
+        """Embeddings (vocab, D) that are the head too, quantized anew for the head's inputs, which `norm` (D,) makes of the
+        last layer's outputs; by the last parts of the tensors' names."""
         moments = self._head_moments(norm)
         mean = mx.diagonal(moments.sum).mean()
         moments.sum = moments.sum + EMBEDDED * mean * mx.eye(weight.shape[-1])

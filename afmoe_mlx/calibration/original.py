@@ -22,7 +22,7 @@ class Original:
     whenever they are asked for: they would be a hundred times as many numbers.
     """
 
-    def __init__(self, config: ModelConfig, batches: Sequence[Sequence[Sequence[int]]], folder: Path) -> None:
+    def __init__(self, config: ModelConfig, batches: Sequence[list[list[int]]], folder: Path) -> None:
         """batches: of the text, rows of one length. folder: for its files."""
         self._model = make_model(config)  # its weights are never made, but for those of the layer at hand
         self._model.eval()

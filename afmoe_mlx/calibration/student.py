@@ -109,7 +109,7 @@ class Part:
         return dict(zip(self._learned, found, strict=True))
 
     def _plain(self, values: Arrays) -> Arrays:
-        made = {}
+        made: Arrays = {}
         for name in self._learned:
             path, _, kind = name.rpartition(".")
             if kind == "weight":
@@ -124,7 +124,7 @@ class Part:
 
     def _fixed(self) -> Arrays:
         """What is not learned, plain; the codes of what is are kept beside."""
-        fixed = {}
+        fixed: Arrays = {}
         for path, kinds in self._tensors.items():
             stored = {kind: self._read(join(path, kind)) for kind in kinds if join(path, kind) not in self._learned}
             chosen = self._formats.get(path)
