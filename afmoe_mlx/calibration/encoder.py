@@ -163,7 +163,7 @@ class CalibratedEncoder:
         yield from self._stored(HEAD, weights, measured)
 
     def tied_embeddings(self, weight: mx.array, norm: mx.array) -> dict[str, mx.array]:
-        """Embeddings (vocab, D) that are the head too, quantized anew for the head's inputs, which `norm` (D,) makes of the
+        """Embeddings (vocab, D) that are the head too, quantized anew for its inputs, which `norm` (D,) makes of the
         last layer's outputs; by the last parts of the tensors' names."""
         moments = self._head_moments(norm)
         mean = mx.diagonal(moments.sum).mean()
