@@ -99,6 +99,7 @@ class Distillation:
             for lessons in self._steps(epoch):
                 rate = RATE * min(1.0, (adam.steps + 1) / WARM_UP) * _falling((epoch + done / tokens) / EPOCHS)
                 self._student.learn(adam.values, lessons, self._head, adam.step(rate))
+                mx.clear_cache()  # rows of other lengths have no use for it
                 done += count(lessons)
                 on_step(epoch * tokens + done, EPOCHS * tokens)
             stored = {name: array.astype(initial[name].dtype) for name, array in adam.values.items()}
