@@ -90,7 +90,7 @@ def table(study: Study, bits: int, tokens: int, rates: list[float], passes: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3])
-    parser.add_argument("--tokens", type=int, default=49152, help="of the text")
+    parser.add_argument("--tokens", type=int, default=32768, help="of the text")
     parser.add_argument(
         "--rates", type=float, nargs="*", default=[1e-5, 3e-5, 1e-4], help="learning rates of mlx_lm.dwq"
     )
