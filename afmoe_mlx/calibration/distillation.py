@@ -18,8 +18,6 @@ EPOCHS, STEP = 4, 1024
 HELD_OUT = 0.1
 # Adam's: how far the first steps go, in units of what is learned, how many lead up to that, and its two decays.
 RATE, WARM_UP, DECAY, SQUARE_DECAY = 1e-3, 10, 0.9, 0.99
-Loaded = tuple[Arrays, dict[str, str]]
-
 # The unit of a norm's weights, as a share of their mean.
 NORM_UNIT = 0.3
 
@@ -132,7 +130,7 @@ class Distillation:
         """The epochs that are done, the best state and its divergence; nothing if there is no file."""
         if not self._path.exists():
             return 0, {}, math.inf
-        arrays, metadata = cast(Loaded, mx.load(str(self._path), return_metadata=True))
+        arrays, metadata = cast(tuple[Arrays, dict[str, str]], mx.load(str(self._path), return_metadata=True))
         mx.eval(arrays)
         parts: dict[str, Arrays] = {}
         for name, array in arrays.items():
