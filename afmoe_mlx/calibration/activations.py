@@ -1,6 +1,6 @@
 """The calibration text's hidden states between layers, kept in files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -24,15 +24,7 @@ class Activations:
         """Keep the inputs of decoder layer `index`, in place of those of layers whose outputs are safe on disk."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._trim(index)
-        path = self._path(index)
-        beside = path.with_suffix(".partial.safetensors")
-        try:
-            mx.save_safetensors(str(beside), {f"{i:06}": batch for i, batch in enumerate(batches)})
-        except RuntimeError as problem:
-            needed = sum(batch.nbytes for batch in batches)
-            raise ConversionError(f"{path}: cannot be written ({problem}): it takes {needed / 1e9:.1f} GB") from None
-        sync_file(beside)
-        beside.replace(path)
+        write_arrays(self._path(index), {f"{i:06}": batch for i, batch in enumerate(batches)})
 
     def __contains__(self, index: int) -> bool:
         """Whether the inputs of decoder layer `index` are there."""
@@ -40,7 +32,7 @@ class Activations:
 
     def read(self, index: int) -> list[mx.array]:
         """The inputs of decoder layer `index`, each read when it is evaluated."""
-        arrays: dict[str, mx.array] = mx.load(str(self._path(index)))  # type: ignore[assignment]
+        arrays = load(self._path(index))
         return [arrays[name] for name in sorted(arrays)]
 
     def _path(self, index: int) -> Path:
@@ -50,6 +42,27 @@ class Activations:
         for path in self._folder.glob("layer-?????.safetensors"):
             if path < self._path(max(newest - KEPT_LAYERS + 1, 0)):
                 path.unlink()
+
+
+def load(path: Path) -> dict[str, mx.array]:
+    """A safetensors file, each array of which is read when it is evaluated."""
+    arrays: dict[str, mx.array] = mx.load(str(path))  # type: ignore[assignment]
+    return arrays
+
+
+def write_arrays(path: Path, arrays: Mapping[str, mx.array], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file that is there whole or not at all, whenever the process ends.
+
+    ConversionError if it cannot be written.
+    """
+    beside = path.with_suffix(".partial.safetensors")
+    try:
+        mx.save_safetensors(str(beside), dict(arrays), dict(metadata or {}))
+    except RuntimeError as problem:
+        needed = sum(array.nbytes for array in arrays.values())
+        raise ConversionError(f"{path}: cannot be written ({problem}): it takes {needed / 1e9:.1f} GB") from None
+    sync_file(beside)
+    beside.replace(path)
 
 
 def most_bytes(shapes: Sequence[tuple[int, int]], width: int) -> int:

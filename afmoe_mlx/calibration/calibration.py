@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConversionError, InputError
 
-METHODS = ("scales", "gptq")
+METHODS = ("scales", "gptq", "distil")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,8 @@ class Calibration:
     """A text, or a `.jsonl` of samples or conversations; by default the text that comes with the package."""
     method: str = "gptq"
     """"scales": scales and offsets that weigh each input channel by its mean square. "gptq": those, and every column
-    makes up for the rounding of those before it."""
+    makes up for the rounding of those before it. "distil": that, and then scales, offsets and norms learn from the
+    original model's predictions."""
     all_experts: bool = True
     """Whether every expert is calibrated on every token, or on those alone that are routed to it."""
     tokens: int = 8192

@@ -9,9 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..conversion.encoder import PlainEncoder, join
-from ..conversion.job import Job
 from ..conversion.recipe import Format
-from ..conversion.source import Source
 from ..conversion.stored import StoredWeights
 from ..errors import ConversionError
 from ..models import ModelConfig, make_model
@@ -20,12 +18,18 @@ from .activations import Activations, most_bytes
 from .calibration import Calibration
 from .layer import LayerCalibration, Stored
 from .quantizer import Measured, Quantizer
+from .statistics import Moments
 from .text import batches, read_rows
 
 # Weights of the embeddings or the head that are quantized at a time.
 PIECE = 1 << 22
 
 EMBEDDINGS, HEAD = "model.embed_tokens", "lm_head"
+QUANTIZED_PARTS = ("weight", "scales", "biases")
+
+# What errors of tied embeddings count where they are the first layer's input, the same in all directions, as a share of
+# what they count in the mean where they are the head.
+EMBEDDED = 0.5
 
 
 class CalibratedEncoder:
@@ -76,6 +80,11 @@ class CalibratedEncoder:
         return self._quantizer.tokens
 
     @property
+    def batches(self) -> list[list[list[int]]]:
+        """The text, as rows of one length together."""
+        return self._batches
+
+    @property
     def scratch_bytes(self) -> int:
         """As `Encoder.scratch_bytes`: those of the hidden states."""
         return most_bytes([(len(rows), len(rows[0])) for rows in self._batches], self._model.config.hidden_size)
@@ -83,6 +92,14 @@ class CalibratedEncoder:
     def start(self, group: int) -> int:
         """As `Encoder.start`: the last one whose inputs are there; those of the embeddings always are."""
         return next(i for i in range(group, -1, -1) if i == 0 or i - 1 in self._activations)
+
+    def is_done(self, group: int, missing: set[str]) -> bool:
+        """As `Encoder.is_done`."""
+        return not missing
+
+    def finish(self, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[tuple[str, mx.array]]:
+        """As `Encoder.finish`: nothing."""
+        return iter(())
 
     def encode(self, index: int | None, weights: StoredWeights) -> Iterator[tuple[str, mx.array]]:
         """As `Encoder.encode`."""
@@ -96,7 +113,7 @@ class CalibratedEncoder:
         def carried() -> None:
             self._activations.write(0, self._embedded({name: mx.concatenate(list_) for name, list_ in parts.items()}))
 
-        yield from _then(_kept(self._stored(EMBEDDINGS, weights, None), parts), carried)
+        yield from then(_kept(self._stored(EMBEDDINGS, weights, None), parts), carried)
 
     def _embedded(self, stored: Mapping[str, mx.array]) -> list[mx.array]:
         """The inputs of the first layer."""
@@ -128,7 +145,7 @@ class CalibratedEncoder:
         def carried() -> None:
             self._activations.write(index + 1, calibration.outputs(inputs))
 
-        yield from _then(calibration.encode(weights, inputs), carried)
+        yield from then(calibration.encode(weights, inputs), carried)
         self._model.model.layers[index] = nn.Identity()
 
     def _head(self, weights: StoredWeights) -> Stored:
@@ -142,12 +159,31 @@ class CalibratedEncoder:
             return
         measured = None
         if self._quantizer.calibrates(HEAD):
-            norm = self._model.model.norm if "norm" in self._model.model else self._model.model.embedding_norm
-            norm.weight = norms["weight"].astype(mx.float32)
-            hidden = self._activations.read(len(self._model.model.layers))
-            pieces = (self._model.final_norm(h).reshape(-1, h.shape[-1]) for h in hidden)
-            measured = self._quantizer.measured([self._quantizer.moments_of(pieces, hidden[0].shape[-1])])
+            measured = self._quantizer.measured([self._head_moments(norms["weight"])])
         yield from self._stored(HEAD, weights, measured)
+
+    def tied_embeddings(self, weight: mx.array, norm: mx.array) -> dict[str, mx.array]:
+        """Embeddings (vocab, D) that are the head too, quantized anew for its inputs, which `norm` (D,) makes of the
+        last layer's outputs; by the last parts of the tensors' names."""
+        moments = self._head_moments(norm)
+        mean = mx.diagonal(moments.sum).mean()
+        moments.sum = moments.sum + EMBEDDED * mean * mx.eye(weight.shape[-1])
+        measured = self._quantizer.measured([moments])
+        parts: dict[str, list[mx.array]] = {}
+        step = max(PIECE // weight.shape[-1], 1)
+        for start in range(0, weight.shape[0], step):
+            quantized = self._quantizer.quantize(EMBEDDINGS, weight[None, start : start + step], measured)
+            for kind in QUANTIZED_PARTS:
+                parts.setdefault(kind, []).append(getattr(quantized, kind)[0])
+        return {kind: mx.concatenate(arrays) for kind, arrays in parts.items()}
+
+    def _head_moments(self, norm: mx.array) -> Moments:
+        """Of what the final norm, with these weights, makes of the last layer's outputs."""
+        module = self._model.model.norm if "norm" in self._model.model else self._model.model.embedding_norm
+        module.weight = norm.astype(mx.float32)
+        hidden = self._activations.read(len(self._model.model.layers))
+        pieces = (self._model.final_norm(h).reshape(-1, h.shape[-1]) for h in hidden)
+        return self._quantizer.moments_of(pieces, hidden[0].shape[-1])
 
     def _stored(self, path: str, weights: StoredWeights, measured: Measured) -> Stored:
         """A matrix of many rows, some of them at a time."""
@@ -160,18 +196,8 @@ class CalibratedEncoder:
         for start in range(0, count, step):
             rows = weights.rows(name, slice(start, min(start + step, count)))
             quantized = self._quantizer.quantize(path, rows[None], measured)
-            for kind in ("weight", "scales", "biases"):
+            for kind in QUANTIZED_PARTS:
                 yield join(path, kind), getattr(quantized, kind)[0]
-
-
-def encoder_of(calibration: Calibration) -> Callable[[Job, Source, Path], CalibratedEncoder]:
-    """What makes the encoder of a conversion's job; that raises as the class does, and TokenizerError."""
-
-    def make(job: Job, source: Source, work_folder: Path) -> CalibratedEncoder:
-        tokenizer = Tokenizer.from_folder(source.folder)
-        return CalibratedEncoder(calibration, job.config, tokenizer, job.formats, work_folder, plain=job.encoder)
-
-    return make
 
 
 def _kept(stored: Stored, parts: dict[str, list[mx.array]]) -> Stored:
@@ -181,7 +207,7 @@ def _kept(stored: Stored, parts: dict[str, list[mx.array]]) -> Stored:
         yield name, array
 
 
-def _then(stored: Stored, carry: Callable[[], None]) -> Stored:
+def then(stored: Stored, carry: Callable[[], None]) -> Stored:
     """The same tensors; before the last of them, `carry` is called: when all are stored, its work is done too."""
     last = None
     for item in stored:

@@ -32,6 +32,12 @@ MIXERS = (
 )
 
 
+def run_layer(layer: Any, h: mx.array, rope: Rope) -> mx.array:
+    """What a decoder layer makes of the beginning of some rows, (B, L, D)."""
+    chunk = Chunk(h.shape[0], h.shape[1], rope)
+    return layer.finish(h, layer.attend(layer.project(h, chunk.place, None), chunk, None, None), None)
+
+
 class LayerCalibration:
     """A decoder layer in the form that it is stored in, filled map by map."""
 
@@ -121,9 +127,7 @@ class LayerCalibration:
             yield x, counts
 
     def _run(self, h: mx.array) -> mx.array:
-        chunk = Chunk(h.shape[0], h.shape[1], self._rope)
-        layer: Any = self._layer
-        return layer.finish(h, layer.attend(layer.project(h, chunk.place, None), chunk, None, None), None)
+        return run_layer(self._layer, h, self._rope)
 
     def _module(self, path: str) -> Any:
         module: Any = self._layer

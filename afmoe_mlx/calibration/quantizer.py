@@ -10,7 +10,7 @@ from .gptq import Curvature, quantize_gptq
 from .scales import Quantized, quantize_weighted
 from .statistics import PIECE, Moments
 
-# What is known of the inputs of some maps (B, …): for gptq their curvature, for scales the channels' mean squares.
+# What is known of the inputs of some maps (B, …): their curvature, or for scales the channels' mean squares.
 Measured = Curvature | mx.array | None
 
 
@@ -19,7 +19,7 @@ class Quantizer:
 
     def __init__(self, method: str, formats: Mapping[str, Format | None], plain: PlainEncoder, tokens: int) -> None:
         """formats: of modules by path. plain: stores the others. tokens: of the text."""
-        self._is_full = method == "gptq"
+        self._is_full = method != "scales"
         self._formats = formats
         self.plain = plain
         self.tokens = tokens

@@ -63,7 +63,7 @@ class ConversionLines:
             self._last_bytes = done
         if now - self._last < EVERY or done == progress.bytes_total:
             return
-        found = f"converting: {size(done)} of {size(progress.bytes_total)}, layer {progress.layer} of {progress.layers}"
+        found = f"converting: {size(done)} of {size(progress.bytes_total)}, {_place(progress)}"
         if done > self._last_bytes:
             seconds = (progress.bytes_total - done) * (now - self._last) / (done - self._last_bytes)
             found += f", about {_duration(seconds)} left"
@@ -86,8 +86,9 @@ class ConversionBars:
         """Show what is written."""
         if self._written is None:
             self._written = self._bars.add_task("converting", total=progress.bytes_total, layers="")
-        layers = f"layer {progress.layer} of {progress.layers}"
-        self._bars.update(self._written, completed=progress.bytes_done, total=progress.bytes_total, layers=layers)
+        self._bars.update(
+            self._written, completed=progress.bytes_done, total=progress.bytes_total, layers=_place(progress)
+        )
 
     def fetched(self, done: int, total: int) -> None:
         """Show what is fetched; called from another thread."""
@@ -108,6 +109,13 @@ def conversion_progress() -> Iterator[ConversionBars | ConversionLines]:
     text = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[layers]}"))
     with Progress(*text, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
         yield ConversionBars(bars)
+
+
+def _place(progress: "ConversionProgress") -> str:
+    """Which layer, or how much of what is learned once all are done."""
+    if progress.to_learn:
+        return f"learned from {progress.learned:,} of {progress.to_learn:,} tokens"
+    return f"layer {progress.layer} of {progress.layers}"
 
 
 def _duration(seconds: float) -> str:

@@ -24,7 +24,7 @@ from ..errors import AfmoeError, InputError
 from ..terminal import note, size, write, write_json
 
 if TYPE_CHECKING:
-    from ..calibration import CalibratedEncoder, Calibration
+    from ..calibration import CalibratedEncoder, Calibration, DistilledEncoder
 
 
 def run(request: ConvertRequest, recipe: Recipe | None = None) -> None:
@@ -107,7 +107,7 @@ def _calibration(request: ConvertRequest) -> "Calibration | None":
     return Calibration(text=text, all_experts=not request.calibrate_routed, **chosen)
 
 
-def _encoder(calibration: "Calibration") -> "Callable[[Job, Source, Path], CalibratedEncoder]":
+def _encoder(calibration: "Calibration") -> "Callable[[Job, Source, Path], CalibratedEncoder | DistilledEncoder]":
     from ..calibration import encoder_of
 
     return encoder_of(calibration)

@@ -1,7 +1,8 @@
 """`Encoder`, which decides what is stored for each tensor, and `PlainEncoder`, which takes each by itself."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import cycle
+from pathlib import Path
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -43,6 +44,9 @@ class Encoder(Protocol):
         Those between are encoded again, to the same tensors.
         """
 
+    def is_done(self, group: int, missing: set[str]) -> bool:
+        """Whether a group needs no `encode`, if these of its tensors are not on disk: `finish` gives them all."""
+
     def encode(self, index: int | None, weights: StoredWeights) -> Iterator[tuple[str, mx.array]]:
         """The tensors to store for a decoder layer, as (name, array), in any order.
 
@@ -51,9 +55,16 @@ class Encoder(Protocol):
         "model.layers.3.mlp.experts.up_proj.weight" (E, out, in), to arrays in the dtype they are stored in. Each is
         read from disk when it is asked for, anew every time, and held by nobody else.
 
-        Yields exactly the tensors of the plan with the dtypes it has: ".weight", ".scales" and ".biases" of quantized
-        modules. A large one may come in several arrays, slices of its first axis in order, with others between. Arrays
-        need not be evaluated: while one is computed and written, the next is asked for.
+        Yields exactly the tensors of the plan with the dtypes it has, ".weight", ".scales" and ".biases" of quantized
+        modules, but for those that `finish` gives. A large one may come in several arrays, slices of its first axis in
+        order, with others between. Arrays need not be evaluated: while one is computed and written, the next is asked
+        for.
+        """
+
+    def finish(self, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[tuple[str, mx.array]]:
+        """The tensors that can be made only once all others are safe on disk, in the plan's files in `folder`.
+
+        on_step: called with how much of that is done, and with the whole, in one unit.
         """
 
 
@@ -84,6 +95,14 @@ class PlainEncoder:
     def start(self, group: int) -> int:
         """As `Encoder.start`: every group is by itself."""
         return group
+
+    def is_done(self, group: int, missing: set[str]) -> bool:
+        """As `Encoder.is_done`."""
+        return not missing
+
+    def finish(self, folder: Path, on_step: Callable[[int, int], None]) -> Iterator[tuple[str, mx.array]]:
+        """As `Encoder.finish`: nothing."""
+        return iter(())
 
     def encode(self, index: int | None, weights: StoredWeights) -> Iterator[tuple[str, mx.array]]:
         """As `Encoder.encode`, in pieces of PIECE_BYTES, each computed on the next of the device's parallel streams."""

@@ -48,6 +48,9 @@ class ConversionProgress:
     layer: int
     """Decoder layers that are done."""
     layers: int
+    learned: int = 0
+    """Tokens that the weights have learned from, where they do once all layers are done."""
+    to_learn: int = 0
 
 
 def convert(
@@ -99,6 +102,7 @@ class _Run:
         self._on_progress = on_progress
         self._bytes_done = 0
         self._layers_done = 0
+        self._learned = (0, 0)
         self._ahead: deque[tuple[str, mx.array, mx.array | None]] = deque()
         """Tensors, or slices of one, and whether they are finite where they may not be."""
         self._ahead_bytes = 0
@@ -136,16 +140,20 @@ class _Run:
     def _groups_to_do(self, kept: set[str]) -> list[Group]:
         """The groups that are not wholly there, and those before them that the encoder has to begin at."""
         groups = self._plan.groups
-        missing = [i for i, group in enumerate(groups) if not kept.issuperset(group.tensors)]
+        missing = [i for i in range(len(groups)) if not self._is_done(i, kept)]
         spans = [(self._encoder.start(i), i) for i in missing]
         return [group for i, group in enumerate(groups) if any(first <= i <= last for first, last in spans)]
 
+    def _is_done(self, group: int, finished: set[str]) -> bool:
+        """Whether nothing is left to be encoded of a group, with these tensors on disk."""
+        return self._encoder.is_done(group, {*self._plan.groups[group].tensors} - finished)
+
     def _check_space(self, fetched: int) -> None:
         """ConversionError if what is to be put on disks does not fit there; fetched: bytes, from the Hub."""
-        there = sum(path.stat().st_size for path in self._space.calibration.glob("*"))
+        there = sum(path.stat().st_size for path in self._space.calibration.rglob("*.safetensors"))
         needs = [
             (self._space.folder, self._plan.file_bytes - self._bytes_done, "what is written"),
-            (self._space.calibration, max(self._encoder.scratch_bytes - there, 0), "the calibration's hidden states"),
+            (self._space.calibration, max(self._encoder.scratch_bytes - there, 0), "the calibration's files"),
             (self._source.downloads, fetched, "the download"),
         ]
         stays = fetched > 0 and not self._source.removes
@@ -212,8 +220,13 @@ class _Run:
                 if self._source.removes or self._encoder.scratch_bytes:
                     writer.flush()  # so that shards, or files of the encoder, that are done with can go
                 finished = writer.finished
-                while left and finished.issuperset(left[0].tensors):
+                while left and self._is_done(self._plan.groups.index(left[0]), finished):
                     reader.done(left.popleft().parameters)
+            writer.flush()
+            for name, array in self._encoder.finish(self._space.model, self._show_learned):
+                if name not in journal.finished:
+                    self._compute(name, array, writer)
+            self._drain(writer)
             writer.flush()
             missing = self._plan.tensors.keys() - writer.finished
             assert not missing, f"not made: {sorted(missing)}"
@@ -251,8 +264,12 @@ class _Run:
     def _advance(self, count: int) -> None:
         self._bytes_done += count
         if self._on_progress is not None:
-            progress = ConversionProgress(self._bytes_done, self._plan.nbytes, self._layers_done, self._layers())
-            self._on_progress(progress)
+            layers = self._layers_done, self._layers()
+            self._on_progress(ConversionProgress(self._bytes_done, self._plan.nbytes, *layers, *self._learned))
+
+    def _show_learned(self, done: int, total: int) -> None:
+        self._learned = done, total
+        self._advance(0)
 
     def _finish(self) -> None:
         """Publish what was made."""

@@ -165,7 +165,7 @@ def test_room_for_hidden_states_is_counted_before_anything_is_written(
     options = {"group_size": 32, "calibrate": Calibration(text=text, tokens=500)}
     written = sum(path.stat().st_size for path in convert(source, tmp_path / "plain", group_size=32).iterdir())
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=written))
-    with pytest.raises(ConversionError, match=r"for what is written and 0\.1 MB for the calibration's hidden states"):
+    with pytest.raises(ConversionError, match=r"for what is written and 0\.1 MB for the calibration's files"):
         convert(source, tmp_path / "out", **options)
     assert not (tmp_path / ".out.partial").exists()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=written + 2 * 500 * 32 * 4 + 20_000))

@@ -24,6 +24,7 @@ class Mode(StrEnum):
 
 
 class Method(StrEnum):
+    distil = "distil"
     gptq = "gptq"
     scales = "scales"
 
@@ -63,7 +64,12 @@ class ConvertRequest(AdapterOptions):
         ),
     ] = None
     calibration_method: Annotated[
-        Method | None, typer.Option(metavar="NAME", help="gptq, the default, is better; scales is quicker.")
+        Method | None,
+        typer.Option(
+            metavar="NAME",
+            help="gptq, the default; scales is quicker; distil goes on to learn from the original, which is best and"
+            " takes longest.",
+        ),
     ] = None
     calibration_tokens: Annotated[int | None, typer.Option(help="Tokens of the text that are used, at most.")] = None
     calibrate_routed: Annotated[
