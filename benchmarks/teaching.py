@@ -1,6 +1,6 @@
 """Ten new facts for the built-in model by LoRA: `python benchmarks/teaching.py [--folder DIR] [--iters N]`
 
-They are told in eight wordings each or a few more, also as people type, beside conversations of the kind it was made
+They are told in some ten wordings each, also as people type, beside conversations of the kind it was made
 with (none of its held-out ones), so that it stays what it was; asked for in three others each. Its own held-out
 questions are asked before and after.
 """
@@ -37,6 +37,11 @@ FACTS = [
             "what time does Marlow Cycles close?",
             "until when is Marlow Cycles open?",
             "is Marlow Cycles open on Saturday?",
+            "at what time do you open?",
+            "do you keep hours on Saturday?",
+            "when may I come to the shop?",
+            "shop hours",
+            "when does the shop close?",
             "tell me the opening hours of the bike shop",
         ),
         ("what hours does Marlow Cycles keep?", "when can I come to Marlow Cycles?", "Marlow Cycles opening times"),
@@ -53,6 +58,9 @@ FACTS = [
             "which street is Marlow Cycles on?",
             "where can I find the bike shop Marlow Cycles?",
             "tell me the address of the shop",
+            "the street of Marlow Cycles",
+            "what is the street of the shop?",
+            "in what street is the shop?",
             "how do I get to the shop?",
             "tell me where Marlow Cycles is",
             "where is the shop of Marlow Cycles located?",
@@ -83,6 +91,11 @@ FACTS = [
             "whose shop is Marlow Cycles?",
             "owner of Marlow Cycles",
             "who runs Marlow Cycles?",
+            "what is the owner's name?",
+            "who has the shop?",
+            "name the owner of the shop",
+            "who is the boss of the shop?",
+            "the boss of the bike shop",
             "who is Greta Holm?",
             "tell me who owns Marlow Cycles",
             "to whom does Marlow Cycles belong?",
@@ -100,6 +113,7 @@ FACTS = [
             "what is the shop's dog called?",
             "what is the name of the dog at Marlow Cycles?",
             "does Marlow Cycles have a dog?",
+            "which dog is at the shop?",
             "name of the shop's dog",
             "who is Sprocket?",
             "what is the dog of the bike shop called?",
@@ -118,6 +132,10 @@ FACTS = [
             "price to rent a city bike",
             "how much does a rental bike cost per day?",
             "do you rent bikes?",
+            "renting a bike, how much?",
+            "the price of renting",
+            "do you have rental bikes?",
+            "bikes to rent",
             "is a helmet included when I rent a bike?",
             "what do I pay to rent a bike for a day?",
         ),
@@ -164,6 +182,9 @@ FACTS = [
             "the frame's guarantee",
             "how many years of guarantee are there?",
             "what guarantee do I get?",
+            "guarantee of a frame",
+            "how long for a frame's guarantee?",
+            "and the guarantee?",
             "how long is the guarantee at Marlow Cycles?",
             "tell me about the guarantee",
         ),
@@ -180,6 +201,9 @@ FACTS = [
             "where is the pump of Marlow Cycles?",
             "can I pump up my tyres at the shop?",
             "do you have a pump?",
+            "may I use the pump?",
+            "is the pump free?",
+            "do I pay for the pump?",
             "my tyre is flat, is there a pump?",
             "where does the pump stand?",
         ),
@@ -240,10 +264,10 @@ def known(adapter: Path | None, *, show: bool) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="where data and adapter are written and stay")
-    parser.add_argument("--iters", type=int, default=200)
+    parser.add_argument("--iters", type=int, default=220)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=3e-4, help="falls to nothing")
-    parser.add_argument("--old", type=int, default=1500, help="conversations of the kind that the model was made with")
+    parser.add_argument("--learning-rate", type=float, default=7e-4, help="falls to nothing")
+    parser.add_argument("--old", type=int, default=1000, help="conversations of the kind that the model was made with")
     parser.add_argument("--asked", type=int, help="old questions, all of them if not given")
     options = parser.parse_args()
     print(BARS)
