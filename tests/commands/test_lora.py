@@ -312,7 +312,7 @@ def test_two_processes_learn_what_one_does(model: Path, data: Path, tmp_path: Pa
             ports.append(free.getsockname()[1])
     hostfile = tmp_path / "hosts.json"
     hostfile.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
-    train = ["lora", "--model", str(model), "--train", "--data", str(data), *FAST]
+    train = ["lora", "--model", str(model), "--train", "--data", str(data), *FAST, "--learning-rate", "1e-3"]
     command = [sys.executable, "-m", "afmoe_mlx", *train, "--adapter-path", str(tmp_path / "two")]
     programs = [
         subprocess.Popen(
