@@ -112,20 +112,16 @@ def test_gradients_in_training_are_those_of_the_kernel(
 
 
 def test_no_dequantized_weight_is_kept_for_a_gradient() -> None:
-    """A long chain of maps takes no more memory than a short one."""
-
-    def peak(maps: int) -> int:
-        layers = [Linear(512, 512, bias=False).to_quantized(64, 4) for _ in range(maps)]
-        for layer in layers:
-            layer.train()
-        x = mx.ones((8, 512))
-        mx.eval(x, [layer.parameters() for layer in layers])
-        held = mx.get_active_memory()
-        mx.reset_peak_memory()
-        mx.eval(mx.grad(lambda x: reduce(lambda h, layer: layer(h), layers, x).sum())(x))
-        return mx.get_peak_memory() - held
-
-    assert peak(8) < 1.5 * peak(2)
+    """A long chain of maps takes far less than all of their plain weights, however far MLX runs ahead of its work."""
+    layers = [Linear(512, 512, bias=False).to_quantized(64, 4) for _ in range(64)]
+    for layer in layers:
+        layer.train()
+    x = mx.ones((8, 512))
+    mx.eval(x, [layer.parameters() for layer in layers])
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(mx.grad(lambda x: reduce(lambda h, layer: layer(h), layers, x).sum())(x))
+    assert mx.get_peak_memory() - held < 0.5 * len(layers) * 512 * 512 * mx.float32.size
 
 
 @pytest.mark.parametrize("model_type", ["afmoe", "lfm2_moe"])
