@@ -314,7 +314,7 @@ async def is_elsewhere(clients: Clients, chance: random.Random) -> None:
     path, method, statuses = chance.choice(
         (
             ("/v1/nothing", "GET", (404,)),
-            ("/", "GET", (404,)),
+            ("/", "DELETE", (405,)),
             ("/v1/models/other", "GET", (404,)),
             (Chat.path, "GET", (405,)),
             (Chat.path, "DELETE", (405,)),
